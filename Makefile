@@ -1,0 +1,35 @@
+# Everything a newcomer needs: `make run`, then `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check bench clean
+
+run: $(VENV)/.run-installed
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner up $(ARGS)
+
+test: $(VENV)/.dev-installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(VENV)/.dev-installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev-installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner bench $(ARGS)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.run-installed: $(BIN)/python pyproject.toml native/CMakeLists.txt
+	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	@touch $@
+
+$(VENV)/.dev-installed: $(BIN)/python pyproject.toml native/CMakeLists.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run-installed
+
+clean:
+	rm -rf $(VENV) build dist .labspawner

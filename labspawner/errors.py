@@ -1,0 +1,119 @@
+"""Every error labspawner raises on purpose.
+
+    LabError
+    ├── Transient            may be tried again after `retry_after_s`; nothing was left behind
+    │   ├── NoRoom               full now: wait in line, or take another variant
+    │   ├── ProviderUnavailable  the host does not answer
+    │   └── LeaseConflict        another start or stop of the same server is under way
+    └── Permanent            trying the same again gives the same
+        ├── NeverFits            larger than the largest host or card
+        ├── StartFailed          the server was started and died, or never answered
+        ├── SetupError           the host lacks something: a command, a home, disk space
+        ├── BadChoice            the request names no profile or option that exists (HTTP 400)
+        ├── NotAllowed           the profile is not this user's (HTTP 403)
+        └── BadConfig            an administrator's setting is wrong; said at hub start
+
+`message` is what the student reads (JupyterHub shows `jupyterhub_message`); `str(e)` is for the log and may name hosts,
+never secrets. `log_tail` is for the owner of the server and the log.
+"""
+
+from __future__ import annotations
+
+from labspawner.sentences import Sentence
+from labspawner.units import human_bytes
+
+
+class LabError(Exception):
+    """The root: `message` for the student, `detail` for the log."""
+
+    reason = "error"
+    status_code = 500
+
+    def __init__(self, message: Sentence, *, detail: str = "", log_tail: str = "") -> None:
+        super().__init__(detail or str(message))
+        self.message = message
+        self.jupyterhub_message = message
+        self.log_tail = log_tail
+
+
+class Transient(LabError):
+    """May be tried again after `retry_after_s` seconds."""
+
+    status_code = 503
+
+    def __init__(self, message: Sentence, *, detail: str = "", log_tail: str = "", retry_after_s: float = 5.0) -> None:
+        super().__init__(message, detail=detail, log_tail=log_tail)
+        self.retry_after_s = retry_after_s
+
+
+class Permanent(LabError):
+    """Trying the same again gives the same."""
+
+
+class NoRoom(Transient):
+    """No host has the resources free now. Nothing was created."""
+
+    reason = "no_room"
+
+
+class ProviderUnavailable(Transient):
+    """The host does not answer, or answers with an error of its own."""
+
+    reason = "unavailable"
+
+
+class LeaseConflict(Transient):
+    """Another start or stop of the same server is under way."""
+
+    reason = "conflict"
+    status_code = 409
+
+
+class NeverFits(Permanent):
+    """The request is larger than the largest host or card there is."""
+
+    reason = "never_fits"
+    status_code = 400
+
+    def __init__(self, wanted_bytes: int, largest_bytes: int) -> None:
+        super().__init__(
+            Sentence(
+                "This profile needs {wanted}, more than any machine here has ({largest}). "
+                "Pick a smaller profile, or tell your instructor.",
+                wanted=human_bytes(wanted_bytes),
+                largest=human_bytes(largest_bytes),
+            ),
+            detail=f"never fits wanted_bytes={wanted_bytes} largest_bytes={largest_bytes}",
+        )
+
+
+class StartFailed(Permanent):
+    """The server was started and died, or did not answer in time."""
+
+    reason = "start_failed"
+
+
+class SetupError(Permanent):
+    """The host lacks something a server needs: a command, a writable home, disk space."""
+
+    reason = "setup"
+
+
+class BadChoice(Permanent):
+    """The request names no profile or option that exists, or has the wrong shape."""
+
+    reason = "bad_choice"
+    status_code = 400
+
+
+class NotAllowed(Permanent):
+    """The profile belongs to a course that this user is not in, or a limit of theirs is reached."""
+
+    reason = "not_allowed"
+    status_code = 403
+
+
+class BadConfig(Permanent):
+    """An administrator's setting is wrong."""
+
+    reason = "config"

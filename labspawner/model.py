@@ -1,0 +1,291 @@
+"""What the rooms tell each other: frozen values, valid by construction, no behaviour beyond their own meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+from typing import NewType, TypeAlias, Union
+from urllib.parse import urlsplit
+
+from labspawner.sentences import Sentence
+
+Json: TypeAlias = Union[None, bool, int, float, str, "list[Json]", "dict[str, Json]"]
+LeaseId = NewType("LeaseId", str)
+
+
+class Phase(str, Enum):
+    """Where a lease is in its life.
+
+    QUEUED -> LAUNCHING -> READY -> STOPPING -> ENDED, or STOPPING -> PARKED -> LAUNCHING again. STOPPING is entered
+    from every phase and is left only when the provider said that nothing is held any more.
+    """
+
+    QUEUED = "queued"
+    LAUNCHING = "launching"
+    READY = "ready"
+    STOPPING = "stopping"
+    PARKED = "parked"
+    ENDED = "ended"
+
+
+LIVE_PHASES = frozenset(Phase) - {Phase.ENDED}
+
+
+class ServerState(Enum):
+    """What a provider's listing says of one server. UNKNOWN: the host did not answer."""
+
+    RUNNING = "running"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+class ReleaseMode(str, Enum):
+    """STOP keeps the home (and a VM's disk), HIBERNATE keeps memory too, DESTROY keeps only the home."""
+
+    STOP = "stop"
+    HIBERNATE = "hibernate"
+    DESTROY = "destroy"
+
+
+class Feature(str, Enum):
+    """What a provider can do beyond starting and stopping."""
+
+    GPU_SLICES = "gpu-slices"
+    HIBERNATE = "hibernate"
+    LOGS = "logs"
+    CONSOLE = "console"
+    ACTIVITY = "activity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A share of one GPU.
+
+    memory_bytes: device memory the server may allocate; > 0.
+    compute_pct: upper bound on kernel time, 1 to 100; best effort, not a reservation.
+    Raises ValueError if out of range. Source for units: CUDA Driver API, `cuMemGetInfo` (bytes, not MiB).
+    """
+
+    memory_bytes: int
+    compute_pct: int = 100
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes <= 0 or not 1 <= self.compute_pct <= 100:
+            raise ValueError(f"no such slice: memory_bytes={self.memory_bytes} compute_pct={self.compute_pct}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one server needs on one host. None: the provider's default, not counted.
+
+    cpu: cores, may be fractional. memory_bytes, disk_bytes: bytes.
+    """
+
+    cpu: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    gpu: Slice | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        gpu = self.gpu
+        return {
+            "cpu": self.cpu,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "gpu": {"memory_bytes": gpu.memory_bytes, "compute_pct": gpu.compute_pct} if gpu else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Json]) -> Resources:
+        gpu = data.get("gpu")
+        values = {key: data.get(key) for key in ("cpu", "memory_bytes", "disk_bytes")}
+        return cls(**values, gpu=Slice(**gpu) if isinstance(gpu, dict) else None)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardCapacity:
+    """One GPU. `slots_free`: how many more slices the host lets share it, whatever their size."""
+
+    uuid: str
+    memory_total_bytes: int
+    memory_free_bytes: int
+    compute_free_pct: int = 100
+    slots_free: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCapacity:
+    """One machine, as the provider sees it now. None: not limited, or not known, so not counted."""
+
+    name: str
+    servers_total: int | None = None
+    servers_free: int | None = None
+    cpu_total: float | None = None
+    cpu_free: float | None = None
+    memory_total_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    cards: tuple[CardCapacity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What a provider can still hold, per host and per card, never summed.
+
+    counted: the leases whose use is already subtracted from the free figures. A lease that was admitted a moment ago
+    and is not listed here is subtracted by admission.
+    """
+
+    hosts: tuple[HostCapacity, ...]
+    taken_at: datetime
+    counted: frozenset[LeaseId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handle:
+    """All that is needed to find what a lease holds on a host, in any later hub process.
+
+    data: JSON, the provider's own; at most a few KiB; no secrets.
+    """
+
+    lease_id: LeaseId
+    provider: str
+    data: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """Everything a provider needs to start one server.
+
+    user, server_name: as JupyterHub has them, any text; derive host names with `labspawner.naming`.
+    settings: the variant's keys that only this provider reads (image, template, network, ...).
+    environment: for the server process, secrets included; the provider adds `JUPYTERHUB_SERVICE_URL` through
+      `environment_at` once it knows where the server listens.
+    base_url: URL prefix of the server, starts and ends with a slash, percent-encoded.
+    ready_timeout_s: seconds from the call of `launch` until `Ready`; the provider raises `StartFailed` after that.
+    parked: what an earlier launch left when it was parked; resume it.
+    """
+
+    lease_id: LeaseId
+    hub_id: str
+    user: str
+    server_name: str
+    profile: str
+    base_url: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    resources: Resources = Resources()
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    ready_timeout_s: float = 120.0
+    parked: Handle | None = None
+
+    def environment_at(self, url: str) -> dict[str, str]:
+        """The environment of a server that listens at `url` (`http://127.0.0.1:4711`, without the base URL)."""
+        return {**self.environment, "JUPYTERHUB_SERVICE_URL": url.rstrip("/") + self.base_url}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Yielded before the provider makes the thing that `handle` can find; stored before the provider goes on."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A stage in words. percent: 0 to 100 of this launch, never decreasing."""
+
+    percent: int
+    message: Sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The server answers HTTP at `url` (scheme, host and port only). Nothing follows."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https", "http+unix"} or not parts.netloc:
+            raise ValueError(f"not a server URL: {self.url!r}")
+
+
+Event: TypeAlias = Checkpoint | Progress | Ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedResource:
+    """Something on a host that carries a lease id and this hub's id, seen in a listing."""
+
+    lease_id: LeaseId
+    handle: Handle
+    user: str = ""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """Evidence of use, newest first known. None: the provider cannot tell; it is never read as idle."""
+
+    last_activity: datetime | None = None
+    busy: bool | None = None
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """Why a server ended. by: `user`, `culler`, `hub`, `reconciler`, `failure` or an administrator's name."""
+
+    by: str
+    reason: Sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The record that a server holds resources. It outlives a hub restart and the hub's own `state`.
+
+    profile_rev, pinned: the profile as it was when the server was started; later edits do not change a running server.
+    attempts: how often release was tried since the phase became STOPPING.
+    """
+
+    id: LeaseId
+    hub_id: str
+    user: str
+    server_name: str
+    provider: str
+    profile: str
+    profile_rev: str = ""
+    pinned: Mapping[str, Json] = field(default_factory=dict)
+    phase: Phase = Phase.QUEUED
+    handle: Handle | None = None
+    url: str | None = None
+    reserves: Resources = Resources()
+    release_mode: ReleaseMode = ReleaseMode.DESTROY
+    created_at: datetime
+    phase_at: datetime
+    ready_at: datetime | None = None
+    ended_at: datetime | None = None
+    ending: Ending | None = None
+    attempts: int = 0
+
+    def with_(self, **changes: object) -> Lease:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the culler decided about one server, and on what evidence; kept so that it can be explained later.
+
+    verdict: `keep` or `cull`. applied: False for a dry run, or when the stop failed (the reason then says so).
+    """
+
+    lease_id: LeaseId
+    user: str
+    server_name: str
+    verdict: str
+    reason: Sentence
+    evidence: Mapping[str, Json] = field(default_factory=dict)
+    at: datetime
+    applied: bool = True

@@ -1,0 +1,93 @@
+"""What labspawner asks of whatever hosts servers. Data in, data out: no JupyterHub object crosses this line.
+
+A provider is named in the entry point group `labspawner.providers`. The entry point is a callable
+`(context: ProviderContext, settings: Mapping[str, Json]) -> Provider`; it raises `BadConfig` for a setting it does not
+know. `tests/conformance` holds every provider to the docstrings below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from labspawner.model import (
+    Activity,
+    Capacity,
+    Event,
+    Feature,
+    Handle,
+    Json,
+    LaunchRequest,
+    LeaseId,
+    OwnedResource,
+    ReleaseMode,
+    ServerState,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderContext:
+    """What a provider may know of the hub that it works for.
+
+    name: the provider's name in the configuration; stands in every handle.
+    hub_id: marks everything on a host; two hubs with different ids never touch each other's servers.
+    data_dir: a folder of the provider's own, on the hub's machine; it exists.
+    """
+
+    name: str
+    hub_id: str
+    data_dir: Path
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """Hosts servers. All methods may be called concurrently, for different leases, on one event loop.
+
+    None of them blocks the loop. A host that does not answer is `ProviderUnavailable`, in every method but `observe`.
+    """
+
+    name: str
+    features: frozenset[Feature]
+
+    async def capacity(self) -> Capacity:
+        """Say what fits, per host and per card; may be cached for a few seconds."""
+        ...
+
+    def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
+        """Start a server, yielding a `Checkpoint` before each thing it leaves on the host. On failure or cancellation
+        nothing is left behind; after a hub crash, the last checkpoint is enough to find and free what was made.
+        The first event is a `Checkpoint`; the last is `Ready`. Early death of the server is noticed within seconds and
+        raised as `StartFailed` with `log_tail`."""
+        ...
+
+    async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
+        """Say what is true now, from one listing. Unknown to the host is `GONE`; a host that does not answer is
+        `UNKNOWN`. Never raises for a host's sake; every handle asked for is answered."""
+        ...
+
+    async def release(self, handle: Handle, mode: ReleaseMode, *, grace_s: float) -> None:
+        """Stop, hibernate or destroy, and free all it held. Returns when that is true; safe to repeat, also for a
+        handle the host never heard of. grace_s: seconds a server gets to save and exit before it is killed."""
+        ...
+
+    async def owned(self) -> Sequence[OwnedResource]:
+        """List all on the hosts that carries this hub's id. Raises rather than returning a partial listing."""
+        ...
+
+    async def activity(self, handle: Handle) -> Activity | None:
+        """Evidence of use, where the provider has some of its own; None where it has not."""
+        ...
+
+    async def logs(self, handle: Handle, lines: int) -> str:
+        """The last `lines` lines the server printed; empty where there are none."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what this object holds in this process (threads, connections). Servers keep running."""
+        ...
+
+
+class ProviderFactory(Protocol):
+    def __call__(self, context: ProviderContext, settings: Mapping[str, Json]) -> Provider: ...
