@@ -1,0 +1,59 @@
+"""Waiting for what is true soon: poll with a deadline, never sleep and hope."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+_FIRST_S, _LONGEST_S = 0.005, 0.2
+
+
+class NotInTime(AssertionError):
+    """What was waited for did not become true; the text says what was seen last."""
+
+
+async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: float = 10.0, what: str = "") -> T:
+    """The first true value of `predicate`, a plain or async function; raises NotInTime after `deadline_s` seconds.
+
+    An AssertionError out of `predicate` counts as "not yet"; any other exception ends the wait.
+    """
+    until, pause, last = time.monotonic() + deadline_s, _FIRST_S, "nothing"
+    while True:
+        try:
+            value = predicate()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value  # type: ignore[return-value]
+            last = repr(value)
+        except AssertionError as error:
+            last = f"{type(error).__name__}: {error}"
+        if time.monotonic() >= until:
+            raise NotInTime(_words(predicate, what, deadline_s, last))
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_S)
+
+
+def eventually_sync(predicate: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T:
+    """The same for code without an event loop."""
+    until, pause, last = time.monotonic() + deadline_s, _FIRST_S, "nothing"
+    while True:
+        try:
+            if value := predicate():
+                return value
+            last = repr(value)
+        except AssertionError as error:
+            last = f"{type(error).__name__}: {error}"
+        if time.monotonic() >= until:
+            raise NotInTime(_words(predicate, what, deadline_s, last))
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_S)
+
+
+def _words(predicate: object, what: str, deadline_s: float, last: str) -> str:
+    name = what or getattr(predicate, "__name__", repr(predicate))
+    return f"not true within {deadline_s:g} s: {name}; last seen: {last[:2000]}"
