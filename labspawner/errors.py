@@ -4,12 +4,14 @@
     ├── Transient            may be tried again after `retry_after_s`; nothing was left behind
     │   ├── NoRoom               full now: wait in line, or take another variant
     │   ├── ProviderUnavailable  the host does not answer
-    │   └── LeaseConflict        another start or stop of the same server is under way
+    │   ├── LeaseConflict        another start or stop of the same server is under way
+    │   └── StoreUnavailable     the database does not answer; nothing was written
     └── Permanent            trying the same again gives the same
         ├── NeverFits            larger than the largest host or card
         ├── StartFailed          the server was started and died, or never answered
         ├── SetupError           the host lacks something: a command, a home, disk space
         ├── BadChoice            the request names no profile or option that exists (HTTP 400)
+        ├── UnknownLease         no such lease; also a LookupError
         ├── NotAllowed           the profile is not this user's (HTTP 403)
         └── BadConfig            an administrator's setting is wrong; said at hub start
 
@@ -69,6 +71,13 @@ class LeaseConflict(Transient):
     status_code = 409
 
 
+class StoreUnavailable(Transient):
+    """The database of the leases does not answer. The call that failed wrote nothing, unless its connection broke
+    while it was being committed."""
+
+    reason = "store"
+
+
 class NeverFits(Permanent):
     """The request is larger than the largest host or card there is."""
 
@@ -104,6 +113,13 @@ class BadChoice(Permanent):
 
     reason = "bad_choice"
     status_code = 400
+
+
+class UnknownLease(Permanent, LookupError):
+    """No lease has this id: it was never stored, or was pruned long after its end."""
+
+    reason = "unknown_lease"
+    status_code = 404
 
 
 class NotAllowed(Permanent):

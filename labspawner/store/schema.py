@@ -1,0 +1,136 @@
+"""The tables, and the two column types that make SQLite and PostgreSQL agree on text and time."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime, timezone
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+from labspawner.model import Phase
+
+_UNSTORABLE = re.compile("[\\\\\x00\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(\\|u[0-9a-f]{4})")
+
+
+def escape(text: str) -> str:
+    """`text` as both databases store it; `unescape` turns it back. Only NUL, lone surrogates and backslashes change.
+
+    PostgreSQL refuses NUL and, like SQLite, cannot encode a lone surrogate. A name that holds one must not make a
+    lease impossible to write: what runs on a host has to be on record, whatever it is called.
+    """
+    return _UNSTORABLE.sub(lambda m: r"\\" if m[0] == "\\" else f"\\u{ord(m[0]):04x}", text)
+
+
+def unescape(text: str) -> str:
+    """The text that `escape` was given."""
+    return _ESCAPED.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text)
+
+
+def digest(*parts: str) -> str:
+    """A name of 64 characters for `parts`, different for different ones; what an index can hold.
+
+    A PostgreSQL index row ends at 2704 bytes; 700 emoji are more.
+    """
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return whole.hexdigest()
+
+
+class AnyText(sa.types.TypeDecorator[str]):
+    """Any Python string, through `escape`. Equality works in queries; order and LIKE see the escaped text."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else escape(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else unescape(value)
+
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """A datetime that always has a timezone: any on the way in, UTC on the way out.
+
+    SQLite has no type for it: there it is stored without a zone, in UTC, so that it also sorts as text.
+    """
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"an instant needs a timezone: {value!r}")
+        value = value.astimezone(timezone.utc)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+metadata = sa.MetaData()
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("id", AnyText, primary_key=True),
+    sa.Column("hub_id", AnyText, nullable=False),
+    sa.Column("username", AnyText, nullable=False),
+    sa.Column("server_name", AnyText, nullable=False),
+    sa.Column("owner_key", sa.String(64), nullable=False, comment="digest(username, server_name)"),
+    sa.Column("provider", AnyText, nullable=False),
+    sa.Column("profile", AnyText, nullable=False),
+    sa.Column("profile_rev", AnyText, nullable=False),
+    sa.Column("pinned", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("handle", sa.Text, comment="JSON object"),
+    sa.Column("url", AnyText),
+    sa.Column("reserves", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("release_mode", sa.String(16), nullable=False),
+    sa.Column("mode_before_intent", sa.String(16), comment="release_mode to go back to when an intention is withdrawn"),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("phase_at", Instant, nullable=False),
+    sa.Column("ready_at", Instant),
+    sa.Column("ended_at", Instant),
+    sa.Column("ending", sa.Text, comment="JSON object"),
+    sa.Column("attempts", sa.Integer, nullable=False),
+)
+_live = leases.c.phase != sa.literal_column(f"'{Phase.ENDED.value}'")
+sa.Index(
+    "leases_one_live",
+    leases.c.hub_id,
+    leases.c.owner_key,
+    unique=True,
+    sqlite_where=_live,
+    postgresql_where=_live,
+)
+sa.Index("leases_by_end", leases.c.hub_id, leases.c.ended_at)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("lease_id", AnyText, sa.ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("hub_id", AnyText, nullable=False),
+    sa.Column("username", AnyText, nullable=False),
+    sa.Column("user_key", sa.String(64), nullable=False, comment="digest(username)"),
+    sa.Column("server_name", AnyText, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("evidence", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("applied", sa.Boolean, nullable=False),
+)
+sa.Index("decisions_by_hub", decisions.c.hub_id, decisions.c.at)
+sa.Index("decisions_by_user", decisions.c.hub_id, decisions.c.user_key, decisions.c.at)
+sa.Index("decisions_by_lease", decisions.c.lease_id, decisions.c.at)
+sa.Index("decisions_by_age", decisions.c.at)

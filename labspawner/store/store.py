@@ -1,0 +1,193 @@
+"""The async door to the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from labspawner.errors import StoreUnavailable
+from labspawner.model import Decision, Ending, Lease, LeaseId, Phase, ReleaseMode
+from labspawner.store import leases, reports
+from labspawner.store.engine import POSTGRESQL_THREADS, cannot_use, make_engine, make_private_file, transaction
+from labspawner.store.migrate import upgrade
+from labspawner.store.reports import Usage
+from labspawner.store.schema import leases as leases_table
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PRUNE_BATCH = 5000  # rows in one transaction: a long one would make the hub wait
+
+
+def utcnow() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class Store:
+    """Leases and decisions, in a SQLite file or a PostgreSQL database that several processes may share.
+
+    Every method runs one transaction in a thread of this object, so the event loop is never blocked, and all or
+    nothing is written. Cancelling a method that writes takes effect when its transaction is over: it was committed
+    or it was not, but nothing comes later. All raise `StoreUnavailable` while the database does not answer; instants
+    without a timezone are a ValueError.
+    """
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+        threads = 1 if engine.dialect.name == "sqlite" else POSTGRESQL_THREADS
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="labspawner-store")
+
+    @classmethod
+    def open(cls, url: str, *, clock: Callable[[], datetime] = utcnow) -> Store:
+        """A store at a database URL; nothing is read or written yet, so call `migrate` next.
+
+        Raises BadConfig for a URL that cannot be read, another database, or a driver that is not installed.
+        """
+        return cls(make_engine(url), clock=clock)
+
+    async def migrate(self) -> None:
+        """Make the tables, or bring older ones to the form that this code knows; processes may race for it.
+
+        Raises BadConfig, which says what to do, for a database that cannot be reached or written, is not ours, or was
+        written by a newer labspawner.
+        """
+        await self._settled(self._migrate)
+
+    async def close(self) -> None:
+        """Finish what is being written, then give back threads and connections; may be repeated."""
+        await self._settled_in(None, self._shut_down)
+
+    async def db_ok(self) -> bool:
+        """Say whether the database answers and has our tables; the log has the cause when not."""
+        try:
+            await self._read(lambda c: c.execute(sa.select(leases_table.c.id).limit(1)).all())
+        except (StoreUnavailable, sa.exc.ProgrammingError) as exc:
+            log.warning("database check failed cause=%s", exc)
+            return False
+        return True
+
+    async def add(self, lease: Lease) -> None:
+        """Store a new lease. Raises LeaseConflict while the same server of that hub has a live one."""
+        await self._write(lambda c: leases.insert(c, lease))
+
+    async def get(self, lease_id: LeaseId) -> Lease | None:
+        """The lease with this id, live or ended."""
+        return await self._read(lambda c: leases.fetch(c, lease_id))
+
+    async def update(self, lease_id: LeaseId, *, expected: Collection[Phase] | None = None, **changes: object) -> Lease:
+        """Change fields of a lease if its phase is one of `expected` (None: any live phase); the lease as it is now.
+
+        A new phase sets `phase_at`, READY also `ready_at` and ENDED `ended_at`, unless given. Ending an ended lease
+        again changes nothing: the first ending stands. Raises LeaseConflict if the phase is another one, and for any
+        other change of an ended lease that does not expect ENDED; UnknownLease; TypeError for a field that does not
+        exist or never changes (id, hub_id, user, server_name, created_at).
+        """
+        return await self._write(lambda c: leases.update(c, lease_id, changes, expected=expected, now=self._clock()))
+
+    async def live(self, hub_id: str, *, user: str | None = None, server_name: str | None = None) -> list[Lease]:
+        """The leases of a hub, a user or a server that have not ended, oldest first."""
+        return await self._read(lambda c: leases.live(c, hub_id, user=user, server_name=server_name))
+
+    async def latest_endings(self, hub_id: str, *, since: datetime) -> list[Lease]:
+        """For each server its last lease that ended with an ending, at `since` or later; newest first."""
+        return await self._read(lambda c: leases.latest_endings(c, hub_id, since=since))
+
+    async def intend(self, lease_id: LeaseId, ending: Ending, release_mode: ReleaseMode) -> Lease:
+        """Note in a live lease why, and how, its server is about to be stopped, before the hub is asked to do so.
+
+        The stop finds both in `ending` and `release_mode`. A later intention replaces an earlier one. Raises
+        LeaseConflict if the server is stopping already or has ended; UnknownLease.
+        """
+        return await self._write(lambda c: leases.intend(c, lease_id, ending, release_mode))
+
+    async def withdraw(self, lease_id: LeaseId, ending: Ending) -> bool:
+        """Take back an intention, if it is still the same and no stop has begun; `release_mode` is as before it.
+
+        Says whether that was so; False also for an unknown lease.
+        """
+        return await self._write(lambda c: leases.withdraw(c, lease_id, ending))
+
+    async def add_decisions(self, decisions: Iterable[Decision]) -> int:
+        """Store decisions and say how many; one about a lease that is not on record is dropped."""
+        new = tuple(decisions)
+        return await self._write(lambda c: reports.insert_decisions(c, new)) if new else 0
+
+    async def decisions(
+        self, *, hub_id: str, user: str | None = None, lease_id: LeaseId | None = None, limit: int = 100
+    ) -> list[Decision]:
+        """The last decisions about a hub's servers, newest first."""
+        return await self._read(
+            lambda c: reports.fetch_decisions(c, hub_id=hub_id, user=user, lease_id=lease_id, limit=limit)
+        )
+
+    async def median_session_s(self, hub_id: str, profile: str) -> float | None:
+        """The median of the last 200 sessions of a profile, from ready to end, in seconds; None before there is one."""
+        return await self._read(lambda c: reports.median_session_s(c, hub_id, profile))
+
+    async def usage(self, hub_id: str, since: datetime, until: datetime) -> list[Usage]:
+        """Seconds that each user held servers of a profile on a provider between two instants, up to now.
+
+        A lease that was parked and resumed counts from its last ready only.
+        """
+        return await self._read(lambda c: reports.usage(c, hub_id, since, until, now=self._clock()))
+
+    async def prune(self, before: datetime) -> int:
+        """Drop decisions made, and leases ended, before an instant; how many. Live leases stay, however old."""
+        dropped = 0
+        while True:
+            batch = await self._write(lambda c: reports.prune_some(c, before, batch=PRUNE_BATCH))
+            dropped += batch
+            if batch < PRUNE_BATCH:
+                return dropped
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work, False)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        return await self._settled(lambda: self._transact(work, True))
+
+    def _transact(self, work: Callable[[Connection], T], writes: bool) -> T:
+        with transaction(self._engine, writes=writes) as connection:
+            return work(connection)
+
+    async def _settled(self, work: Callable[[], T]) -> T:
+        return await self._settled_in(self._threads, work)
+
+    async def _settled_in(self, threads: ThreadPoolExecutor | None, work: Callable[[], T]) -> T:
+        """Run `work` in a thread; on cancellation wait until it is over, then pass the cancellation on."""
+        future = asyncio.get_running_loop().run_in_executor(threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                try:
+                    await asyncio.wait({future})
+                except asyncio.CancelledError:
+                    continue  # told twice; the first one is passed on below
+            if cause := future.exception():
+                log.warning("a cancelled call had failed too cause=%s", cause)
+            raise
+
+    def _migrate(self) -> None:
+        url = self._engine.url
+        try:
+            make_private_file(url)
+            with transaction(self._engine, writes=True) as connection:
+                upgrade(connection)
+        except StoreUnavailable as exc:
+            cause = getattr(exc.__cause__, "orig", None) or exc
+            raise cannot_use(url, cause) from exc
+        except (OSError, sa.exc.DBAPIError) as exc:
+            raise cannot_use(url, getattr(exc, "orig", None) or exc) from exc
+
+    def _shut_down(self) -> None:
+        self._threads.shutdown(wait=True)
+        self._engine.dispose()
