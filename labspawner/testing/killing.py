@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import signal
-import subprocess  # noqa: S404 - the point of this file
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -55,15 +55,16 @@ class KilledAt:
 
     async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
         index = 0
-        events = self.inner.launch(request)
-        async for event in events:
-            counted = isinstance(event, (Checkpoint, Ready))
-            if counted and index == self._event_index and self._before:
-                self._die()
-            yield event
-            if counted and index == self._event_index:
-                self._die()
-            index += counted
+        events: Any = self.inner.launch(request)
+        async with aclosing(events):
+            async for event in events:
+                counted = isinstance(event, (Checkpoint, Ready))
+                if counted and index == self._event_index and self._before:
+                    self._die()
+                yield event
+                if counted and index == self._event_index:
+                    self._die()
+                index += counted
 
     def _die(self) -> None:
         if self._once is not None:

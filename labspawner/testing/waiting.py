@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 _FIRST_S, _LONGEST_S = 0.005, 0.2
@@ -16,7 +16,17 @@ class NotInTime(AssertionError):
     """What was waited for did not become true; the text says what was seen last."""
 
 
-async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: float = 10.0, what: str = "") -> T:
+@overload
+async def eventually(
+    predicate: Callable[[], Coroutine[Any, Any, T]], deadline_s: float = 10.0, what: str = ""
+) -> T: ...
+
+
+@overload
+async def eventually(predicate: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T: ...
+
+
+async def eventually(predicate: Callable[[], Any], deadline_s: float = 10.0, what: str = "") -> Any:
     """The first true value of `predicate`, a plain or async function; raises NotInTime after `deadline_s` seconds.
 
     An AssertionError out of `predicate` counts as "not yet"; any other exception ends the wait.
@@ -28,7 +38,7 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: floa
             if inspect.isawaitable(value):
                 value = await value
             if value:
-                return value  # type: ignore[return-value]
+                return value
             last = repr(value)
         except AssertionError as error:
             last = f"{type(error).__name__}: {error}"

@@ -1,0 +1,92 @@
+"""A hub that restarts or is killed loses no server and leaks none."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from labspawner.model import Checkpoint, Event, ReleaseMode, ServerState
+from labspawner.providers.contract import Provider
+from labspawner.testing.conformance.base import OpenProvider, ProviderCase, last_handle, pull, status_of
+from labspawner.testing.killing import launch_and_die
+from labspawner.testing.waiting import eventually
+
+
+class Surviving(ProviderCase):
+    """Close, restart, kill."""
+
+    async def test_after_close_a_new_provider_finds_every_server_running(
+        self, open_provider: OpenProvider, root: Path
+    ) -> None:
+        old = open_provider()
+        servers = [await self.start(old, self.request(user=f"student{number}")) for number in range(3)]
+        await old.close()
+
+        new = open_provider()
+        states = await new.observe([server.handle for server in servers])
+
+        assert states == {server.handle.lease_id: ServerState.RUNNING for server in servers}
+        assert {resource.lease_id for resource in await new.owned()} == set(states)
+        assert [await status_of(server.api_url) for server in servers] == [200] * 3
+        for server in servers:
+            await new.release(server.handle, ReleaseMode.DESTROY, grace_s=1)
+        await self.nothing_left(new, root)
+
+    async def test_close_may_be_repeated_and_then_nothing_is_known(self, provider: Provider) -> None:
+        server = await self.start(provider, self.request())
+
+        await provider.close()
+        await provider.close()
+
+        states = await provider.observe([server.handle])
+        assert states[server.handle.lease_id] is not ServerState.GONE
+
+    async def test_a_new_provider_frees_what_a_lost_launch_made_by_its_checkpoint(
+        self, open_provider: OpenProvider, root: Path, checkpoint: int
+    ) -> None:
+        for more in (0, 1):  # the checkpoint was stored; and what it stands for was made
+            lost: Any = open_provider().launch(self.request())
+            seen: list[Event] = []
+            while sum(isinstance(event, Checkpoint) for event in seen) <= checkpoint:
+                seen += await pull(lost, 1)
+            handle = last_handle(seen + await pull(lost, more))
+            new = open_provider()
+
+            await new.observe([handle])
+            await new.release(handle, ReleaseMode.DESTROY, grace_s=1)
+
+            await self.nothing_left(new, root)
+            await lost.aclose()
+            await self.nothing_left(new, root)
+
+    async def test_a_hub_killed_at_an_event_is_followed_by_one_that_adopts_or_frees_all(
+        self, open_provider: OpenProvider, root: Path, tmp_path: Path, kill_point: tuple[int, bool]
+    ) -> None:
+        index, before = kill_point
+        request = self.request()
+        doomed = await launch_and_die(
+            entry_point=self.entry_point,
+            context=self.context(root),
+            settings=self.settings,
+            request=request,
+            event_index=index,
+            before=before,
+            folder=tmp_path,
+        )
+        assert doomed.returncode == -signal.SIGKILL, doomed.stderr
+        assert len(doomed.handles) == min(index + (not before), self.checkpoints)
+        new = open_provider()
+
+        if doomed.url is not None:
+            state = await new.observe([doomed.handles[-1]])
+            assert state == {request.lease_id: ServerState.RUNNING}
+            url = doomed.url + request.base_url + "api"
+
+            async def answers() -> bool:
+                return await status_of(url) == 200
+
+            await eventually(answers, self.settle_s)
+        if doomed.handles:
+            await new.release(doomed.handles[-1], ReleaseMode.DESTROY, grace_s=1)
+        await self.nothing_left(new, root)
