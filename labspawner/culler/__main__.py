@@ -1,0 +1,3 @@
+from labspawner.culler.app import Culler
+
+Culler.launch_instance()
