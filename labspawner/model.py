@@ -53,7 +53,8 @@ class Feature(str, Enum):
     """What a provider can do beyond starting and stopping."""
 
     GPU_SLICES = "gpu-slices"
-    HIBERNATE = "hibernate"
+    PARK = "park"  # STOP keeps something of the server that a later launch resumes (a VM's disk)
+    HIBERNATE = "hibernate"  # HIBERNATE keeps its memory too
     LOGS = "logs"
     CONSOLE = "console"
     ACTIVITY = "activity"

@@ -1,0 +1,21 @@
+"""The `labspawner` command."""
+
+from __future__ import annotations
+
+import click
+
+from labspawner import __version__
+from labspawner.cli.bench import bench
+from labspawner.cli.profiles import profiles
+from labspawner.cli.servers import down, reconcile
+from labspawner.cli.up import up
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labspawner")
+def main() -> None:
+    """Give every student of a course an own environment on a few shared servers."""
+
+
+for command in (up, down, profiles, reconcile, bench):
+    main.add_command(command)

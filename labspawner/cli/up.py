@@ -1,0 +1,176 @@
+"""`labspawner up`: a hub on this machine, from one command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from labspawner.demo import ACCOUNTS, PASSWORD_ENV
+
+START_TIMEOUT_S = 90.0
+LOG_LINES = 25
+SHARE = Path(__file__).parent.parent / "share"
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, envvar="LABSPAWNER_PORT", show_default=True,
+              help="Port on 127.0.0.1.")  # fmt: skip
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="The hub's configuration. Default: ./jupyterhub_config.py, else the one labspawner brings.")  # fmt: skip
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), default=Path(".labspawner"),
+              envvar="LABSPAWNER_DATA_DIR", show_default=True, help="Databases, homes and logs.")  # fmt: skip
+@click.option("--verbose", is_flag=True, help="Show the hub's log here instead of writing it to the data folder.")
+def up(port: int, config: Path | None, data_dir: Path, verbose: bool) -> None:
+    """Start a hub on 127.0.0.1 with demo accounts, and run until Ctrl-C.
+
+    Students' servers outlive it: start it again and they are found, or end them with `labspawner down`.
+    """
+    config = config or find_config()
+    data_dir = _usable(data_dir)
+    _refuse_taken(port, data_dir)
+    password = os.environ.get(PASSWORD_ENV) or secrets.token_hex(4)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        PASSWORD_ENV: password,
+        "LABSPAWNER_PORT": str(port),
+        "LABSPAWNER_DATA_DIR": str(data_dir),
+        "LABSPAWNER_HUB_PORT": str(_free_port(8081)),
+        "LABSPAWNER_PROXY_API_PORT": str(_free_port(8001)),
+    }
+    log_file = data_dir / "hub.log"
+    click.echo(f"Starting the hub of {config} (log: {'here' if verbose else log_file}) ...")
+    with _hub(config, environment, data_dir, None if verbose else log_file) as hub:
+        _wait_until_healthy(hub, f"http://127.0.0.1:{port}/hub/health", log_file)
+        _greet(port, password)
+        code = hub.wait()
+        if code != 0:
+            raise click.ClickException(f"The hub stopped with exit code {code}.\n{_tail(log_file)}")
+
+
+def find_config() -> Path:
+    """The configuration in the current folder, else the one in the wheel."""
+    for candidate in (Path("jupyterhub_config.py"), SHARE / "jupyterhub_config.py"):
+        if candidate.is_file():
+            return candidate.absolute()
+    raise click.ClickException("There is no jupyterhub_config.py here. Name one: labspawner up --config FILE")
+
+
+def _usable(data_dir: Path) -> Path:
+    data_dir = data_dir.absolute()
+    probe = data_dir / ".writable"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as exc:
+        raise click.ClickException(
+            f"The data folder cannot be used: {exc}. Name another one: labspawner up --data-dir FOLDER"
+        ) from exc
+    return data_dir
+
+
+def _refuse_taken(port: int, data_dir: Path) -> None:
+    if _is_free(port):
+        return
+    pid_file = data_dir / "hub.pid"
+    hint = (
+        f" The hub of an earlier run may still be there: kill {pid_file.read_text().strip()}"
+        if pid_file.exists()
+        else ""
+    )
+    raise click.ClickException(
+        f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or take another: labspawner up --port {port + 1}."
+        + hint
+    )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port(preferred: int) -> int:
+    if _is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def _hub(
+    config: Path, environment: dict[str, str], data_dir: Path, log_file: Path | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The hub as a child, ended gently on the way out. SIGTERM to us counts as Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log_file.open("ab")) if log_file else None
+        # Its own session: Ctrl-C reaches us alone, and we end it in order.
+        hub = subprocess.Popen(  # noqa: S603 - our own interpreter and configuration
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        pid_file = data_dir / "hub.pid"
+        pid_file.write_text(f"{hub.pid}\n")
+        try:
+            yield hub
+        except KeyboardInterrupt:
+            click.echo(
+                "\nStopping the hub. Servers keep running: `labspawner up` finds them, `labspawner down` ends them."
+            )
+        finally:
+            hub.terminate()
+            try:
+                hub.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                hub.kill()
+                hub.wait()
+            pid_file.unlink(missing_ok=True)
+
+
+def _wait_until_healthy(hub: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if hub.poll() is not None:
+            raise click.ClickException(f"The hub did not start (exit code {hub.returncode}).\n{_tail(log_file)}")
+        try:
+            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback URL
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise click.ClickException(f"The hub does not answer after {START_TIMEOUT_S:.0f} s.\n{_tail(log_file)}")
+
+
+def _greet(port: int, password: str) -> None:
+    click.echo(f"\n  labspawner is ready: http://127.0.0.1:{port}/\n")
+    click.echo(f"  accounts: {', '.join(ACCOUNTS)}")
+    click.echo(f"  password: {password}\n")
+    click.echo("  This is a demo on this machine alone: servers are plain processes, not isolated from one another.")
+    click.echo("  Ctrl-C stops the hub.\n")
+
+
+def _tail(log_file: Path) -> str:
+    try:
+        lines = log_file.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    except OSError:
+        return ""
+    return f"The last lines of {log_file}:\n" + "\n".join(f"  {line}" for line in lines)

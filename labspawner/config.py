@@ -1,0 +1,187 @@
+"""What an administrator types, in traitlets, and what it becomes inside: one frozen `Settings`, checked at hub start."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from traitlets import Dict, Float, Integer, Unicode, default
+from traitlets.config import Configurable
+
+from labspawner.errors import BadConfig
+from labspawner.model import Json
+from labspawner.providers.contract import Provider, ProviderContext, ProviderFactory
+from labspawner.sentences import Sentence
+
+ENTRY_POINT_GROUP = "labspawner.providers"
+_HUB_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The administrator's settings, valid as a whole. Times in seconds."""
+
+    hub_id: str
+    data_dir: Path
+    database_url: str
+    courses_dir: Path
+    providers: Mapping[str, Mapping[str, Json]]
+    courses_refresh_s: float
+    observe_interval_s: float
+    unknown_grace_s: float
+    release_grace_s: float
+    release_timeout_s: float
+    reconcile_interval_s: float
+    orphan_grace: timedelta
+    forgotten_grace: timedelta
+    brake_share: float
+
+
+class Labspawner(Configurable):
+    """Settings of labspawner as a whole: `c.Labspawner.<name> = ...` in `jupyterhub_config.py`."""
+
+    hub_id = Unicode(
+        help="""Marks everything this hub makes on a host: 1 to 32 characters of a-z, 0-9 and '-'. Two hubs that share a
+        cluster need different ones, or each would end the other's servers. Keep it for the life of the hub: with a new
+        one, running servers are nobody's. Default: the machine's name.""",
+    ).tag(config=True)
+    data_dir = Unicode(
+        ".labspawner",
+        help="""Folder for the lease database, homes and logs of the local provider, relative to where the hub starts.
+        Created if missing. Example: '/var/lib/labspawner'.""",
+    ).tag(config=True)
+    database_url = Unicode(
+        help="""SQLAlchemy URL of the lease database. Default: SQLite in `data_dir`, good for one machine and 300 students.
+        Example: 'postgresql+psycopg://labspawner:secret@db/labspawner' (needs the extra labspawner[postgresql]). May not
+        be JupyterHub's own database: each migrates its own tables.""",
+    ).tag(config=True)
+    courses_dir = Unicode(
+        "courses",
+        help="""Folder of course files (*.yaml), relative to where the hub starts. Read again when a file changes; a broken
+        file leaves the last good version of that course in force.""",
+    ).tag(config=True)
+    providers: Dict[str, Any] = Dict(
+        {"local": {}},
+        help="""What hosts servers: name used in course files -> settings of that provider. A key `kind` names the entry
+        point when it differs from the name. Example: {'local': {'max_servers': 20}, 'lab-a': {'kind': 'adapter', ...}}.
+        Default: plain processes on this machine.""",
+    ).tag(config=True)
+    courses_refresh_s = Float(
+        5.0, help="Seconds between looks at the course folder. A look is one directory listing.", min=0.1
+    ).tag(config=True)
+    observe_interval_s = Float(
+        5.0,
+        help="""Seconds for which one listing of a provider answers all polls. Higher is cheaper; lower notices a dead server
+        sooner, though never sooner than JupyterHub asks (`c.Spawner.poll_interval`, 30 s).""",
+        min=0.1,
+    ).tag(config=True)
+    unknown_grace_s = Float(
+        900.0,
+        help="""Seconds for which a server is still called running while its host does not answer. 15 minutes outlasts the
+        restart of a host or an API server. After that JupyterHub lets the student start another one; the lease stays,
+        and what runs is ended when the host answers again.""",
+        min=0.0,
+    ).tag(config=True)
+    release_grace_s = Float(10.0, help="Seconds that a server gets to save and exit before it is killed.", min=0.0).tag(
+        config=True
+    )
+    release_timeout_s = Float(
+        120.0,
+        help="Seconds after which JupyterHub no longer waits for a stop; the reconciler then finishes it.",
+        min=1.0,
+    ).tag(config=True)
+    reconcile_interval_s = Float(
+        60.0, help="Seconds between two comparisons of hub, leases and providers; one is made at start.", min=0.2
+    ).tag(config=True)
+    orphan_grace_s = Float(
+        600.0,
+        help="""Seconds for which something on a host that has no lease must be seen, in at least two listings, before it is
+        destroyed. Ten minutes, because a restored or lagging database must not cost anyone a server.""",
+        min=0.0,
+    ).tag(config=True)
+    forgotten_grace_s = Float(
+        120.0,
+        help="Seconds for which a running server must be unknown to JupyterHub before it is stopped.",
+        min=0.0,
+    ).tag(config=True)
+    brake_share = Float(
+        0.2,
+        help="""The reconciler stops itself when it would end more than this share of all servers in one pass (and at least
+        five): then something larger is wrong, and a person should look.""",
+        min=0.0,
+        max=1.0,
+    ).tag(config=True)
+    culler_interval_s = Integer(60, help="Seconds between two looks of the culler at all servers.", min=1).tag(
+        config=True
+    )
+
+    @default("hub_id")
+    def _default_hub_id(self) -> str:
+        name: str = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().split(".")[0].lower())
+        return name.strip("-")[:32].strip("-") or "hub"
+
+    @default("database_url")
+    def _default_database_url(self) -> str:
+        return f"sqlite:///{Path(self.data_dir).absolute() / 'labspawner.sqlite'}"
+
+    def settings(self) -> Settings:
+        """Everything checked together. Raises BadConfig with what to write instead."""
+        if not _HUB_ID.fullmatch(self.hub_id):
+            raise _bad("c.Labspawner.hub_id = {value!r} must be 1 to 32 characters of a-z, 0-9 and '-'.", self.hub_id)
+        if len(self.providers) == 0:
+            raise _bad("c.Labspawner.providers is empty: write at least {value}", "{'local': {}}")
+        for name, options in self.providers.items():
+            if not isinstance(options, Mapping):
+                raise _bad("c.Labspawner.providers[{value!r}] must be a dict of settings, for example {{}}.", name)
+        data_dir = Path(self.data_dir).absolute()
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as exc:
+            raise _bad("c.Labspawner.data_dir cannot be used: {value}. Pick a folder the hub may write.", exc) from exc
+        return Settings(
+            hub_id=self.hub_id,
+            data_dir=data_dir,
+            database_url=self.database_url,
+            courses_dir=Path(self.courses_dir).absolute(),
+            providers={name: dict(options) for name, options in self.providers.items()},
+            courses_refresh_s=self.courses_refresh_s,
+            observe_interval_s=self.observe_interval_s,
+            unknown_grace_s=self.unknown_grace_s,
+            release_grace_s=self.release_grace_s,
+            release_timeout_s=self.release_timeout_s,
+            reconcile_interval_s=self.reconcile_interval_s,
+            orphan_grace=timedelta(seconds=self.orphan_grace_s),
+            forgotten_grace=timedelta(seconds=self.forgotten_grace_s),
+            brake_share=self.brake_share,
+        )
+
+
+def open_providers(settings: Settings) -> dict[str, Provider]:
+    """One provider object per configured name. Raises BadConfig for a kind nobody installed or a wrong setting."""
+    kinds = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    opened: dict[str, Provider] = {}
+    for name, given in settings.providers.items():
+        options = dict(given)
+        kind = options.pop("kind", name)
+        if kind not in kinds:
+            raise _bad(
+                "c.Labspawner.providers names {value!r}, and no such provider is installed. Installed: {known}. "
+                "For a name of your own add 'kind'.",
+                kind,
+                known=", ".join(sorted(kinds)),
+            )
+        folder = settings.data_dir / "providers" / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        factory: ProviderFactory = kinds[str(kind)].load()
+        opened[name] = factory(ProviderContext(name=name, hub_id=settings.hub_id, data_dir=folder), options)
+    return opened
+
+
+def _bad(template: str, value: Any, **params: str) -> BadConfig:
+    return BadConfig(Sentence(template, value=value, **params))

@@ -1,0 +1,155 @@
+"""Whether a request fits, and where: per host and per card, never from a sum. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from labspawner.model import Capacity, CardCapacity, HostCapacity, LeaseId, Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """There is room on `host`, and on card `card` where a slice was asked for."""
+
+    host: str
+    card: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """It fits an empty host, and none has the room now. largest_free_bytes: of what ran out (slice or memory)."""
+
+    largest_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """No host could hold it, even empty."""
+
+    wanted_bytes: int
+    largest_bytes: int
+
+
+def place(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources]) -> Fits | Full | TooLarge:
+    """Say where `need` goes, after what was already promised.
+
+    admitted: what live leases were promised; those in `capacity.counted` are in the free figures already.
+    """
+    hosts = list(capacity.hosts)
+    for lease_id, promised in admitted.items():
+        if lease_id not in capacity.counted:
+            hosts = _charge(hosts, promised)
+    spot = _best(hosts, need)
+    if spot is not None:
+        return spot
+    if any(_fits(_emptied(host), need) is not None for host in capacity.hosts):
+        return Full(_largest(hosts, need, free=True))
+    return TooLarge(_wanted(need), _largest(hosts, need, free=False))
+
+
+def places(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources], *, most: int) -> int:
+    """How many servers like `need` could start now, counted up to `most`."""
+    promised = dict(admitted)
+    for count in range(most):
+        if not isinstance(place(need, capacity, promised), Fits):
+            return count
+        promised[LeaseId(f"?{count}")] = need
+    return most
+
+
+def _wanted(need: Resources) -> int:
+    return need.gpu.memory_bytes if need.gpu else need.memory_bytes or 0
+
+
+def _largest(hosts: Sequence[HostCapacity], need: Resources, *, free: bool) -> int:
+    if need.gpu:
+        cards = [card for host in hosts for card in host.cards]
+        return max((card.memory_free_bytes if free else card.memory_total_bytes for card in cards), default=0)
+    return max(((host.memory_free_bytes if free else host.memory_total_bytes) or 0 for host in hosts), default=0)
+
+
+def _best(hosts: Iterable[HostCapacity], need: Resources) -> Fits | None:
+    """The fitting host with the most memory left: spread, so that one student's peak hurts few others."""
+    found = [(host, spot) for host in hosts if (spot := _fits(host, need)) is not None]
+    if not found:
+        return None
+    return max(found, key=lambda pair: (pair[0].memory_free_bytes or 0, pair[0].servers_free or 0))[1]
+
+
+def _fits(host: HostCapacity, need: Resources) -> Fits | None:
+    if host.servers_free is not None and host.servers_free < 1:
+        return None
+    if _short(host.cpu_free, need.cpu) or _short(host.memory_free_bytes, need.memory_bytes):
+        return None
+    if need.gpu is None:
+        return Fits(host.name)
+    card = _best_card(host.cards, need)
+    return Fits(host.name, card.uuid) if card else None
+
+
+def _short(free: float | None, wanted: float | None) -> bool:
+    return free is not None and wanted is not None and wanted > free
+
+
+def _best_card(cards: Sequence[CardCapacity], need: Resources) -> CardCapacity | None:
+    """The fullest card that still fits, so that large slices find whole cards."""
+    gpu = need.gpu
+    if gpu is None:
+        return None
+    fitting = [
+        card
+        for card in cards
+        if gpu.memory_bytes <= card.memory_free_bytes
+        and gpu.compute_pct <= card.compute_free_pct
+        and (card.slots_free is None or card.slots_free > 0)
+    ]
+    return min(fitting, key=lambda card: card.memory_free_bytes, default=None)
+
+
+def _emptied(host: HostCapacity) -> HostCapacity:
+    cards = tuple(
+        replace(card, memory_free_bytes=card.memory_total_bytes, compute_free_pct=100, slots_free=None)
+        for card in host.cards
+    )
+    return replace(
+        host,
+        servers_free=host.servers_total,
+        cpu_free=host.cpu_total,
+        memory_free_bytes=host.memory_total_bytes,
+        cards=cards,
+    )
+
+
+def _charge(hosts: list[HostCapacity], promised: Resources) -> list[HostCapacity]:
+    """Subtract a promise from the host it goes to; one that fits nowhere fills the host with the most memory."""
+    if not hosts:
+        return hosts
+    spot = _best(hosts, promised)
+    name = spot.host if spot else max(hosts, key=lambda host: host.memory_free_bytes or 0).name
+    uuid = spot.card if spot else None
+    return [_less(host, promised, uuid) if host.name == name else host for host in hosts]
+
+
+def _less(host: HostCapacity, used: Resources, uuid: str | None) -> HostCapacity:
+    gpu = used.gpu
+    cards = tuple(
+        replace(
+            card,
+            memory_free_bytes=max(0, card.memory_free_bytes - gpu.memory_bytes),
+            compute_free_pct=max(0, card.compute_free_pct - gpu.compute_pct),
+            slots_free=None if card.slots_free is None else max(0, card.slots_free - 1),
+        )
+        if gpu and (uuid is None or card.uuid == uuid)
+        else card
+        for card in host.cards
+    )
+    return replace(
+        host,
+        servers_free=None if host.servers_free is None else max(0, host.servers_free - 1),
+        cpu_free=None if host.cpu_free is None else max(0.0, host.cpu_free - (used.cpu or 0)),
+        memory_free_bytes=None
+        if host.memory_free_bytes is None
+        else max(0, host.memory_free_bytes - (used.memory_bytes or 0)),
+        cards=cards,
+    )

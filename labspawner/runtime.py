@@ -1,0 +1,105 @@
+"""Everything a hub process has one of: the engine, the courses, the settings. Kept in the hub's tornado settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping, MutableMapping
+from typing import Any
+
+from jupyterhub import orm
+from traitlets.config import Config
+
+from labspawner.config import Labspawner, Settings, open_providers
+from labspawner.courses import Catalog
+from labspawner.lifecycle import Engine, EngineSettings, Notice
+from labspawner.reconciler import Rules
+from labspawner.store import Store
+
+log = logging.getLogger(__name__)
+
+KEY = "labspawner"
+"""Where the runtime stands in the hub's tornado settings; the templates look there too."""
+
+
+class Runtime:
+    """Built from the configuration, once per hub. `notice` and `profile_title` are what the pages ask."""
+
+    def __init__(self, settings: Settings, engine: Engine, catalog: Catalog) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.catalog = catalog
+        self._refreshed_at = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, hub_settings: MutableMapping[str, Any], config: Config) -> Runtime:
+        """The runtime of the hub whose tornado settings these are; made on the first call. Raises BadConfig."""
+        found = hub_settings.get(KEY)
+        if isinstance(found, cls):
+            return found
+        settings = Labspawner(config=config).settings()
+        engine = Engine(
+            store=Store.open(settings.database_url),
+            providers=open_providers(settings),
+            settings=_engine_settings(settings),
+            servers=lambda: _active_servers(hub_settings),
+        )
+        runtime = cls(settings, engine, Catalog(settings.courses_dir))
+        hub_settings[KEY] = runtime
+        return runtime
+
+    async def courses(self) -> Catalog:
+        """The catalog, looked at again when the last look is older than the configured interval."""
+        now = asyncio.get_running_loop().time()
+        if now - self._refreshed_at >= self.settings.courses_refresh_s:
+            if self._refreshing is None or self._refreshing.done():
+                self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+            await asyncio.shield(self._refreshing)
+        return self.catalog
+
+    async def _refresh(self) -> None:
+        before = self.catalog.problems
+        await asyncio.to_thread(self.catalog.refresh)
+        self._refreshed_at = asyncio.get_running_loop().time()
+        if self.catalog.problems != before:
+            for problem in self.catalog.problems:
+                log.error("course file not used: %s", problem)
+
+    def notice(self, user_name: str, server_name: str) -> Notice | None:
+        """Why the last server of this name ended, unless the student ended it."""
+        return self.engine.notice(user_name, server_name)
+
+    def profile_title(self, key: str) -> Mapping[str, str]:
+        """The title of a profile by language; empty when there is none of that name."""
+        found = self.catalog.profile(key)
+        return dict(found[1].title) if found else {}
+
+
+def _engine_settings(settings: Settings) -> EngineSettings:
+    return EngineSettings(
+        hub_id=settings.hub_id,
+        observe_interval_s=settings.observe_interval_s,
+        unknown_grace_s=settings.unknown_grace_s,
+        release_grace_s=settings.release_grace_s,
+        release_timeout_s=settings.release_timeout_s,
+        reconcile_interval_s=settings.reconcile_interval_s,
+        rules=Rules(
+            orphan_grace=settings.orphan_grace,
+            forgotten_grace=settings.forgotten_grace,
+            brake_share=settings.brake_share,
+        ),
+    )
+
+
+def _active_servers(hub_settings: Mapping[str, Any]) -> Collection[tuple[str, str]] | None:
+    """What the hub's own database calls active. One indexed query, as the hub itself makes them."""
+    db = hub_settings.get("db")
+    if db is None:
+        return None
+    rows = (
+        db.query(orm.User.name, orm.Spawner.name)
+        .join(orm.Spawner, orm.Spawner.user_id == orm.User.id)
+        .filter(orm.Spawner.server_id.isnot(None))
+    )
+    return {(user, server) for user, server in rows}

@@ -1,0 +1,103 @@
+"""What `jupyterhub_config.py` calls so that an administrator need not know how the rooms are plugged into JupyterHub."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from jupyterhub.app import JupyterHub
+
+from labspawner.config import Labspawner
+from labspawner.culler import role as culler_role
+from labspawner.culler import service as culler_service
+from labspawner.demo import ACCOUNTS
+from labspawner.pages.hub import DemoHint, configure
+from labspawner.runtime import Runtime
+from labspawner.store.sqlite import tune_all_sqlite
+
+log = logging.getLogger(__name__)
+
+PROXY = "configurable-http-proxy"
+
+
+def wire(c: Any, *, demo: bool = False) -> None:
+    """Plug labspawner into the configuration `c`: spawner, pages, fast SQLite, and the reconciler from hub start on.
+
+    demo: says on every page that this is the loopback demo.
+    """
+    c.JupyterHub.spawner_class = "lab"
+    # A refused choice answers at once with its sentence; whatever takes longer than this gets the progress page.
+    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 1, **_given(c.JupyterHub, "tornado_settings", {})}
+    configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
+    tune_all_sqlite()
+    try:
+        _START_TASKS.append(asyncio.get_running_loop().create_task(_start_with_the_hub()))
+    except RuntimeError:
+        log.debug("no event loop: the configuration is only being read")
+
+
+def run_culler(c: Any, *, dry_run: bool = False) -> None:
+    """Add the idle culler as a managed service with the least scopes. Call it after `c.Labspawner` is set."""
+    settings = Labspawner(config=c)
+    c.JupyterHub.load_roles = [*_given(c.JupyterHub, "load_roles", []), culler_role()]
+    service = culler_service(
+        store_url=settings.database_url,
+        hub_id=settings.hub_id,
+        interval_s=settings.culler_interval_s,
+        dry_run=dry_run,
+    )
+    c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), service]
+
+
+def proxy_command() -> list[str]:
+    """The proxy to run: npm's `configurable-http-proxy` where it is on PATH, else the pure-Python one beside us.
+
+    npm's has metrics and is what JupyterHub's own tests use; PyPI's needs no Node.js.
+    """
+    for folder in os.get_exec_path():
+        candidate = Path(folder) / PROXY
+        if os.access(candidate, os.X_OK) and _is_node(candidate):
+            return [str(candidate)]
+    ours = Path(sys.executable).parent / PROXY
+    return [str(ours) if ours.exists() else shutil.which(PROXY) or PROXY]
+
+
+def _given(section: Any, key: str, otherwise: Any) -> Any:
+    """What the file set so far; a plain look would make traitlets invent a value."""
+    return section[key] if key in section else otherwise  # noqa: SIM401 - traitlets' get() invents one too
+
+
+def _is_node(script: Path) -> bool:
+    try:
+        with script.open("rb") as file:
+            return b"node" in file.readline(200)
+    except OSError:
+        return False
+
+
+_START_TASKS: list[asyncio.Task[None]] = []
+
+
+async def _start_with_the_hub() -> None:
+    """Start the engine as soon as the hub listens, so that what an earlier hub left is found before anyone logs in.
+
+    JupyterHub has no hook for this; its configuration file, however, is read inside the event loop.
+    """
+    while not JupyterHub.initialized() or getattr(JupyterHub.instance(), "http_server", None) is None:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    app = JupyterHub.instance()
+    runtime = Runtime.of(app.users.settings, app.config)
+    while True:
+        try:
+            await runtime.courses()
+            await runtime.engine.start()
+        except Exception:
+            log.exception("labspawner could not start; trying again in 10 s")
+            await asyncio.sleep(10)
+        else:
+            return
