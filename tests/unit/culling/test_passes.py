@@ -374,5 +374,5 @@ def test_the_environment_names_store_and_hub(monkeypatch):
 def test_every_setting_says_its_unit_or_an_example():
     own = set(Culler.class_own_traits(config=True)) - set(Application.class_traits())
 
-    assert len(own) == 10
+    assert len(own) == 11
     assert all(len(Culler.class_traits()[name].help) > 40 for name in own)
