@@ -95,13 +95,9 @@ def translated() -> Iterator[None]:
     """Raise SQLAlchemy's errors as ours, where they say something of the database and not of our own statements."""
     try:
         yield
-    except sa.exc.TimeoutError as exc:
-        raise _unavailable(exc) from exc
-    except sa.exc.DBAPIError as exc:
+    except sa.exc.StatementError as exc:
         if isinstance(exc, (sa.exc.OperationalError, sa.exc.InterfaceError)) or type(exc) is sa.exc.DatabaseError:
             raise _unavailable(exc.orig) from exc
-        raise
-    except sa.exc.StatementError as exc:
         if isinstance(exc.orig, (TypeError, ValueError)):
             raise exc.orig from None
         raise

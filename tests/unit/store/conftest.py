@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-
 from unit.store.clock import Clock
 
 from labspawner.store import Store
