@@ -1,0 +1,43 @@
+/* Small comforts on top of pages that work without them. */
+"use strict";
+(function () {
+  // Name the chosen profile beside the Start button, and say that the click was heard.
+  const form = document.getElementById("spawn_form");
+  if (form) {
+    const chosen = document.getElementById("lab-chosen");
+    const show = () => {
+      const radio = form.querySelector('input[name="profile"]:checked');
+      const label = radio && form.querySelector(`label[for="${CSS.escape(radio.id)}"]`);
+      if (chosen) chosen.textContent = label ? label.textContent.trim() : "";
+    };
+    form.addEventListener("change", (event) => {
+      // Setting an option of a profile means that profile.
+      const card = event.target.closest(".lab-card");
+      const radio = card && card.querySelector('input[name="profile"]');
+      if (radio && event.target !== radio && !radio.disabled) radio.checked = true;
+      show();
+    });
+    window.addEventListener("pageshow", show);
+    show();
+  }
+
+  // A second click on a button that posts must not post twice; coming back with "Back" makes it usable again.
+  document.addEventListener("submit", (event) => {
+    const button = event.target.querySelector('button[type="submit"]');
+    if (button) setTimeout(() => (button.disabled = true), 0);
+  });
+  window.addEventListener("pageshow", (event) => {
+    if (event.persisted) document.querySelectorAll("button[disabled]").forEach((b) => (b.disabled = false));
+  });
+
+  // Close the user menu when something else is clicked, and on Escape.
+  const menu = document.querySelector(".lab-menu");
+  if (menu) {
+    document.addEventListener("click", (event) => {
+      if (!menu.contains(event.target)) menu.open = false;
+    });
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") menu.open = false;
+    });
+  }
+})();
