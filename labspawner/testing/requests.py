@@ -18,7 +18,7 @@ def launch_request(**changes: Any) -> LaunchRequest:
     base_url = f"/user/{quote(user, safe='@~')}/" + (f"{quote(server_name, safe='@~')}/" if server_name else "")
     values: dict[str, Any] = {
         "lease_id": new_lease_id(),
-        "hub_id": "hub-a",
+        "hub_id": "test-hub",
         "user": user,
         "server_name": server_name,
         "profile": "py101/base",

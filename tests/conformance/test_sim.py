@@ -20,8 +20,8 @@ KINDS: dict[str, type[LabError]] = {"transient": ProviderUnavailable, "permanent
 
 class TestSim(ProviderConformance):
     entry_point = "labspawner.providers.sim:SimProvider"
-    settings = {"start_s": 0.03}
-    features = frozenset({Feature.LOGS, Feature.ACTIVITY, Feature.HIBERNATE})
+    settings = {"start_s": 0.03, "park": True}
+    features = frozenset({Feature.LOGS, Feature.ACTIVITY, Feature.HIBERNATE, Feature.PARK})
     checkpoints = 3
     slow_stages = STAGES
     failing_stages = tuple(f"{stage}-{kind}" for stage in STAGES for kind in KINDS)

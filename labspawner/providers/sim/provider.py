@@ -34,7 +34,7 @@ from labspawner.providers.sim.faults import write_faults
 from labspawner.providers.sim.listener import normal_url
 from labspawner.providers.sim.settings import Knobs, SimSettings, read
 from labspawner.providers.sim.simulation import Simulation
-from labspawner.providers.sim.world import LAUNCHING, PARKED, Row, World
+from labspawner.providers.sim.world import HIBERNATED, LAUNCHING, PARKED, STOPPED, Row, World
 from labspawner.sentences import Sentence
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class _Launch:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     released: asyncio.Event = field(default_factory=asyncio.Event)
     begun: bool = False
-    woke: LeaseId | None = None
+    woke: tuple[LeaseId, str] | None = None
     reached: list[str] = field(default_factory=list)
 
 
@@ -61,7 +61,8 @@ class SimProvider:
 
     settings: see `SimSettings`. Two providers on one `data_dir` share the hosts, and see only their own hub's servers.
     A server that died keeps what it held until it is released, as an exited container or a stopped VM does. A resume
-    that fails leaves the server parked. `STOP` keeps nothing here. Raises BadConfig for a setting it does not know.
+    that fails leaves the server parked. `STOP` keeps nothing, unless the setting `park` is on.
+    Raises BadConfig for a setting it does not know.
     """
 
     def __init__(self, context: ProviderContext, settings: Mapping[str, Json]) -> None:
@@ -71,6 +72,8 @@ class SimProvider:
         features = {Feature.LOGS, Feature.ACTIVITY}
         if self._settings.hibernate:
             features.add(Feature.HIBERNATE)
+        if self._settings.park:
+            features.add(Feature.PARK)
         if any(host.cards for host in self._settings.hosts):
             features.add(Feature.GPU_SLICES)
         self.features = frozenset(features)
@@ -88,7 +91,7 @@ class SimProvider:
         def listing(world: World) -> Capacity:
             self._sim.knobs()
             rows = world.rows(self._hub)
-            counted = frozenset(row.lease_id for row in rows if row.state != PARKED)
+            counted = frozenset(row.lease_id for row in rows if row.state not in PARKED)
             return Capacity(hosts=tuple(world.capacity()), taken_at=datetime.now(timezone.utc), counted=counted)
 
         return await self._sim.run(listing)
@@ -145,10 +148,11 @@ class SimProvider:
             self._launching[handle.lease_id].released.set()
         if rows and knobs.stop_s:
             await asyncio.sleep(min(knobs.stop_s, grace_s))
-        if mode is ReleaseMode.HIBERNATE and self._settings.hibernate:
-            await self._sim.run(lambda world: world.park(self._hub, handle.lease_id, time.time()))
-        else:
+        keeps = self._keeps(mode)
+        if keeps is None:
             await self._sim.run(lambda world: world.forget(self._hub, handle.lease_id))
+        else:
+            await self._sim.run(lambda world: world.park(self._hub, handle.lease_id, keeps, time.time()))
         self._sim.seen.pop(handle.lease_id, None)
         if rows:
             log.info("server released lease=%s mode=%s", handle.lease_id, mode.value)
@@ -199,6 +203,12 @@ class SimProvider:
         """Stop the listener and the worker thread. The world stays; the next object listens at the same place."""
         await self._sim.close()
 
+    def _keeps(self, mode: ReleaseMode) -> str | None:
+        """The state in which a release leaves a running server; None: nothing is kept."""
+        if mode is ReleaseMode.HIBERNATE and self._settings.hibernate:
+            return HIBERNATED
+        return STOPPED if mode is not ReleaseMode.DESTROY and self._settings.park else None
+
     # -- one launch, step by step
 
     async def _make(self, launch: _Launch, stage: str) -> None:
@@ -210,10 +220,12 @@ class SimProvider:
                 return world.advance(self._hub, launch.request.lease_id, launch.token, stage)
             row = self._new_row(launch, stage)
             parked = launch.request.parked
-            if parked is not None and world.resume(self._hub, parked.lease_id, row, launch.request.resources):
-                launch.woke = parked.lease_id
+            wants = launch.request.resources
+            state = world.resume(self._hub, parked.lease_id, row, wants) if parked else None
+            if parked and state:
+                launch.woke = (parked.lease_id, state)
             else:
-                world.begin(row, launch.request.resources)
+                world.begin(row, wants)
             launch.begun = True
             return True
 
@@ -225,7 +237,7 @@ class SimProvider:
         """Take the time of `stage`, and fail as the knobs say."""
         knobs, lease_id = launch.knobs, launch.request.lease_id
         start_s = knobs.start_s
-        if launch.woke is not None:
+        if launch.woke is not None and launch.woke[1] == HIBERNATED:
             start_s = knobs.start_s / 5 if knobs.resume_s is None else knobs.resume_s
         chance = random.Random(f"{self._settings.seed}/{lease_id}/{stage}")  # noqa: S311 - a simulation, not a secret
         await self._wait(launch, start_s / len(knobs.stages) * (1 + knobs.jitter * chance.uniform(-1, 1)))
@@ -267,10 +279,13 @@ class SimProvider:
         """Take back what the launch made; also when the one who waits is cancelled again."""
 
         def step(world: World) -> None:
+            lease_id = launch.request.lease_id
             if self._sim.knobs(launch.request.settings, anyway=True).leaks:
-                log.warning("things left behind, as told lease=%s", launch.request.lease_id)
+                log.warning("things left behind, as told lease=%s", lease_id)
+            elif launch.woke is not None:
+                world.repark(self._hub, lease_id, launch.token, *launch.woke)
             else:
-                world.undo(self._hub, launch.request.lease_id, launch.token, launch.woke)
+                world.undo(self._hub, lease_id, launch.token)
 
         try:
             await _through(asyncio.ensure_future(self._sim.run(step)))
@@ -305,7 +320,7 @@ class SimProvider:
         self.listings += 1
         now = time.time()
         return {
-            row.lease_id: ServerState.GONE if row.state == PARKED or row.dead(now) else ServerState.RUNNING
+            row.lease_id: ServerState.GONE if row.state in PARKED or row.dead(now) else ServerState.RUNNING
             for row in world.rows(self._hub)
         }
 

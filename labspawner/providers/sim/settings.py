@@ -98,10 +98,15 @@ class Knobs(LaunchKnobs):
 
 
 class SimSettings(Knobs):
-    """The settings of a sim provider. version: what its servers report as theirs; None: the installed JupyterHub's."""
+    """The settings of a sim provider.
+
+    hosts: default one without limits. hibernate: whether memory can be kept; park: whether STOP keeps a disk.
+    seed: of the jitter. version: what its servers report as theirs; None: the installed JupyterHub's.
+    """
 
     hosts: tuple[SimHost, ...] = Field(default=(SimHost(name="sim-1"),), min_length=1)
     hibernate: bool = True
+    park: bool = False
     seed: int = 0
     version: str | None = None
 

@@ -17,7 +17,8 @@ from labspawner.model import CardCapacity, HostCapacity, LeaseId, Resources
 from labspawner.providers.sim.settings import SimHost
 from labspawner.sentences import Sentence
 
-LAUNCHING, RUNNING, PARKED = "launching", "running", "parked"
+LAUNCHING, RUNNING, HIBERNATED, STOPPED = "launching", "running", "hibernated", "stopped"
+PARKED = frozenset({HIBERNATED, STOPPED})
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS servers (
@@ -102,11 +103,12 @@ class World:
             values |= {"gpu_bytes": gpu.memory_bytes if gpu else None, "gpu_pct": gpu.compute_pct if gpu else None}
             self._db.execute(_INSERT, tuple(values.values()))
 
-    def resume(self, hub_id: str, parked: LeaseId, row: Row, wants: Resources) -> bool:
-        """Wake the server that `parked` left, as `row`; False if nothing is parked there."""
+    def resume(self, hub_id: str, parked: LeaseId, row: Row, wants: Resources) -> str | None:
+        """Wake the server that `parked` left, as `row`; the state it was in, None if nothing is parked there."""
         with self._writing():
-            if not any(left.state == PARKED for left in self.rows(hub_id, parked)):
-                return False
+            left = [found for found in self.rows(hub_id, parked) if found.state in PARKED]
+            if not left:
+                return None
             if parked != row.lease_id and self.rows(hub_id, row.lease_id):
                 raise _conflict(row.lease_id)
             host, card = choose(self.capacity(), wants)
@@ -115,7 +117,7 @@ class World:
                 " WHERE hub_id = ? AND lease_id = ?",
                 (row.lease_id, row.token, row.stage, LAUNCHING, host, card, hub_id, parked),
             )
-            return True
+            return left[0].state
 
     def advance(self, hub_id: str, lease_id: LeaseId, token: str, stage: str) -> bool:
         """Make the next thing of a launch; False if the launch's things are not there any more."""
@@ -127,24 +129,26 @@ class World:
             "SET state = ?, ready_at = ?, dies_at = ?", RUNNING, now, dies_at, where=(hub_id, lease_id, token)
         )
 
-    def undo(self, hub_id: str, lease_id: LeaseId, token: str, parked: LeaseId | None) -> None:
-        """Take back what one launch made, and nothing that another made; what it had woken is parked again."""
-        if parked is not None:
-            self._change("SET state = ?, lease_id = ?, token = ''", PARKED, parked, where=(hub_id, lease_id, token))
+    def undo(self, hub_id: str, lease_id: LeaseId, token: str) -> None:
+        """Take back what one launch made, and nothing that another made."""
         self._db.execute(
             "DELETE FROM servers WHERE hub_id = ? AND lease_id = ? AND token = ?", (hub_id, lease_id, token)
         )
+
+    def repark(self, hub_id: str, lease_id: LeaseId, token: str, parked: LeaseId, state: str) -> None:
+        """Put what one launch had woken back to where it was."""
+        self._change("SET state = ?, lease_id = ?, token = ''", state, parked, where=(hub_id, lease_id, token))
 
     def forget(self, hub_id: str, lease_id: LeaseId) -> None:
         """Destroy all that a lease has."""
         self._db.execute("DELETE FROM servers WHERE hub_id = ? AND lease_id = ?", (hub_id, lease_id))
 
-    def park(self, hub_id: str, lease_id: LeaseId, now: float) -> None:
-        """Hibernate what serves; destroy what does not."""
+    def park(self, hub_id: str, lease_id: LeaseId, state: str, now: float) -> None:
+        """Hibernate or stop what serves; what is parked stays so; what is half made or dead is destroyed."""
         for row in self.rows(hub_id, lease_id):
             if row.serves(now):
-                self._change("SET state = ?, token = ''", PARKED, where=(hub_id, lease_id, row.token))
-            elif row.state != PARKED:
+                self._change("SET state = ?, token = ''", state, where=(hub_id, lease_id, row.token))
+            elif row.state not in PARKED:
                 self.forget(hub_id, lease_id)
 
     def capacity(self) -> list[HostCapacity]:
@@ -152,9 +156,9 @@ class World:
         taken: dict[tuple[str, str | None], tuple[int, float, int, int, int]] = {}
         query = (
             "SELECT host, card, COUNT(*), TOTAL(cpu), TOTAL(memory_bytes), TOTAL(gpu_bytes), TOTAL(gpu_pct)"
-            " FROM servers WHERE state != ? GROUP BY host, card"
+            " FROM servers WHERE state IN (?, ?) GROUP BY host, card"
         )
-        with closing(self._db.execute(query, (PARKED,))) as found:
+        with closing(self._db.execute(query, (LAUNCHING, RUNNING))) as found:
             for host, card, servers, cpu, memory, gpu, pct in found:
                 taken[host, card] = (servers, cpu, int(memory), int(gpu), int(pct))
         return [_host_capacity(host, taken) for host in self._hosts]

@@ -17,7 +17,8 @@ import pytest_asyncio
 
 from labspawner.errors import LabError, StartFailed
 from labspawner.model import Checkpoint, Event, Feature, Handle, Json, LaunchRequest, Ready, ReleaseMode
-from labspawner.providers.contract import Provider, ProviderContext
+from labspawner.naming import new_lease_id
+from labspawner.providers.contract import Provider, ProviderContext, ProviderFactory
 from labspawner.testing.requests import launch_request
 from labspawner.testing.waiting import eventually
 
@@ -51,7 +52,7 @@ class ProviderCase:
     checkpoints: how many Checkpoints a cold launch yields. features: what it must claim.
     slow_stages, failing_stages: names, yours, that `slow_request` and `failing_request` understand.
     concurrency: how many launches at once it must bear here. settle_s: how long anything on the host may take.
-    stop_keeps_nothing: whether STOP leaves nothing in `owned` (False: the disk of a VM stays).
+    scarce_settings: settings with room for exactly one `request()`; None: it has no room of its own to run out of.
     """
 
     entry_point: ClassVar[str]
@@ -62,8 +63,7 @@ class ProviderCase:
     failing_stages: ClassVar[tuple[str, ...]] = ()
     concurrency: ClassVar[int] = 20
     settle_s: ClassVar[float] = 10.0
-    stop_keeps_nothing: ClassVar[bool] = True
-    scarce_settings: ClassVar[Mapping[str, Json] | None] = None  # settings with room for exactly one `request()`
+    scarce_settings: ClassVar[Mapping[str, Json] | None] = None
 
     def request(self, **changes: Any) -> LaunchRequest:
         """A request that gets ready soon."""
@@ -118,37 +118,70 @@ class ProviderCase:
 
     @pytest_asyncio.fixture
     async def open_provider(self, root: Path) -> AsyncIterator[OpenProvider]:
-        """Makes providers: `open_provider(hub_id="hub-a", **settings)`. What they leave is freed after the test."""
-        made: list[Provider] = []
+        """Makes providers: `open_provider(hub_id, **settings)`, of the test's own hub unless told otherwise.
 
-        def open_one(hub_id: str = "hub-a", **settings: Json) -> Provider:
-            provider: Provider = resolve_name(self.entry_point)(
-                self.context(root, hub_id), {**self.settings, **settings}
-            )
+        After the test all are closed, and what is left of their hubs is freed: the next test finds a clean host.
+        """
+        made: list[Provider] = []
+        hubs = {self.hub_id}
+
+        def open_one(hub_id: str = "", **settings: Json) -> Provider:
+            hub_id = hub_id or self.hub_id
+            provider = self.build(root, hub_id, settings)
             made.append(provider)
+            hubs.add(hub_id)
             return provider
 
         yield open_one
-        try:
-            for provider in made:
-                await _free_all(provider)
-        finally:
-            for provider in made:
-                await provider.close()
+        for provider in made:
+            await provider.close()
+        for hub_id in hubs:
+            sweeper = self.build(root, hub_id, {})
+            try:
+                for resource in await sweeper.owned():
+                    await sweeper.release(resource.handle, ReleaseMode.DESTROY, grace_s=1)
+            finally:
+                await sweeper.close()
 
     @pytest.fixture
     def provider(self, open_provider: OpenProvider) -> Provider:
-        """The provider of the hub `hub-a`, with `settings` as they are."""
+        """The provider of the test's own hub, with `settings` as they are."""
         return open_provider()
 
     # -- hands
 
-    def context(self, root: Path, hub_id: str = "hub-a") -> ProviderContext:
+    @property
+    def hub_id(self) -> str:
+        """A hub of this test alone: tests that run at the same time on one machine never meet."""
+        if not hasattr(self, "_hub_id"):
+            self._hub_id = f"kit-{new_lease_id()}"
+        return self._hub_id
+
+    def ask(self, **changes: Any) -> LaunchRequest:
+        """`request`, of the test's own hub; so are the next three."""
+        return self.request(**{"hub_id": self.hub_id, **changes})
+
+    def ask_slow(self, stage: str, **changes: Any) -> LaunchRequest:
+        return self.slow_request(stage, **{"hub_id": self.hub_id, **changes})
+
+    def ask_failing(self, stage: str, **changes: Any) -> LaunchRequest:
+        return self.failing_request(stage, **{"hub_id": self.hub_id, **changes})
+
+    def ask_dying(self, **changes: Any) -> LaunchRequest:
+        return self.dying_request(**{"hub_id": self.hub_id, **changes})
+
+    def context(self, root: Path, hub_id: str = "") -> ProviderContext:
         """What a hub tells its provider; the folder is made."""
+        hub_id = hub_id or self.hub_id
         data_dir = self.data_dir_of(root, hub_id)
         data_dir.mkdir(parents=True, exist_ok=True)
         name = self.entry_point.partition(":")[2].removesuffix("Provider").lower()
         return ProviderContext(name=name, hub_id=hub_id, data_dir=data_dir)
+
+    def build(self, root: Path, hub_id: str, settings: Mapping[str, Json]) -> Provider:
+        """A provider object, as a hub makes it."""
+        factory: ProviderFactory = resolve_name(self.entry_point)
+        return factory(self.context(root, hub_id), {**self.settings, **settings})
 
     async def start(self, provider: Provider, request: LaunchRequest) -> Started:
         """Launch until Ready."""
@@ -215,12 +248,3 @@ async def drain(events: AsyncIterator[Event], seen: list[Event]) -> None:
 def last_handle(events: list[Event]) -> Handle:
     """What a hub has stored after these events."""
     return [event.handle for event in events if isinstance(event, Checkpoint)][-1]
-
-
-async def _free_all(provider: Provider) -> None:
-    """Free what a failed test has left, where the provider still answers."""
-    try:
-        for resource in await provider.owned():
-            await provider.release(resource.handle, ReleaseMode.DESTROY, grace_s=1)
-    except LabError:
-        return

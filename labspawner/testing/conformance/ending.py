@@ -17,13 +17,15 @@ from labspawner.providers.contract import Provider
 from labspawner.testing.conformance.base import ProviderCase, drain, last_handle, pull, status_of
 from labspawner.testing.waiting import eventually
 
+PARKING = {Feature.HIBERNATE: ReleaseMode.HIBERNATE, Feature.PARK: ReleaseMode.STOP}
+
 
 class Ending(ProviderCase):
     """Cancel, release, park."""
 
     async def test_closing_a_launch_after_any_event_leaves_nothing(self, provider: Provider, root: Path) -> None:
         for cut in count(1):
-            events: Any = provider.launch(self.request())
+            events: Any = provider.launch(self.ask())
             seen = await pull(events, cut)
             if isinstance(seen[-1], Ready):
                 break
@@ -35,7 +37,7 @@ class Ending(ProviderCase):
     async def test_cancelling_a_launch_after_any_event_leaves_nothing(self, provider: Provider, root: Path) -> None:
         for cut in count(0):
             seen: list[Event] = []
-            task = asyncio.create_task(drain(provider.launch(self.request()), seen))
+            task = asyncio.create_task(drain(provider.launch(self.ask()), seen))
             await eventually(lambda: len(seen) >= cut or task.done(), self.settle_s)  # noqa: B023
             task.cancel()
             outcome = (await asyncio.gather(task, return_exceptions=True))[0]
@@ -46,7 +48,7 @@ class Ending(ProviderCase):
             await self.nothing_left(provider, root)
 
     async def test_closing_a_launch_after_ready_keeps_the_server(self, provider: Provider) -> None:
-        request = self.request()
+        request = self.ask()
         events: Any = provider.launch(request)
         seen: list[Event] = []
         while not seen or not isinstance(seen[-1], Ready):
@@ -61,7 +63,7 @@ class Ending(ProviderCase):
     ) -> None:
         chance = random.Random(4)  # noqa: S311 - any moments will do, the same each time
         tasks = [
-            asyncio.create_task(drain(provider.launch(self.request(user=f"student{number}")), []))
+            asyncio.create_task(drain(provider.launch(self.ask(user=f"student{number}")), []))
             for number in range(self.concurrency)
         ]
         for task in chance.sample(tasks, len(tasks)):
@@ -78,26 +80,26 @@ class Ending(ProviderCase):
     async def test_release_ends_the_server_and_may_be_repeated_in_turn_and_at_once(
         self, provider: Provider, root: Path, mode: ReleaseMode
     ) -> None:
-        server = await self.start(provider, self.request())
+        server = await self.start(provider, self.ask())
 
         await provider.release(server.handle, mode, grace_s=1)
 
         assert await status_of(server.api_url) != 200
         assert await provider.observe([server.handle]) == {server.handle.lease_id: ServerState.GONE}
         await asyncio.gather(*(provider.release(server.handle, mode, grace_s=1) for _ in range(3)))
-        if not self.stop_keeps_nothing:
+        if Feature.PARK in self.features:
             await provider.release(server.handle, ReleaseMode.DESTROY, grace_s=1)
         await self.nothing_left(provider, root)
 
     async def test_releases_at_once_of_a_running_server_all_return(self, provider: Provider, root: Path) -> None:
-        server = await self.start(provider, self.request())
+        server = await self.start(provider, self.ask())
 
         await asyncio.gather(*(provider.release(server.handle, ReleaseMode.DESTROY, grace_s=1) for _ in range(5)))
 
         await self.nothing_left(provider, root)
 
     async def test_releasing_a_handle_the_host_never_heard_of_is_nothing(self, provider: Provider, root: Path) -> None:
-        known = await self.start(provider, self.request())
+        known = await self.start(provider, self.ask())
         unknown = Handle(lease_id=new_lease_id(), provider=provider.name)
 
         for mode in ReleaseMode:
@@ -112,7 +114,7 @@ class Ending(ProviderCase):
         if not self.slow_stages:
             pytest.skip("no launch can be made slow enough to be overtaken")
         seen: list[Event] = []
-        slow = self.slow_request(self.slow_stages[-1], ready_timeout_s=30.0)
+        slow = self.ask_slow(self.slow_stages[-1], ready_timeout_s=30.0)
         task = asyncio.create_task(drain(provider.launch(slow), seen))
 
         async def made() -> bool:
@@ -126,46 +128,69 @@ class Ending(ProviderCase):
         await self.nothing_left(provider, root)
 
     async def test_after_a_release_the_same_user_starts_again(self, provider: Provider) -> None:
-        first = await self.start(provider, self.request())
+        first = await self.start(provider, self.ask())
         await provider.release(first.handle, ReleaseMode.STOP, grace_s=1)
 
-        second = await self.start(provider, self.request())
+        second = await self.start(provider, self.ask())
 
         assert await status_of(second.api_url) == 200
 
-    async def test_what_is_hibernated_serves_nobody_and_wakes_again(self, provider: Provider, root: Path) -> None:
-        self._needs(Feature.HIBERNATE)
-        server = await self.start(provider, self.request())
+    @pytest.mark.parametrize("feature", PARKING)
+    async def test_what_is_parked_serves_nobody_and_wakes_again(
+        self, provider: Provider, root: Path, feature: Feature
+    ) -> None:
+        self._needs(feature)
+        server = await self.start(provider, self.ask())
 
-        await provider.release(server.handle, ReleaseMode.HIBERNATE, grace_s=5)
+        await provider.release(server.handle, PARKING[feature], grace_s=5)
         parked = await provider.observe([server.handle])
-        woken = await self.start(provider, self.request(lease_id=server.handle.lease_id, parked=server.handle))
+        woken = await self.start(provider, self.ask(lease_id=server.handle.lease_id, parked=server.handle))
 
         assert parked == {server.handle.lease_id: ServerState.GONE}
         assert await status_of(woken.api_url) == 200
         await provider.release(woken.handle, ReleaseMode.DESTROY, grace_s=1)
         await self.nothing_left(provider, root)
 
-    async def test_what_is_hibernated_is_listed_and_can_be_destroyed(self, provider: Provider, root: Path) -> None:
-        self._needs(Feature.HIBERNATE)
-        server = await self.start(provider, self.request())
+    @pytest.mark.parametrize("feature", PARKING)
+    async def test_what_is_parked_is_listed_and_can_be_destroyed(
+        self, provider: Provider, root: Path, feature: Feature
+    ) -> None:
+        self._needs(feature)
+        server = await self.start(provider, self.ask())
         for _ in range(2):
-            await provider.release(server.handle, ReleaseMode.HIBERNATE, grace_s=5)
+            await provider.release(server.handle, PARKING[feature], grace_s=5)
 
         assert [resource.lease_id for resource in await provider.owned()] == [server.handle.lease_id]
         await provider.release(server.handle, ReleaseMode.DESTROY, grace_s=1)
         await self.nothing_left(provider, root)
 
+    @pytest.mark.parametrize("feature", PARKING)
+    async def test_a_resume_that_fails_keeps_what_was_parked_for_the_next(
+        self, provider: Provider, failing_stage: str, feature: Feature
+    ) -> None:
+        self._needs(feature)
+        first = await self.start(provider, self.ask())
+        await provider.release(first.handle, PARKING[feature], grace_s=5)
+        again = {"lease_id": first.handle.lease_id, "parked": first.handle}
+
+        with pytest.raises(LabError):
+            await self.start(provider, self.ask_failing(failing_stage, **again))
+        await provider.release(first.handle, PARKING[feature], grace_s=5)
+
+        assert [resource.lease_id for resource in await provider.owned()] == [first.handle.lease_id]
+        woken = await self.start(provider, self.ask(**again))
+        assert await status_of(woken.api_url) == 200
+
     async def test_a_launch_whose_parked_server_is_lost_starts_afresh(self, provider: Provider) -> None:
         lost = Handle(lease_id=new_lease_id(), provider=provider.name)
 
-        server = await self.start(provider, self.request(parked=lost))
+        server = await self.start(provider, self.ask(parked=lost))
 
         assert await status_of(server.api_url) == 200
 
     async def test_logs_give_the_last_lines_and_no_more(self, provider: Provider) -> None:
         self._needs(Feature.LOGS)
-        server = await self.start(provider, self.request())
+        server = await self.start(provider, self.ask())
 
         assert len((await provider.logs(server.handle, 2)).splitlines()) <= 2
         assert await provider.logs(server.handle, 0) == ""

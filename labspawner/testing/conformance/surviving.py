@@ -20,7 +20,7 @@ class Surviving(ProviderCase):
         self, open_provider: OpenProvider, root: Path
     ) -> None:
         old = open_provider()
-        servers = [await self.start(old, self.request(user=f"student{number}")) for number in range(3)]
+        servers = [await self.start(old, self.ask(user=f"student{number}")) for number in range(3)]
         await old.close()
 
         new = open_provider()
@@ -33,20 +33,21 @@ class Surviving(ProviderCase):
             await new.release(server.handle, ReleaseMode.DESTROY, grace_s=1)
         await self.nothing_left(new, root)
 
-    async def test_close_may_be_repeated_and_then_nothing_is_known(self, provider: Provider) -> None:
-        server = await self.start(provider, self.request())
+    async def test_close_may_be_repeated_and_keeps_servers_running(
+        self, open_provider: OpenProvider, provider: Provider
+    ) -> None:
+        server = await self.start(provider, self.ask())
 
         await provider.close()
         await provider.close()
 
-        states = await provider.observe([server.handle])
-        assert states[server.handle.lease_id] is not ServerState.GONE
+        assert await open_provider().observe([server.handle]) == {server.handle.lease_id: ServerState.RUNNING}
 
     async def test_a_new_provider_frees_what_a_lost_launch_made_by_its_checkpoint(
         self, open_provider: OpenProvider, root: Path, checkpoint: int
     ) -> None:
         for more in (0, 1):  # the checkpoint was stored; and what it stands for was made
-            lost: Any = open_provider().launch(self.request())
+            lost: Any = open_provider().launch(self.ask())
             seen: list[Event] = []
             while sum(isinstance(event, Checkpoint) for event in seen) <= checkpoint:
                 seen += await pull(lost, 1)
@@ -64,7 +65,7 @@ class Surviving(ProviderCase):
         self, open_provider: OpenProvider, root: Path, tmp_path: Path, kill_point: tuple[int, bool]
     ) -> None:
         index, before = kill_point
-        request = self.request()
+        request = self.ask()
         doomed = await launch_and_die(
             entry_point=self.entry_point,
             context=self.context(root),
