@@ -18,6 +18,7 @@ from labspawner.store.sqlite import tune
 
 _WRITES = "labspawner_writes"
 POSTGRESQL_THREADS = 4
+LOCK_TIMEOUT_S = 10.0
 
 
 def make_engine(text: str) -> Engine:
@@ -156,7 +157,7 @@ def _begin_sqlite(connection: Connection) -> None:
 def _postgresql_engine(url: URL) -> Engine:
     # A host that vanished must not hold a thread for the two hours that TCP would wait.
     patience = {"connect_timeout": "10", "keepalives_idle": "30", "tcp_user_timeout": "20000"}
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         hide_parameters=True,
         pool_size=POSTGRESQL_THREADS,
@@ -164,6 +165,15 @@ def _postgresql_engine(url: URL) -> Engine:
         pool_pre_ping=True,
         connect_args={key: value for key, value in patience.items() if key not in url.query},
     )
+    sa.event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    """As on SQLite, a process that stands still in mid-write must not hold all the others; for one transaction only,
+    because a pooler may hand the session to somebody else afterwards."""
+    if connection.get_execution_options().get(_WRITES, True):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(LOCK_TIMEOUT_S * 1000)}")
 
 
 def _unavailable(cause: BaseException | None) -> StoreUnavailable:

@@ -68,4 +68,5 @@ def _config(connection: Connection) -> Config:
 def _lock(connection: Connection) -> None:
     """Make the other processes wait that want to migrate now; on SQLite the transaction itself does."""
     if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SET LOCAL lock_timeout = '2min'"))  # a migration may take longer than a write
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})

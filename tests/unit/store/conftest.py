@@ -69,8 +69,8 @@ def postgresql() -> Iterator[str]:
         return
     pytest.importorskip("psycopg", reason="the driver psycopg is not installed")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
-    if not found:
-        pytest.skip("no PostgreSQL: set LABSPAWNER_TEST_PG_URL, or install Debian's package postgresql")
+    if not found or not shutil.which("setpriv"):
+        pytest.skip("no PostgreSQL: set LABSPAWNER_TEST_PG_URL, or install Debian's packages postgresql and util-linux")
     folder = tempfile.mkdtemp(prefix="lab-pg-")  # a short path: a unix socket's name ends at 107 bytes
     try:
         yield from _cluster(found[-1].parent, Path(folder))

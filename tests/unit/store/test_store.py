@@ -18,7 +18,7 @@ from unit.store.clock import SHARED
 from labspawner.errors import StoreUnavailable
 from labspawner.model import Decision, Phase
 from labspawner.sentences import Sentence
-from labspawner.store import Store, leases
+from labspawner.store import Store, engine, leases
 from labspawner.store.engine import make_engine, sqlite_file, transaction
 from labspawner.store.rows import decision_to_row
 from labspawner.store.schema import decisions
@@ -226,6 +226,26 @@ async def test_a_write_waits_for_another_process_that_is_soon_done(store: Store,
     await write
 
     assert len(await store.live("test-hub")) == 2
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("db_url", ["postgresql"], indirect=True)
+async def test_a_lease_that_another_process_keeps_locked_is_unavailable_and_then_works(
+    store: Store, db_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    lease = a_lease()
+    await store.add(lease)
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT_S", 0.05)
+    other = make_engine(db_url)
+
+    with transaction(other, writes=True) as connection:
+        leases.fetch(connection, lease.id, lock=True)
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            await store.update(lease.id, attempts=1)
+        assert await store.get(lease.id) == lease
+    other.dispose()
+
+    assert (await store.update(lease.id, attempts=1)).attempts == 1
 
 
 @pytest.mark.postgresql
