@@ -68,7 +68,8 @@ class Culler(Application):
         config=True
     )
 
-    aliases = {
+    aliases: dict[str, Any] = {
+        **Application.aliases,
         "interval": "Culler.interval_s",
         "concurrency": "Culler.concurrency",
         "store-url": "Culler.store_url",
@@ -79,6 +80,7 @@ class Culler(Application):
         "config": "Culler.config_file",
     }
     flags: dict[str, Any] = {
+        **Application.flags,
         "dry-run": ({"Culler": {"dry_run": True}}, dry_run.help),
         "once": ({"Culler": {"once": True}}, once.help),
     }

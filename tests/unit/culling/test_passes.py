@@ -6,16 +6,18 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import sys
 from datetime import datetime, timedelta, timezone
 
 import pytest
 from builders import NOW
+from certipy import Certipy
 from traitlets import TraitError
 from traitlets.config import Application
 
 from labspawner import culler
-from labspawner.culler.app import Culler
+from labspawner.culler.app import Culler, internal_ssl
 from labspawner.culler.passes import Passes
 from labspawner.culler.sweep import Rules, Summary
 from labspawner.culling import CullPolicy
@@ -376,3 +378,24 @@ def test_every_setting_says_its_unit_or_an_example():
 
     assert len(own) == 11
     assert all(len(Culler.class_traits()[name].help) > 40 for name in own)
+
+
+def test_without_internal_ssl_there_is_no_context(monkeypatch):
+    monkeypatch.delenv("JUPYTERHUB_SSL_KEYFILE", raising=False)
+
+    assert internal_ssl() is None
+
+
+def test_with_internal_ssl_the_hub_is_checked_against_its_own_authority_only(monkeypatch, tmp_path):
+    authority = Certipy(store_dir=str(tmp_path))
+    authority.create_ca("hub-ca")
+    files = authority.create_signed_pair("culler", "hub-ca")["files"]
+    monkeypatch.setenv("JUPYTERHUB_SSL_KEYFILE", files["key"])
+    monkeypatch.setenv("JUPYTERHUB_SSL_CERTFILE", files["cert"])
+    monkeypatch.setenv("JUPYTERHUB_SSL_CLIENT_CA", files["ca"])
+
+    context = internal_ssl()
+
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert len(context.get_ca_certs()) == 1

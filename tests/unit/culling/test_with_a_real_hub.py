@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+from datetime import datetime, timezone
 
 import pytest
 from builders import a_lease
@@ -27,7 +28,9 @@ pytestmark = [
 ]
 
 CONFIG = """
+import asyncio
 import sys
+from jupyterhub.spawner import SimpleLocalProcessSpawner
 from labspawner.culler import SCOPES, role, service
 
 ports, store_url, tester, tokens = {ports!r}, {store_url!r}, {tester!r}, {tokens!r}
@@ -37,7 +40,16 @@ c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{{ports[2]}}"
 c.JupyterHub.authenticator_class = "dummy"
 c.Authenticator.allow_all = True
 c.JupyterHub.allow_named_servers = True
-c.JupyterHub.spawner_class = "simple"
+class Spawner(SimpleLocalProcessSpawner):
+    start_timeout = 600
+
+    async def start(self):
+        if self.user.name == "stuck":
+            await asyncio.Event().wait()
+        return await super().start()
+
+c.JupyterHub.spawner_class = Spawner
+c.JupyterHub.tornado_settings = {{"slow_spawn_timeout": 0}}
 c.SimpleLocalProcessSpawner.home_dir_template = {home!r}
 c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.tests.mocksu"]
 c.JupyterHub.services = [
@@ -79,15 +91,15 @@ class RealHub:
             await asyncio.sleep(0.1)
         raise AssertionError(f"no {what} in {deadline_s} s; the hub's log:\n{self.log()}")
 
-    async def start(self, user, name=""):
+    async def start(self, user, name="", *, until="ready"):
         with contextlib.suppress(HTTPClientError):
             await self.call("POST", f"/users/{user}")
         await self.call("POST", f"/users/{user}/servers/{name}" if name else f"/users/{user}/server", "{}")
 
-        async def ready():
-            return (await self.servers(user)).get(name, {}).get("ready")
+        async def there():
+            return (await self.servers(user)).get(name, {}).get(until)
 
-        await self.until(ready, f"ready server of {user}")
+        await self.until(there, f"{until} server of {user}")
 
     async def servers(self, user):
         return (await self.call("GET", f"/users/{user}"))["servers"]
@@ -216,3 +228,19 @@ async def test_a_dry_run_of_the_hubs_own_culler_stops_nothing(real_hub, store):
     [decision] = await store.decisions(hub_id="test-hub")
     assert (decision.verdict, decision.applied) == ("cull", False)
     assert (await hub.servers("student1"))[""]["ready"]
+
+
+async def test_a_start_that_hangs_is_interrupted_and_the_next_one_is_possible(real_hub, store):
+    hub = await real_hub(stuck_after_s=2)
+    await hub.start("stuck", until="pending")
+    now = datetime.now(timezone.utc)
+    lease = a_lease(user="stuck", phase=Phase.LAUNCHING, phase_at=now, pinned={"cull": {"after_s": 1200}})
+    await store.add(lease)
+
+    async def culled():
+        return await hub.servers("stuck") == {}
+
+    await hub.until(culled, "cull")
+
+    assert (await store.get(lease.id)).ending.reason.template == "stuck in starting for {span}"
+    await hub.start("stuck", until="pending")
