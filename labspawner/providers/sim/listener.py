@@ -8,7 +8,6 @@ from html import escape
 from urllib.parse import quote, unquote
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from labspawner.providers.sim.world import Row
@@ -49,9 +48,18 @@ class Listener:
         The port is shared with other listeners of ours (SO_REUSEPORT), which read the same world: a new provider object
         can take over before the old one has let go.
         """
-        sockets = bind_sockets(port, "127.0.0.1", family=socket.AF_INET, reuse_port=True)
-        self._server.add_sockets(sockets)
-        return int(sockets[0].getsockname()[1])
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.setblocking(False)
+            listening.bind(("127.0.0.1", port))
+            listening.listen(1024)
+        except OSError:
+            listening.close()
+            raise
+        self._server.add_socket(listening)
+        return int(listening.getsockname()[1])
 
     async def close(self) -> None:
         """Stop listening and drop what is open."""

@@ -128,9 +128,7 @@ def read(model: type[_ModelT], data: Mapping[str, Json], where: str) -> _ModelT:
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        raise BadConfig(
-            Sentence("{where}: {problems}.", where=where, problems=_problems(error, model)), detail=str(error)
-        ) from error
+        raise BadConfig(Sentence("{where}: {problems}.", where=where, problems=_problems(error, model))) from error
 
 
 def _problems(error: ValidationError, model: type[BaseModel]) -> str:

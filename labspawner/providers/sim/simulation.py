@@ -114,6 +114,6 @@ class Simulation:
             return None
         serving = [row for row in rows if row.serves(now)]
         found = max(serving, key=lambda row: len(row.base_url), default=None)
-        if found is not None:
+        if found is not None and base_urls[0] != found.base_url + "api/":  # the hub's question, no sign of life
             self.seen[found.lease_id] = now
         return found

@@ -68,7 +68,7 @@ class Surviving(ProviderCase):
         request = self.ask()
         doomed = await launch_and_die(
             entry_point=self.entry_point,
-            context=self.context(root),
+            context=self.context(root, self.hub_id),
             settings=self.settings,
             request=request,
             event_index=index,
