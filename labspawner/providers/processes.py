@@ -8,15 +8,14 @@ every descendant inherits, does. Processes that shed it are found through their 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from logging import getLogger
 from typing import ParamSpec, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -48,7 +47,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostProcess:
-    """One live process of a lease. port: where its server was told to listen. inherited: it shed the mark itself."""
+    """One live process of a lease. port: where its server was told to listen. inherited: it shed the mark itself.
+    hidden: its own environment may not be read."""
 
     pid: int
     created: float
@@ -59,30 +59,53 @@ class HostProcess:
     user: str
     port: int | None = None
     inherited: bool = False
+    hidden: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What one walk saw. asked: `time.monotonic()` at its start. living: all processes of the host but zombies."""
+    """What one walk saw.
+
+    asked: `time.monotonic()` at its start. living: all processes of the host but zombies, and when each was created.
+    hidden: those whose environment we may not read, because they run as another user.
+    """
 
     asked: float
     marked: tuple[HostProcess, ...]
     living: Mapping[int, float]
+    hidden: frozenset[int] = frozenset()
 
     def alive(self, identity: Identity) -> bool:
         """Whether exactly this process lives, not another one that got its pid."""
         created = self.living.get(identity[0])
         return created is not None and abs(created - identity[1]) < SAME_INSTANT_S
 
-    def of_hub(self, hub_id: str, provider: str) -> list[HostProcess]:
-        """The processes of one provider of one hub, the oldest first."""
-        ours = (process for process in self.marked if process.hub_id == hub_id and process.provider == provider)
-        return sorted(ours, key=lambda process: (process.created, process.pid))
+    def is_of(self, identity: Identity, lease_id: LeaseId, hub_id: str) -> bool:
+        """Whether exactly this process lives and no other lease, or hub, has its mark on it."""
+        return self.alive(identity) and self._owner.get(identity[0], (lease_id, hub_id)) == (lease_id, hub_id)
 
-    def of_lease(self, lease_id: LeaseId, hub_id: str) -> list[HostProcess]:
+    def leases(self, hub_id: str, provider: str) -> dict[LeaseId, HostProcess]:
+        """The leases of one provider of one hub that have a process here, each with its oldest."""
+        return {
+            lease_id: found[0]
+            for (lease_id, hub), found in self._by_lease.items()
+            if hub == hub_id and found[0].provider == provider
+        }
+
+    def of_lease(self, lease_id: LeaseId, hub_id: str) -> Sequence[HostProcess]:
         """The processes of one lease, the oldest first."""
-        ours = (process for process in self.marked if process.lease_id == lease_id and process.hub_id == hub_id)
-        return sorted(ours, key=lambda process: (process.created, process.pid))
+        return self._by_lease.get((lease_id, hub_id), ())
+
+    @cached_property
+    def _owner(self) -> dict[int, tuple[LeaseId, str]]:
+        return {process.pid: (process.lease_id, process.hub_id) for process in self.marked}
+
+    @cached_property
+    def _by_lease(self) -> dict[tuple[LeaseId, str], list[HostProcess]]:
+        found: dict[tuple[LeaseId, str], list[HostProcess]] = {}
+        for process in sorted(self.marked, key=lambda process: (process.created, process.pid)):
+            found.setdefault((process.lease_id, process.hub_id), []).append(process)
+        return found
 
 
 def marks(lease_id: LeaseId, *, hub_id: str, provider: str, user: str) -> dict[str, str]:
@@ -141,19 +164,27 @@ def walk() -> Listing:
         if row is not None:
             rows[pid] = row
     marked = [found for row in rows.values() if (found := _with_inherited_mark(row, rows)) is not None]
-    return Listing(asked=asked, marked=tuple(marked), living={pid: row.created for pid, row in rows.items()})
+    return Listing(
+        asked=asked,
+        marked=tuple(marked),
+        living={pid: row.created for pid, row in rows.items()},
+        hidden=frozenset(pid for pid, row in rows.items() if row.hidden),
+    )
 
 
 def _look_at(pid: int) -> HostProcess | None:
     environment: Mapping[str, str] = {}
+    hidden = False
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
                 return None
             parent, created = process.ppid(), process.create_time()
-        with contextlib.suppress(psutil.AccessDenied):  # somebody else's: not ours
+        try:
             environment = process.environ()
+        except psutil.AccessDenied:  # somebody else's
+            hidden = True
     except psutil.Error:  # gone meanwhile
         return None
     return HostProcess(
@@ -165,6 +196,7 @@ def _look_at(pid: int) -> HostProcess | None:
         provider=environment.get(PROVIDER_MARK, ""),
         user=environment.get(USER_MARK, ""),
         port=_port_in(environment.get("JUPYTERHUB_SERVICE_URL", "")),
+        hidden=hidden,
     )
 
 
@@ -230,29 +262,43 @@ def _send(identity: Identity, number: signal.Signals) -> None:
 
 
 class HostProcesses:
-    """The machine's processes, for one provider: fresh listings without blocking the loop, and the way to end them."""
+    """The machine's processes, for one provider: fresh listings without blocking the loop, and the way to end them.
+
+    walks: how often the process table was read.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="labspawner-host")
         self._walk: asyncio.Task[Listing] | None = None
         self._last: Listing | None = None
+        self._expired_at = 0.0
+        self._closed = False
+        self.walks = 0
 
     async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run blocking `work` in this room's own few threads."""
+        """Run blocking `work` in this room's own few threads. Raises ProviderUnavailable after `close`."""
+        if self._closed:
+            raise ProviderUnavailable(Sentence("The hub is shutting down. Try again in a minute."), detail="closed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+
+    def expire(self) -> None:
+        """Something was started: a walk that began before now does not answer for it."""
+        self._expired_at = time.monotonic()
 
     async def listing(self, *, max_age_s: float = 0.0) -> Listing:
         """A walk that began at most `max_age_s` before this call; whoever asks meanwhile shares it.
 
         Raises ProviderUnavailable where /proc cannot be read.
         """
-        oldest = time.monotonic() - max_age_s
+        oldest = max(time.monotonic() - max_age_s, self._expired_at)
         while self._last is None or self._last.asked < oldest:
             if self._walk is None or self._walk.done():
                 self._walk = asyncio.ensure_future(self.in_thread(walk))
+                self.walks += 1
             try:
                 self._last = await asyncio.shield(self._walk)
             except OSError as exc:
+                self._last = None
                 raise ProviderUnavailable(
                     Sentence("The machine that runs the servers cannot list its processes. Try again in a minute."),
                     detail=f"cannot read the process table: {exc}",
@@ -260,8 +306,9 @@ class HostProcesses:
         return self._last
 
     async def terminate(self, lease_id: LeaseId, *, hub_id: str, grace_s: float, also: Iterable[Identity] = ()) -> None:
-        """End all processes of a lease, and those in `also`; returns when none is left. Safe to repeat.
+        """End all processes of a lease, and those in `also` that carry no other's mark; returns when none is left.
 
+        Safe to repeat.
         The server itself gets SIGTERM first, so that it can end its kernels in order; what outlives it gets SIGTERM
         too; after `grace_s` seconds in all, SIGKILL. Raises ProviderUnavailable when even that does not help.
         """
@@ -272,7 +319,7 @@ class HostProcesses:
             listing = await self.listing()
             ours = listing.of_lease(lease_id, hub_id)
             known.update((process.pid, process.created) for process in ours)
-            known = {identity for identity in known if listing.alive(identity)}
+            known = {identity for identity in known if listing.is_of(identity, lease_id, hub_id)}
             clean_looks = 0 if known else clean_looks + 1
             if known:
                 steps = ladder.next(known, roots=_roots(ours, known), now=time.monotonic())
@@ -286,10 +333,10 @@ class HostProcesses:
             await asyncio.sleep(0.02 if clean_looks or ladder.killing else 0.1)
 
     async def close(self) -> None:
-        """Give the threads back."""
+        """Give the threads back; may be repeated."""
         if self._walk is not None and not self._walk.done():
-            with contextlib.suppress(OSError):
-                await asyncio.shield(self._walk)
+            await asyncio.wait([self._walk])
+        self._closed = True
         self._threads.shutdown(wait=False)
 
 

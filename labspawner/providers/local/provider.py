@@ -37,6 +37,7 @@ from labspawner.model import (
 from labspawner.naming import safe_name
 from labspawner.providers import probe
 from labspawner.providers.contract import ProviderContext
+from labspawner.providers.launches import Launches
 from labspawner.providers.local import explain, sandbox
 from labspawner.providers.local.homes import prepare_home
 from labspawner.providers.local.logs import LogBook, secrets_in
@@ -44,7 +45,6 @@ from labspawner.providers.local.options import LocalSettings, LocalVariant
 from labspawner.providers.local.ports import Ports
 from labspawner.providers.options import read_options
 from labspawner.providers.processes import (
-    HostProcess,
     HostProcesses,
     Identity,
     Listing,
@@ -98,8 +98,8 @@ class LocalProvider:
             context.data_dir / "logs", limit_bytes=self.settings.log_limit, kept=self.settings.logs_kept
         )
         self._ports = Ports(self.settings.bind_ip, self.settings.port_range)
-        self._host = HostProcesses()
-        self._launching: set[LeaseId] = set()
+        self.host = HostProcesses()
+        self._launches = Launches(self.settings.max_servers)
         self._forks: dict[LeaseId, asyncio.Future[tuple[subprocess.Popen[bytes], Identity]]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
         self._secrets: dict[LeaseId, frozenset[str]] = {}
@@ -110,10 +110,10 @@ class LocalProvider:
 
         Processor time is shared by all without a bound, so no share of it is ever counted as taken.
         """
-        listing = await self._host.listing(max_age_s=2.0)
-        running = {process.lease_id for process in listing.of_hub(self._hub_id, self.name)}
+        listing = await self.host.listing(max_age_s=2.0)
+        running = listing.leases(self._hub_id, self.name).keys()
         most = self.settings.max_servers
-        memory = await self._host.in_thread(psutil.virtual_memory)
+        memory = await self.host.in_thread(psutil.virtual_memory)
         host = HostCapacity(
             name="localhost",
             servers_total=most,
@@ -125,14 +125,15 @@ class LocalProvider:
         return Capacity(hosts=(host,), taken_at=datetime.now(timezone.utc), counted=frozenset(running))
 
     async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
-        """Start a server; see the contract. Raises SetupError, StartFailed, NoRoom or ProviderUnavailable, each with a
-        sentence for its cause, and BadConfig for a variant's setting that there is not."""
+        """Start a server; see the contract. Raises SetupError, StartFailed, NoRoom, LeaseConflict or ProviderUnavailable,
+        each with a sentence for its cause, and BadConfig for a variant's setting that there is not."""
         job = self._job(request)
-        yield Checkpoint(job.handle(self.name))
-        self._launching.add(request.lease_id)
+        running = (await self.host.listing()).leases(self._hub_id, self.name)
+        self._launches.begin(request.lease_id, running=running.keys())
         try:
+            yield Checkpoint(job.handle(self.name))
             yield Progress(5, Sentence("Preparing your home"))
-            await self._host.in_thread(prepare_home, job.home, min_free_bytes=self.settings.min_free_disk)
+            await self.host.in_thread(prepare_home, job.home, min_free_bytes=self.settings.min_free_disk)
             for percent, again in ((20, True), (40, False)):  # once more, on another port, if the first was taken
                 url, port = await self._take_port(job)
                 yield Checkpoint(job.handle(self.name, port=port))
@@ -151,7 +152,7 @@ class LocalProvider:
             await self._roll_back(request.lease_id)
             raise
         finally:
-            self._launching.discard(request.lease_id)
+            self._launches.end(request.lease_id)
             self._ports.give_back(request.lease_id)
         log.info("server ready lease=%s user=%s pid=%s port=%s", request.lease_id, request.user, identity[0], port)
         yield Ready(url)
@@ -159,7 +160,7 @@ class LocalProvider:
     async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
         """Say what is true now, from one walk over the machine's processes at most half a second old."""
         try:
-            listing = await self._host.listing(max_age_s=_FRESH_S)
+            listing = await self.host.listing(max_age_s=_FRESH_S)
         except ProviderUnavailable as exc:
             log.warning("cannot observe: %s", exc)
             return {handle.lease_id: ServerState.UNKNOWN for handle in handles}
@@ -169,16 +170,14 @@ class LocalProvider:
     async def release(self, handle: Handle, mode: ReleaseMode, *, grace_s: float) -> None:
         """End the server and all it started. The home and the log stay, whatever the mode; safe to repeat."""
         grace_s = min(grace_s, self.settings.stop_grace_s)
+        self._launches.release(handle.lease_id)
         await self._end(handle.lease_id, grace_s=grace_s, main=_identity(handle))
         self._secrets.pop(handle.lease_id, None)
         log.info("server released lease=%s mode=%s", handle.lease_id, mode.value)
 
     async def owned(self) -> Sequence[OwnedResource]:
         """Every lease of this hub that has a process on this machine."""
-        listing = await self._host.listing()
-        first: dict[LeaseId, HostProcess] = {}
-        for process in listing.of_hub(self._hub_id, self.name):
-            first.setdefault(process.lease_id, process)
+        listing = await self.host.listing()
         return [
             OwnedResource(
                 lease_id=lease_id,
@@ -190,7 +189,7 @@ class LocalProvider:
                 user=process.user,
                 created_at=datetime.fromtimestamp(process.created, timezone.utc),
             )
-            for lease_id, process in first.items()
+            for lease_id, process in listing.leases(self._hub_id, self.name).items()
         ]
 
     async def activity(self, handle: Handle) -> Activity | None:
@@ -201,15 +200,15 @@ class LocalProvider:
         """The last `lines` lines the server printed, tokens hidden; also for some time after its end."""
         secrets = self._secrets.get(handle.lease_id, frozenset())
         if not secrets:  # started by an earlier hub process: ask the server itself what to hide
-            for process in (await self._host.listing(max_age_s=_FRESH_S)).of_lease(handle.lease_id, self._hub_id)[:1]:
-                secrets = secrets_in(await self._host.in_thread(environment_of, process))
-        return await self._host.in_thread(self._logs.tail, handle.lease_id, lines, secrets=secrets)
+            for process in (await self.host.listing(max_age_s=_FRESH_S)).of_lease(handle.lease_id, self._hub_id)[:1]:
+                secrets = secrets_in(await self.host.in_thread(environment_of, process))
+        return await self.host.in_thread(self._logs.tail, handle.lease_id, lines, secrets=secrets)
 
     async def close(self) -> None:
         """Finish roll-backs that are under way and give the threads back. Servers keep running."""
         if self._rollbacks:
             await asyncio.wait(self._rollbacks)
-        await self._host.close()
+        await self.host.close()
 
     def _job(self, request: LaunchRequest) -> _Job:
         where = f"Profile {request.profile}, variant of provider {self.name}"
@@ -224,8 +223,8 @@ class LocalProvider:
         )
 
     async def _take_port(self, job: _Job) -> tuple[str, int]:
-        listing = await self._host.listing(max_age_s=_FRESH_S)
-        used = {process.port for process in listing.of_hub(self._hub_id, self.name) if process.port is not None}
+        listing = await self.host.listing(max_age_s=_FRESH_S)
+        used = {process.port for process in listing.marked if process.port is not None}
         port = self._ports.take(job.request.lease_id, avoid=used)
         return f"http://{self.settings.bind_ip}:{port}", port
 
@@ -241,11 +240,13 @@ class LocalProvider:
         )
         environment["PATH"] = _with_own_folder(environment.get("PATH", os.defpath))
         self._secrets[request.lease_id] = secrets_in(environment)
+        self._launches.go_on(request.lease_id)
         invocation = sandbox.plain(job.argv, home=str(job.home), environment=environment, as_root=os.geteuid() == 0)
-        fork = asyncio.ensure_future(self._host.in_thread(self._start, request.lease_id, invocation))
+        fork = asyncio.ensure_future(self.host.in_thread(self._start, request.lease_id, invocation))
         self._forks[request.lease_id] = fork
         started = await asyncio.shield(fork)
-        del self._forks[request.lease_id]
+        self._forks.pop(request.lease_id, None)
+        self.host.expire()
         return started
 
     def _start(self, lease_id: LeaseId, invocation: sandbox.Invocation) -> tuple[subprocess.Popen[bytes], Identity]:
@@ -274,15 +275,15 @@ class LocalProvider:
             if left_s <= 0:
                 raise explain.silent(job.request.ready_timeout_s, await self._tail(lease_id))
             if await probe.answers(url + job.request.base_url + "api", timeout_s=min(2.0, left_s)):
-                listing = await self._host.listing()
+                listing = await self.host.listing()
                 ours = listing.of_lease(lease_id, self._hub_id)
-                if await self._host.in_thread(listens_on, ours, port) is not False:
+                if await self.host.in_thread(listens_on, ours, port) is not False:
                     return
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _tail(self, lease_id: LeaseId) -> str:
         secrets = self._secrets.get(lease_id, frozenset())
-        return await self._host.in_thread(self._logs.tail, lease_id, _TAIL_LINES, secrets=secrets)
+        return await self.host.in_thread(self._logs.tail, lease_id, _TAIL_LINES, secrets=secrets)
 
     async def _roll_back(self, lease_id: LeaseId) -> None:
         """End what the launch started, to the end even if its caller is cancelled again."""
@@ -301,20 +302,20 @@ class LocalProvider:
             await asyncio.wait([fork])
             if fork.exception() is None:
                 also.append(fork.result()[1])
-        await self._host.terminate(lease_id, hub_id=self._hub_id, grace_s=grace_s, also=also)
+        await self.host.terminate(lease_id, hub_id=self._hub_id, grace_s=grace_s, also=also)
 
     def _state(self, handle: Handle, listing: Listing) -> ServerState:
         main = _identity(handle)
         found = listing.of_lease(handle.lease_id, self._hub_id)
-        running = listing.alive(main) if main is not None else bool(found)
+        running = listing.is_of(main, handle.lease_id, self._hub_id) if main is not None else bool(found)
         return ServerState.RUNNING if running else ServerState.GONE
 
     async def _prune_logs(self, listing: Listing) -> None:
         if time.monotonic() - self._pruned_at < _PRUNE_EVERY_S:
             return
         self._pruned_at = time.monotonic()
-        live = {process.lease_id for process in listing.of_hub(self._hub_id, self.name)} | self._launching
-        await self._host.in_thread(self._logs.prune, live)
+        live = listing.leases(self._hub_id, self.name).keys() | self._launches.leases()
+        await self.host.in_thread(self._logs.prune, live)
 
 
 def _identity(handle: Handle) -> Identity | None:
