@@ -34,7 +34,7 @@ class Availability:
     def of(cls, free: int | None) -> Availability:
         """What `free` further starts mean to a student. None: not counted."""
         if free is None:
-            return cls(AvailabilityKind.UNKNOWN, Sentence("not counted"))
+            return cls(AvailabilityKind.UNKNOWN, Sentence("places not counted"))
         if free <= 0:
             return cls(AvailabilityKind.FULL, Sentence("full now"))
         return cls(AvailabilityKind.FEW if free <= 2 else AvailabilityKind.FREE, Sentence("{count} free", count=free))
