@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -143,7 +144,7 @@ def _print_table(found: Iterable[tuple[Course, Profile]], language: str) -> None
             "everyone" if access.everyone else ", ".join(access.groups),
         )
     # A pipe has no width of its own; a table that is cut there would lose what a script looks for.
-    width = None if click.get_text_stream("stdout").isatty() else 200
+    width = None if sys.stdout.isatty() else 200
     Console(markup=False, highlight=False, width=width).print(table)
 
 

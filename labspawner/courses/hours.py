@@ -81,11 +81,12 @@ class Hours(Model):
     def next_after(self, now: datetime) -> datetime:
         """The first opening later than `now`, in the entry's own time zone."""
         local = now.astimezone(zone(self.timezone))
-        for ahead in range(8):
-            opens, _ = self._edges(local + timedelta(days=ahead))
-            if DAYS[opens.weekday()] in self.days and opens.astimezone(timezone.utc) > now:
-                return opens
-        raise AssertionError("a week has every day of the week")
+        week = (self._edges(local + timedelta(days=ahead))[0] for ahead in range(8))
+        return next(
+            opens
+            for opens in week
+            if DAYS[opens.weekday()] in self.days and opens.astimezone(timezone.utc) > now.astimezone(timezone.utc)
+        )
 
 
 def open_in(hours: Sequence[Hours], now: datetime) -> bool:

@@ -129,7 +129,8 @@ def _locate(tree: Tree, path: TreePath, at_key: bool) -> Mark:
     for part in path:
         names = (part, _THEIR_WORDS.get(part, part)) if isinstance(part, str) else (part,)
         step = next(((*known, name) for name in names if (*known, name) in tree.values), None)
-        if step is None:
+        if step is not None:
+            known = step
+        elif not isinstance(part, int):  # their single override stands for our first variant
             return tree.values[known]
-        known = step
     return tree.keys[known] if at_key and known in tree.keys else tree.values[known]

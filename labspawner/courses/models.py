@@ -234,8 +234,8 @@ class Profile(Model):
     queue_for: Duration = Field(
         default=timedelta(minutes=30), description="How long a student waits in line.", examples=["30m"]
     )
-    idle: Idle = Field(default=Idle(), description="What happens to a server that is not used.")
-    limits: Limits = Field(default=Limits(), description="How much one student gets.")
+    idle: Idle = Field(default=Idle(), description="What happens when nobody uses the server.")
+    limits: Limits = Field(default=Limits(), description="How long, and how many at once.")
     hours: tuple[Hours, ...] = Field(
         default=(),
         max_length=50,

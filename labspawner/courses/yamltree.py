@@ -17,7 +17,6 @@ from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
     MappingEndEvent,
-    MappingStartEvent,
     NodeEvent,
     ScalarEvent,
     SequenceEndEvent,
@@ -30,7 +29,7 @@ from labspawner.courses.fields import shown
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 24
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 MAX_DIGITS = 18
 
 Path = tuple[str | int, ...]
@@ -74,7 +73,7 @@ class _Node:
 def read_tree(text: str) -> Tree:
     """Read one YAML document. Raises Unreadable for anything else, and cheaply: a bomb is not unpacked first.
 
-    Refused: a key that is there twice, tags (`!!python/...`), directives, deep nesting, more than 20000 values after
+    Refused: a key that is there twice, tags (`!!python/...`), directives, deep nesting, more than 10000 values after
     aliases are followed. A date is read as text.
     """
     try:
@@ -147,7 +146,7 @@ class _Reader:
             node.items = []
             while not isinstance(event := next(self._events), SequenceEndEvent):
                 node.items.append(self._node(event, depth + 1))
-        elif isinstance(event, MappingStartEvent):
+        else:
             node.pairs = []
             while not isinstance(event := next(self._events), MappingEndEvent):
                 key = self._node(event, depth + 1)
@@ -230,6 +229,7 @@ _MISTAKES = (
     ("'\\t'", "the line is indented with a tab: write spaces"),
     ("mapping values are not allowed", "a ':' that is not expected here: quote the text, or check the indentation"),
     ("could not find expected ':'", "a ':' is missing in this line or the one above: write key: value"),
+    ("<document start>", "the indentation does not fit: course:, title: and profiles: begin in the first column"),
     ("expected <block end>", "the indentation does not fit: keys of one group begin in the same column"),
     ("',' or '}'", "a { is not closed, or a ',' is missing: write {key: value, key: value}"),
     ("',' or ']'", "a [ is not closed, or a ',' is missing: write [one, two]"),
