@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from builders import NOW
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labspawner.culling import Cull, CullPolicy, Keep, ServerView, decide, evidence
@@ -191,6 +191,8 @@ def test_the_evidence_holds_what_is_known_and_nothing_else():
     assert evidence(view) == {"last_activity": NOW.isoformat(), "busy": False, "provider_evidence": "no kernel"}
 
 
+# A busy machine is no failure.
+patient = settings(deadline=None)
 seconds = st.floats(min_value=1, max_value=10**7)
 instants = st.datetimes(datetime(2026, 6, 1), datetime(2027, 3, 1), timezones=st.just(timezone.utc))  # noqa: DTZ001
 policies = st.builds(
@@ -214,6 +216,7 @@ views = st.builds(
 )
 
 
+@patient
 @given(views, st.none() | policies, instants)
 def test_every_verdict_has_a_reason(view, policy, now):
     reason = decide(view, policy, now).reason
@@ -222,6 +225,7 @@ def test_every_verdict_has_a_reason(view, policy, now):
     assert reason.strip()
 
 
+@patient
 @given(views, policies, instants, st.floats(min_value=0, max_value=1))
 def test_recent_activity_is_never_culled_for_idleness(view, policy, now, share):
     recent = now - timedelta(seconds=(policy.after_s or 1) * share * 0.999)
@@ -231,12 +235,14 @@ def test_recent_activity_is_never_culled_for_idleness(view, policy, now, share):
     assert isinstance(verdict, Keep) or verdict.cause in {"max_age", "stuck"}
 
 
+@patient
 @given(views, st.none() | policies, instants, st.timedeltas(timedelta(0), timedelta(days=300)))
 def test_a_verdict_to_cull_stays_as_time_passes(view, policy, now, later):
     if isinstance(decide(view, policy, now), Cull):
         assert isinstance(decide(view, policy, now + later), Cull)
 
 
+@patient
 @given(views, policies, instants)
 def test_evidence_of_work_only_ever_keeps(view, policy, now):
     idle = replace(view, activity=None)
