@@ -41,7 +41,7 @@ def command(
     return tuple(words)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):  # pragma: no cover - runs with -I, out of coverage's sight
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing per request."""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:  # pragma: no cover - runs with -I, out of coverage's sight
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen-after", type=float, default=0.0)
     parser.add_argument("--die-after", type=float)
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     ThreadingHTTPServer((url.hostname or "127.0.0.1", url.port or 80), _Handler).serve_forever()
 
 
-def _die(after_s: float, exit_code: int) -> None:
+def _die(after_s: float, exit_code: int) -> None:  # pragma: no cover - runs with -I, out of coverage's sight
     time.sleep(after_s)
     os._exit(exit_code)
 

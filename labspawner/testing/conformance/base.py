@@ -237,12 +237,20 @@ async def pull(events: AsyncIterator[Event], count: int) -> list[Event]:
     return pulled
 
 
-async def drain(events: AsyncIterator[Event], seen: list[Event]) -> None:
-    """Take all events into `seen`, as they come; closes the launch when it is cancelled."""
+async def drain(events: AsyncIterator[Event], seen: list[Event], cancel_after: int | None = None) -> None:
+    """Take all events into `seen`, as they come; closes the launch when it is cancelled.
+
+    cancel_after: cancel the task that runs this at exactly that event, so wherever the provider waits next.
+    """
     closable: Any = events
+    task = asyncio.current_task()
     async with aclosing(closable):
+        if task is not None and cancel_after == 0:
+            task.cancel()
         async for event in events:
             seen.append(event)
+            if task is not None and cancel_after == len(seen) and not isinstance(event, Ready):
+                task.cancel()
 
 
 def last_handle(events: list[Event]) -> Handle:

@@ -37,9 +37,7 @@ class Ending(ProviderCase):
     async def test_cancelling_a_launch_after_any_event_leaves_nothing(self, provider: Provider, root: Path) -> None:
         for cut in count(0):
             seen: list[Event] = []
-            task = asyncio.create_task(drain(provider.launch(self.ask()), seen))
-            await eventually(lambda: len(seen) >= cut or task.done(), self.settle_s)  # noqa: B023
-            task.cancel()
+            task = asyncio.create_task(drain(provider.launch(self.ask()), seen, cancel_after=cut))
             outcome = (await asyncio.gather(task, return_exceptions=True))[0]
             if seen and isinstance(seen[-1], Ready):
                 break

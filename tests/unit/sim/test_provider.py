@@ -6,8 +6,11 @@ import asyncio
 import http.client
 import logging
 import socket
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -466,7 +469,8 @@ async def test_closing_during_a_launch_is_said_and_left_to_the_reconciler(open_s
     assert len(await open_sim().owned()) == 1
 
 
-async def test_a_launch_cancelled_twice_is_undone_all_the_same(open_sim: OpenSim):
+@pytest.mark.parametrize("then", ["undone", "closed"])
+async def test_a_launch_cancelled_twice_is_undone_all_the_same(open_sim: OpenSim, tmp_path: Path, then: str):
     sim = open_sim(start_s=30)
     seen: list[Any] = []
 
@@ -476,14 +480,21 @@ async def test_a_launch_cancelled_twice_is_undone_all_the_same(open_sim: OpenSim
 
     task = asyncio.create_task(watch())
     await eventually(lambda: len(seen) == 2)
-    task.cancel()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    task.cancel()
+    with closing(sqlite3.connect(tmp_path / "sim-world.sqlite", isolation_level=None)) as busy:
+        busy.execute("BEGIN IMMEDIATE")  # nobody can write, so the undoing has to wait
+        for _ in range(2):
+            task.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert not task.done()
+        if then == "closed":
+            busy.execute("DROP TABLE servers")
+        busy.execute("COMMIT")
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert list(await sim.owned()) == []
+    if then == "undone":
+        assert list(await sim.owned()) == []
 
 
 async def test_five_hundred_starts_and_two_thousand_servers_are_cheap(sim: SimProvider):
