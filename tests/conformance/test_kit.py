@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -252,7 +253,7 @@ async def test_a_provider_that_breaks_a_promise_does_not_pass(
         values["provider"] = open_one()
 
     try:
-        with pytest.raises((AssertionError, pytest.fail.Exception, KeyError, TimeoutError)):
+        with pytest.raises((AssertionError, pytest.fail.Exception, KeyError, asyncio.TimeoutError)):
             await test(kit, **values, **arguments)
     finally:
         for provider in made:

@@ -6,9 +6,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from labspawner.model import Checkpoint, Event, ReleaseMode, ServerState
+from labspawner.lifecycle import Engine
+from labspawner.model import Checkpoint, Event, Feature, Phase, ReleaseMode, ServerState
 from labspawner.providers.contract import Provider
+from labspawner.store import Store
 from labspawner.testing.conformance.base import OpenProvider, ProviderCase, last_handle, pull, status_of
+from labspawner.testing.enginehub import launch_with_engine_and_die, open_engine
 from labspawner.testing.killing import launch_and_die
 from labspawner.testing.waiting import eventually
 
@@ -91,3 +94,67 @@ class Surviving(ProviderCase):
         if doomed.handles:
             await new.release(doomed.handles[-1], ReleaseMode.DESTROY, grace_s=1)
         await self.nothing_left(new, root)
+
+    async def test_an_engine_killed_at_an_event_is_followed_by_one_that_frees_what_was_half_made(
+        self, open_provider: OpenProvider, root: Path, tmp_path: Path, kill_point: tuple[int, bool]
+    ) -> None:
+        after = await self._engine_after_a_kill(open_provider, root, tmp_path, kill_point)
+        try:
+            await after.start()
+
+            async def all_ended() -> bool:
+                return not [lease for lease in after.book.all() if lease.phase is not Phase.ENDED]
+
+            await eventually(all_ended, self.settle_s)
+            await self.nothing_left(next(iter(after.providers.values())), root)
+        finally:
+            await after.close()
+
+    async def test_an_engine_killed_after_a_launch_is_followed_by_one_that_keeps_the_server(
+        self, open_provider: OpenProvider, root: Path, tmp_path: Path
+    ) -> None:
+        after = await self._engine_after_a_kill(open_provider, root, tmp_path, (self.checkpoints + 1, True))
+        try:
+            await after.start()
+            await after.reconciler.pass_once()
+            await after.reconciler.pass_once()
+
+            (lease,) = after.book.all()
+            assert lease.phase is Phase.READY
+            assert await after.is_running(lease.user, lease.server_name)
+            url = f"{lease.url}{self.ask().base_url}api"
+
+            async def answers() -> bool:
+                return await status_of(url) == 200
+
+            await eventually(answers, self.settle_s)
+            await after.stop(lease.user, lease.server_name)
+            if Feature.PARK not in self.features:
+                await self.nothing_left(next(iter(after.providers.values())), root)
+        finally:
+            await after.close()
+
+    async def _engine_after_a_kill(
+        self, open_provider: OpenProvider, root: Path, tmp_path: Path, kill_point: tuple[int, bool]
+    ) -> Engine:
+        """The engine that comes after one that died at `kill_point`, on the same store; not started.
+
+        Asserts that the lease was written before the provider was asked for anything.
+        """
+        store = tmp_path / "leases.sqlite"
+        context = self.context(root, self.hub_id)
+        code, stderr = await launch_with_engine_and_die(
+            entry_point=self.entry_point,
+            context=context,
+            settings=self.settings,
+            request=self.ask(),
+            event_index=kill_point[0],
+            before=kill_point[1],
+            folder=tmp_path,
+            store=store,
+        )
+        assert code == -signal.SIGKILL, stderr
+        left = Store.open(f"sqlite:///{store}")
+        assert len(await left.live(context.hub_id)) == 1
+        await left.close()
+        return open_engine(open_provider(), hub_id=context.hub_id, store=store)
