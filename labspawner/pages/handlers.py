@@ -131,7 +131,7 @@ async def progress_so_far(spawner: Any, language: str) -> list[dict[str, Any]]:
                 message = event.get("message")
                 if isinstance(message, str) and message and message not in _HUBS_OWN_WORDS:
                     text = i18n.translate(i18n.recognise(message), language)
-                    events.append({"progress": event.get("progress", 0), "message": text})
+                    events.append({"progress": int(event.get("progress") or 0), "message": text})
 
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(replay(), timeout=_REPLAY_WAIT_S)

@@ -134,9 +134,9 @@ class Lab:
         return self._server_url(context, "labspawner/progress", spawner)
 
     @pass_context
-    async def stages(self, context: Context, spawner: Any) -> list[str]:
+    async def stages(self, context: Context, spawner: Any) -> list[dict[str, Any]]:
         """What the start of `spawner` has done so far, in words; for the page before, or without, JavaScript."""
-        return [event["message"] for event in await progress_so_far(spawner, self._language(context))]
+        return await progress_so_far(spawner, self._language(context))
 
     @pass_context
     def error_title(self, context: Context, status_code: int) -> str:

@@ -1,0 +1,170 @@
+"""The real product in a folder of its own, and a real Chromium in front of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from labspawner.testing.waiting import eventually_sync
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+
+REPO = Path(__file__).parents[2]
+CHROMIUM = "/usr/bin/chromium"
+CHROMIUM_ARGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PASSWORD = "open-sesame"
+
+# The product's own configuration, with what makes a test short: activity is reported every second, not every five
+# minutes; and a provider that can be slow or fail when told to.
+CONFIG = f"""
+c = get_config()
+load_subconfig({str(REPO / "jupyterhub_config.py")!r})
+c.Spawner.environment = {{"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
+c.JupyterHub.last_activity_interval = 1
+c.Labspawner.providers = {{"local": {{}}, "sim": {{}}}}
+"""
+
+COURSE = """
+course: py101
+title: {en: Python Basics, zh-CN: Python 程序设计基础}
+profiles:
+  - slug: base
+    title: {en: Python notebook, zh-CN: Python 笔记本}
+    summary: {en: For lectures and weekly exercises., zh-CN: 用于课堂和每周练习。}
+    variants:
+      - {provider: local, memory: 64MiB, cpu: 0.5, settings: {default_url: /lab}}
+    options:
+      interface:
+        title: {en: Interface, zh-CN: 界面}
+        choices:
+          lab: {title: JupyterLab, default: true}
+          simple: {title: {en: Simple, zh-CN: 简洁}, set: {settings: {default_url: /doc}}}
+    idle: {after: 20s, action: stop}
+    limits: {max_age: 8h}
+  - slug: slow
+    title: {en: A slow start, zh-CN: 慢速启动}
+    summary: {en: Takes its time., zh-CN: 需要较长时间。}
+    variants:
+      - {provider: sim, cpu: 1, memory: 1GiB, settings: {start_s: 60}}
+    idle: {after: 45m, action: stop}
+  - slug: broken
+    title: {en: "Broken <script>alert(1)</script>", zh-CN: "坏的 <script>alert(1)</script>"}
+    variants:
+      - {provider: local, memory: 64MiB, cpu: 0.5,
+         settings: {command: [sh, -c, "echo no module named lab >&2; sleep 3; exit 3"]}}
+    idle: {after: 45m, action: stop}
+"""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A running `labspawner up`."""
+
+    url: str
+    folder: Path
+
+    def log(self) -> str:
+        path = self.folder / "data" / "hub.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """`labspawner up` as a user runs it; nothing of it is left afterwards."""
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "courses").mkdir()
+    (folder / "courses" / "py101.yaml").write_text(COURSE, encoding="utf-8")
+    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
+        "LABSPAWNER_COURSES_DIR": str(folder / "courses"),
+        "LABSPAWNER_CULLER_INTERVAL_S": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    port = _free_port()
+    common = ["--config", str(folder / "config.py"), "--data-dir", str(folder / "data")]
+    labspawner = [sys.executable, "-c", "from labspawner.cli import main; main()"]
+    with (folder / "up.log").open("w") as log:
+        process = subprocess.Popen(
+            [*labspawner, "up", "--port", str(port), *common], env=environment, stdout=log, stderr=log, cwd=folder
+        )
+    try:
+        eventually_sync(lambda: _is_up(process, folder), deadline_s=90, what="labspawner up says that it is ready")
+        yield Product(url=f"http://127.0.0.1:{port}", folder=folder)
+    finally:
+        process.terminate()
+        process.wait(timeout=40)
+        subprocess.run([*labspawner, "down", "--yes", *common], env=environment, cwd=folder, check=True, timeout=60)
+
+
+def _is_up(process: subprocess.Popen, folder: Path) -> bool:
+    printed = (folder / "up.log").read_text()
+    if process.poll() is not None:
+        pytest.fail(f"labspawner up ended with {process.returncode}:\n{printed}")
+    return bool(re.search(r"password: ", printed))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[playwright.Browser]:
+    executable = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium")
+    if executable is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=executable, args=list(CHROMIUM_ARGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pictures of the pages go: LABSPAWNER_SCREENSHOTS, else a temporary folder."""
+    folder = os.environ.get("LABSPAWNER_SCREENSHOTS")
+    path = Path(folder) if folder else tmp_path_factory.mktemp("screenshots")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture
+def open_page(chromium: playwright.Browser, product: Product) -> Iterator[object]:
+    """A new browser window per call: `open_page(language, width, theme, java_script_enabled=...)`."""
+    contexts = []
+
+    def opened(language: str = "en", width: int = 1280, theme: str = "light", **options: object) -> playwright.Page:
+        context = chromium.new_context(
+            base_url=product.url,
+            locale=language,
+            viewport={"width": width, "height": 800},
+            color_scheme=theme,
+            **options,
+        )
+        contexts.append(context)
+        context.set_default_timeout(45_000)
+        return context.new_page()
+
+    yield opened
+    for context in contexts:
+        context.close()
