@@ -14,7 +14,7 @@ from labspawner.sentences import Sentence
 from labspawner.store.rows import lease_from_row, lease_to_row
 from labspawner.store.schema import leases
 
-FIXED = frozenset({"id", "hub_id", "user", "server_name", "created_at"})
+FIXED = frozenset({"id", "hub_id", "created_at"})
 INTENDABLE = frozenset(Phase) - {Phase.STOPPING, Phase.ENDED}
 
 
@@ -94,7 +94,7 @@ def update(
         row["mode_before_intent"] = None
     try:
         conn.execute(sa.update(leases).where(leases.c.id == lease_id).values(**row))
-    except sa.exc.IntegrityError as exc:  # pragma: no cover - no phase leads out of ENDED, so no index can be broken
+    except sa.exc.IntegrityError as exc:  # renamed to, or resumed as, a server that has an active lease
         raise conflict(f"lease={lease_id} cause={exc.orig}") from exc
     return after
 

@@ -87,8 +87,8 @@ class Store:
 
         A new phase sets `phase_at`, READY also `ready_at` and ENDED `ended_at`, unless given. Ending an ended lease
         again changes nothing: the first ending stands. Raises LeaseConflict if the phase is another one, and for any
-        other change of an ended lease that does not expect ENDED; UnknownLease; TypeError for a field that does not
-        exist or never changes (id, hub_id, user, server_name, created_at).
+        other change of an ended lease that does not expect ENDED, or for a rename to a server that has a live one;
+        UnknownLease; TypeError for a field that does not exist or never changes (id, hub_id, created_at).
         """
         return await self._write(lambda c: leases.update(c, lease_id, changes, expected=expected, now=self._clock()))
 

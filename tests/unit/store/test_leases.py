@@ -267,7 +267,7 @@ async def test_changing_an_unknown_lease_is_an_error_of_its_own(store: Store):
     assert isinstance(refused.value, LookupError)
 
 
-@pytest.mark.parametrize("field", ["id", "hub_id", "user", "server_name", "created_at", "colour"])
+@pytest.mark.parametrize("field", ["id", "hub_id", "created_at", "colour"])
 async def test_a_field_that_never_changes_or_does_not_exist_is_refused(store: Store, field: str):
     lease = a_lease()
     await store.add(lease)
@@ -276,6 +276,25 @@ async def test_a_field_that_never_changes_or_does_not_exist_is_refused(store: St
         await store.update(lease.id, **{field: "x"})
 
     assert await store.get(lease.id) == lease
+
+
+async def test_a_lease_follows_its_user_and_server_to_a_new_name(store: Store):
+    lease = a_lease()
+    await store.add(lease)
+
+    await store.update(lease.id, user="student1-renamed", server_name="second")
+
+    assert [found.id for found in await store.live(lease.hub_id, user="student1-renamed")] == [lease.id]
+    await store.add(a_lease())  # the old name is free again
+
+
+async def test_a_rename_to_a_server_that_has_a_live_lease_is_a_conflict(store: Store):
+    lease, other = a_lease(), a_lease(user="student2")
+    await store.add(lease)
+    await store.add(other)
+
+    with pytest.raises(LeaseConflict):
+        await store.update(other.id, user=lease.user)
 
 
 async def test_a_handle_of_another_lease_is_refused(store: Store):
