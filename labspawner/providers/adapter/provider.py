@@ -255,6 +255,15 @@ class AdapterProvider:
         ours = child.pid in listing.hidden or any(process.pid == child.pid for process in here)
         return ours and await self._poll(child) is None
 
+    async def _may_run(self, lease_id: LeaseId, child: Spawner) -> bool:
+        """False only where it is sure that nothing runs."""
+        listing = await self.host.listing()
+        try:
+            return await self._runs(lease_id, child, listing)
+        except Exception as exc:  # the class is not ours: it may raise anything
+            log.warning("cannot poll lease=%s: %s: %s", lease_id, type(exc).__name__, exc)
+            return True
+
     async def _roll_back(self, lease_id: LeaseId, child: Spawner) -> None:
         """End what the launch started, to the end even if its caller is cancelled again."""
         task = asyncio.ensure_future(self._end(lease_id, child, grace_s=_ROLLBACK_GRACE_S))
@@ -273,24 +282,19 @@ class AdapterProvider:
         if child is not None:
             await self._stop(lease_id, child, grace_s=grace_s)
         await self.host.terminate(lease_id, hub_id=self._hub_id, grace_s=min(grace_s, _ROLLBACK_GRACE_S))
-        if child is not None and await self._runs(lease_id, child, await self.host.listing()):
+        if child is not None and await self._may_run(lease_id, child):
             await self._try_to_stop(child, now=True, timeout_s=_FORCED_STOP_S)
-            if await self._runs(lease_id, child, await self.host.listing()):
+            if await self._may_run(lease_id, child):
                 raise ProviderUnavailable(
                     Sentence("Your server does not end. Your administrator can find out why; try again later."),
-                    detail=f"{self._class.__name__} still runs after stop lease={lease_id}",
+                    detail=f"{self._class.__name__} may still run after stop lease={lease_id}",
                 )
         self._children.pop(lease_id, None)
 
     async def _stop(self, lease_id: LeaseId, child: Spawner, *, grace_s: float) -> None:
         """Ask the child to stop in order; what is left of it on this machine is ended by its mark afterwards."""
-        try:
-            if not await self._runs(lease_id, child, await self.host.listing()):
-                return
-        except (LabError, asyncio.CancelledError):
-            raise
-        except Exception as exc:  # it cannot tell: try to stop it all the same
-            log.warning("cannot poll before stop lease=%s: %s: %s", lease_id, type(exc).__name__, exc)
+        if not await self._may_run(lease_id, child):
+            return
         local = isinstance(child, LocalProcessSpawner)
         if grace_s > 0 or not local:
             await self._try_to_stop(child, now=grace_s <= 0, timeout_s=grace_s if local else grace_s + _REMOTE_STOP_S)
