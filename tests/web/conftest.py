@@ -68,7 +68,7 @@ profiles:
     title: {en: "Broken <script>alert(1)</script>", zh-CN: "坏的 <script>alert(1)</script>"}
     variants:
       - {provider: local, memory: 64MiB, cpu: 0.5,
-         settings: {command: [sh, -c, "echo no module named lab >&2; sleep 3; exit 3"]}}
+         settings: {command: [sh, -c, "echo no module named lab >&2; sleep 1.5; exit 3"]}}
     idle: {after: 45m, action: stop}
 """
 

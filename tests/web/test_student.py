@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(150)]
 
 PASSWORD = "open-sesame"
 
+VIEWS = (("en", 1280, "light"), ("zh-CN", 360, "light"), ("zh-CN", 1280, "dark"), ("en", 360, "dark"))
+
 NOTEBOOK = {
     "cells": [
         {
@@ -92,3 +94,143 @@ def test_a_student_works_is_culled_and_reads_why(open_page, product):
 
 def culled(product):
     return "\n".join(line for line in product.log().splitlines() if "cull" in line.lower())
+
+
+def test_the_same_works_without_javascript(open_page):
+    page = open_page("zh-CN", 360, java_script_enabled=False)
+    log_in(page, "student2")
+    page.goto("/hub/spawn/student2")
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+
+    page.locator("label", has_text="慢速启动").click()
+    page.click("#lab-start")
+    page.wait_for_url("**/hub/spawn-pending/**")
+    assert page.locator("h1").inner_text() == "正在启动您的服务器"
+    page.locator("#progress-log li").first.wait_for()
+
+    page.click("#lab-cancel")
+    page.wait_for_url("**/hub/home")
+    eventually_sync(
+        lambda: page.goto("/hub/home") and page.locator("a#start", has_text="启动服务器").count(), deadline_s=30
+    )
+
+
+def test_a_start_that_failed_is_explained_and_the_next_one_can_be_chosen(open_page, screenshots):
+    for language, width, theme in VIEWS:
+        page = open_page(language, width, theme)
+        log_in(page, "student3")
+        choose(page, "py101/broken", "student3")
+        page.locator(".lab-panel-bad").wait_for()
+
+        assert page.locator("script", has_text="alert(1)").count() == 0
+        assert page.locator(".lab-say").inner_text() != ""
+        page.click(".lab-details summary")
+        assert "no module named lab" in page.locator(".lab-details pre").inner_text()
+        assert fits(page)
+        page.screenshot(path=screenshots / f"failed-{language}-{width}-{theme}.png", full_page=True)
+
+        page.click("#start")
+        page.wait_for_url("**/hub/spawn/**")
+        assert page.locator("input[name=profile]:checked").get_attribute("value") == "py101/broken"
+        page.context.close()
+
+
+def test_progress_can_be_watched_left_and_cancelled(open_page, screenshots):
+    for language, width, theme in VIEWS:
+        page = open_page(language, width, theme)
+        log_in(page, "student2")
+        choose(page, "py101/slow", "student2")
+        page.locator("#progress-log li").first.wait_for()
+        assert fits(page)
+        page.screenshot(path=screenshots / f"pending-{language}-{width}-{theme}.png", full_page=True)
+
+        page.goto("/hub/home")
+        page.click("a#start")
+        page.wait_for_url("**/hub/spawn-pending/**")
+        page.locator("#progress-log li").first.wait_for()
+        page.click("#lab-cancel")
+        page.wait_for_url("**/hub/home")
+        stop(page)
+        page.context.close()
+
+
+def test_pages_fit_every_width_in_both_languages_and_themes(open_page, screenshots):
+    for language, width, theme in VIEWS:
+        page = open_page(language, width, theme)
+        for name, path in (("login", "/hub/login"), ("spawn", "/hub/spawn/teacher"), ("home", "/hub/home")):
+            if name == "spawn":
+                log_in(page, "teacher")
+            page.goto(path)
+            page.wait_for_load_state("networkidle")
+            assert page.locator("html").get_attribute("lang") == language
+            assert fits(page), f"{name} is wider than {width}"
+            page.screenshot(path=screenshots / f"{name}-{language}-{width}-{theme}.png", full_page=True)
+        page.goto("/hub/nowhere")
+        assert page.locator(".error h1").inner_text() != ""
+        assert fits(page)
+        page.screenshot(path=screenshots / f"error-{language}-{width}-{theme}.png", full_page=True)
+        page.context.close()
+
+
+def test_the_language_is_switched_where_one_is_and_remembered(open_page):
+    page = open_page("en")
+    log_in(page, "teacher")
+    page.goto("/hub/spawn/teacher")
+
+    page.click("#lab-language")
+
+    assert page.url.endswith("/hub/spawn/teacher")
+    assert page.locator("h1").inner_text() == "启动服务器"
+    page.goto("/hub/home?lang=en")
+    page.goto("/hub/home")
+    assert page.locator("h1").inner_text() == "My server"
+
+
+def test_the_language_switch_leads_to_no_other_site(open_page):
+    page = open_page("en")
+
+    page.goto("/hub/labspawner/language?to=zh-CN&next=//example.org/")
+
+    assert "example.org" not in page.url
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+
+
+def test_a_profile_is_chosen_and_its_options_are_set_with_the_keyboard(open_page):
+    page = open_page()
+    log_in(page, "teacher")
+    page.goto("/hub/spawn/teacher")
+
+    page.locator("input[name=profile]").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("input[name=profile]:checked").get_attribute("value") == "py101/slow"
+    assert page.locator("#lab-chosen").inner_text() == "A slow start"
+    page.locator(".lab-options summary").focus()
+    page.keyboard.press("Enter")
+    page.locator("select").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("input[name=profile]:checked").get_attribute("value") == "py101/base"
+
+
+def test_nobody_stops_the_server_of_someone_else(open_page):
+    page = open_page()
+    log_in(page, "student1")
+    page.goto("/hub/home")
+    xsrf = page.evaluate("window.jhdata.xsrf_token")
+
+    answer = page.request.post("/hub/labspawner/stop/student2", form={"_xsrf": xsrf})
+    without_token = page.request.post("/hub/labspawner/stop/student1")
+    nobody = page.request.get("/hub/labspawner/progress/nobody")
+
+    assert answer.status == 404
+    assert without_token.status == 403
+    assert nobody.status == 404
+
+
+def test_a_wrong_password_is_said_in_the_readers_language(open_page):
+    page = open_page("zh-CN")
+    page.goto("/hub/login")
+    page.fill("#username_input", "student1")
+    page.fill("#password_input", "wrong")
+    page.click("#login_submit")
+
+    assert page.locator(".login_error").inner_text() == "用户名或密码错误"
