@@ -35,10 +35,19 @@ def wire(c: Any, *, demo: bool = False) -> None:
     c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 1, **_given(c.JupyterHub, "tornado_settings", {})}
     configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
     tune_all_sqlite()
+    _log_with_the_hub()
     try:
         _START_TASKS.append(asyncio.get_running_loop().create_task(_start_with_the_hub()))
     except RuntimeError:
         log.debug("no event loop: the configuration is only being read")
+
+
+def _log_with_the_hub() -> None:
+    """Our lines go where JupyterHub's go, in its format and from its level up."""
+    if JupyterHub.initialized():
+        logger = logging.getLogger("labspawner")
+        logger.parent = JupyterHub.instance().log
+        logger.setLevel(JupyterHub.instance().log.level)
 
 
 def run_culler(c: Any, *, dry_run: bool = False) -> None:
