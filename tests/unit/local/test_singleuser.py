@@ -1,0 +1,76 @@
+"""The real `jupyterhub-singleuser`, with just enough of a hub for it to ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from builders import a_request
+
+from labspawner.model import Checkpoint, Ready, ReleaseMode
+from labspawner.naming import new_lease_id
+from labspawner.providers.contract import ProviderContext
+from labspawner.providers.local import LocalProvider
+
+pytest.importorskip("jupyterlab")
+
+
+class _Hub(BaseHTTPRequestHandler):
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = json.dumps({"version": "6.0.0"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub_api() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hub/api"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("path", ["of the hub's environment", "without it"])
+async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(tmp_path: Path, hub_api: str, path: str) -> None:
+    provider = LocalProvider(ProviderContext(name="local", hub_id=f"hub-{new_lease_id()}", data_dir=tmp_path), {})
+    plain = a_request()
+    environment = {
+        **plain.environment,
+        "JUPYTERHUB_API_URL": hub_api,
+        "JUPYTERHUB_ACTIVITY_URL": f"{hub_api}/users/student1/activity",
+        "JUPYTERHUB_BASE_URL": "/",
+        "JUPYTERHUB_OAUTH_CALLBACK_URL": "/user/student1/oauth_callback",
+    }
+    if path == "without it":
+        environment["PATH"] = "/usr/bin:/bin"
+    request = a_request(command=("jupyterhub-singleuser",), environment=environment, ready_timeout_s=90.0)
+
+    events = [event async for event in provider.launch(request)]
+
+    ready, handle = events[-1], [event.handle for event in events if isinstance(event, Checkpoint)][-1]
+    assert isinstance(ready, Ready)
+    answer = await asyncio.to_thread(urllib.request.urlopen, f"{ready.url}{request.base_url}api")
+    with answer:
+        assert "version" in json.load(answer)
+    assert str(tmp_path / "homes" / "student1") in await provider.logs(handle, 200)
+    await provider.release(handle, ReleaseMode.STOP, grace_s=10)
+    assert await provider.owned() == []
+    await provider.close()
