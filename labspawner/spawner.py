@@ -120,10 +120,14 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
             self._choice,
             user=self.user.name,
             server_name=self.name,
-            base_url=self.server.base_url,
+            base_url=self.base_url_of_server(),
             command=(*self.cmd, *self.get_args()),
             environment=self.environment_for_server(),
         )
+
+    def base_url_of_server(self) -> str:
+        """The path prefix that the proxy routes to the server."""
+        return str(self.server.base_url) if self.server else "/"
 
     def environment_for_server(self) -> dict[str, str]:
         """JupyterHub's environment without the address, which only the provider knows."""
@@ -165,7 +169,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         lease = self.runtime.engine.book.active(self.user.name, self.name)
         if lease is None or lease.url is None:
             return str(self.server.url)
-        return str(url_path_join(lease.url, self.server.base_url))
+        return str(url_path_join(lease.url, self.base_url_of_server()))
 
     async def delete_forever(self) -> None:
         """Destroy what a stopped server still keeps (a parked VM); homes stay."""
