@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -111,6 +111,11 @@ class LocalVariant(BaseModel):
     )
     command: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="What to run instead of jupyterhub-singleuser, word by word."
+    )
+    ready: Literal["answers", "started"] = Field(
+        default="answers",
+        description="When the start counts as done: when the server answers HTTP, or as soon as its process runs "
+        "(JupyterHub then waits for the answer itself).",
     )
 
     @field_validator("environment")

@@ -62,6 +62,7 @@ _FRESH_S = 0.5  # one listing answers all that is asked within this time
 _PRUNE_EVERY_S = 60.0
 _ROLLBACK_GRACE_S = 2.0
 _TAIL_LINES = 40
+_CHILDREN_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class LocalProvider:
         self._launches = Launches(self.settings.max_servers)
         self._forks: dict[LeaseId, asyncio.Future[tuple[subprocess.Popen[bytes], Identity]]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
+        self._children: dict[LeaseId, subprocess.Popen[bytes]] = {}
         self._secrets: dict[LeaseId, frozenset[str]] = {}
         self._pruned_at = 0.0
 
@@ -118,7 +120,6 @@ class LocalProvider:
             name="localhost",
             servers_total=most,
             servers_free=None if most is None else max(0, most - len(running)),
-            cpu_total=float(os.cpu_count() or 1),
             memory_total_bytes=memory.total,
             memory_free_bytes=memory.available,
         )
@@ -204,6 +205,11 @@ class LocalProvider:
                 secrets = secrets_in(await self.host.in_thread(environment_of, process))
         return await self.host.in_thread(self._logs.tail, handle.lease_id, lines, secrets=secrets)
 
+    def exit_status(self, lease_id: LeaseId) -> int | None:
+        """How a server that this process started has ended, as `subprocess` counts; None while it runs, or unknown."""
+        child = self._children.get(lease_id)
+        return None if child is None else child.poll()
+
     async def close(self) -> None:
         """Finish roll-backs that are under way and give the threads back. Servers keep running."""
         if self._rollbacks:
@@ -246,6 +252,9 @@ class LocalProvider:
         self._forks[request.lease_id] = fork
         started = await asyncio.shield(fork)
         self._forks.pop(request.lease_id, None)
+        self._children[request.lease_id] = started[0]
+        while len(self._children) > _CHILDREN_REMEMBERED:
+            self._children.pop(next(iter(self._children)))
         self.host.expire()
         return started
 
@@ -269,6 +278,8 @@ class LocalProvider:
         lease_id = job.request.lease_id
         while True:
             exit_code = child.poll()
+            if exit_code is None and job.variant.ready == "started":
+                return
             if exit_code is not None:
                 raise explain.died(exit_code, await self._tail(lease_id))
             left_s = job.deadline - time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -298,3 +299,21 @@ async def test_a_user_named_with_a_nul_is_a_setup_error_not_a_crash(provider: Lo
 
     with pytest.raises(SetupError):
         await start(provider, broken)
+
+
+async def test_a_command_that_is_no_web_server_can_count_as_ready_when_it_runs(provider: LocalProvider) -> None:
+    sleeper = (sys.executable, "-c", "import time; time.sleep(600)")
+
+    handle, _ = await start(provider, tiny(command=sleeper, settings={"ready": "started"}))
+
+    assert (await provider.observe([handle]))[handle.lease_id] is ServerState.RUNNING
+    assert provider.exit_status(handle.lease_id) is None
+
+
+async def test_the_exit_status_of_an_ended_server_is_remembered(provider: LocalProvider) -> None:
+    handle, _ = await start(provider, tiny(command=tinyserver.command(deaf=True)))
+
+    await provider.release(handle, ReleaseMode.STOP, grace_s=0.1)
+
+    assert provider.exit_status(handle.lease_id) == -signal.SIGKILL
+    assert provider.exit_status(new_lease_id()) is None
