@@ -64,6 +64,11 @@ profiles:
     variants:
       - {provider: sim, cpu: 1, memory: 1GiB, settings: {start_s: 60}}
     idle: {after: 45m, action: stop}
+  - slug: quick
+    title: {en: A quick start, zh-CN: 快速启动}
+    variants:
+      - {provider: sim, cpu: 1, memory: 1GiB, settings: {start_s: 6}}
+    idle: {after: 45m, action: stop}
   - slug: broken
     title: {en: "Broken <script>alert(1)</script>", zh-CN: "坏的 <script>alert(1)</script>"}
     variants:
@@ -128,8 +133,10 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[playwright.Browser]:
+    """One browser per file, not per session: Playwright's driver keeps an event loop running in this thread, and
+    tests of other folders need their own."""
     executable = CHROMIUM if Path(CHROMIUM).exists() else shutil.which("chromium")
     if executable is None:
         pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")

@@ -154,6 +154,18 @@ def test_progress_can_be_watched_left_and_cancelled(open_page, screenshots):
         page.context.close()
 
 
+def test_progress_is_seen_through_a_proxy_that_holds_streams_back(open_page):
+    page = open_page()
+    page.route(re.compile(r"/server/progress"), lambda route: None)
+    log_in(page, "student3")
+
+    choose(page, "py101/quick", "student3")
+
+    page.locator("#progress-log li").nth(1).wait_for()
+    page.wait_for_url("**/user/student3/**")
+    stop(page)
+
+
 def test_pages_fit_every_width_in_both_languages_and_themes(open_page, screenshots):
     for language, width, theme in VIEWS:
         page = open_page(language, width, theme)
