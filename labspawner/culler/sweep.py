@@ -110,7 +110,8 @@ class Sweep:
         """One pass. Raises HubUnavailable, with nothing culled, if the hub's list is not whole; likewise the store's
         errors. One server's trouble never keeps another from being culled."""
         servers = await self._hub.active_servers()
-        leases = {(lease.user, lease.server_name): lease for lease in await self._store.live(self._rules.hub_id)}
+        live = await self._store.live(self._rules.hub_id)
+        leases = {(lease.user, lease.server_name): lease for lease in live if lease.phase is not Phase.PARKED}
         now = self._clock()
         cases = [self._consider(server, leases.get((server.user, server.name)), now) for server in servers]
         self._forget_all_but(cases)

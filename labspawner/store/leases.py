@@ -60,11 +60,12 @@ def changed(
 
 
 def insert(conn: Connection, lease: Lease) -> None:
-    """Store a new lease. Raises LeaseConflict while the same server has a live one, or if the id is taken."""
+    """Store a new lease. Raises LeaseConflict while the same server has an active one (neither parked nor
+    ended), or if the id is taken."""
     try:
         conn.execute(sa.insert(leases).values(**lease_to_row(lease)))
     except sa.exc.IntegrityError as exc:
-        raise conflict(f"a live lease exists hub={lease.hub_id} lease={lease.id} cause={exc.orig}") from exc
+        raise conflict(f"an active lease exists hub={lease.hub_id} lease={lease.id} cause={exc.orig}") from exc
 
 
 def fetch(conn: Connection, lease_id: LeaseId, *, lock: bool = False) -> Lease | None:

@@ -104,14 +104,15 @@ leases = sa.Table(
     sa.Column("ending", sa.Text, comment="JSON object"),
     sa.Column("attempts", sa.Integer, nullable=False),
 )
-_live = leases.c.phase != sa.literal_column(f"'{Phase.ENDED.value}'")
+# What is parked does not keep its owner from starting another profile under the same server name.
+_active = leases.c.phase.not_in([sa.literal_column(f"'{phase.value}'") for phase in (Phase.ENDED, Phase.PARKED)])
 sa.Index(
-    "leases_one_live",
+    "leases_one_active",
     leases.c.hub_id,
     leases.c.owner_key,
     unique=True,
-    sqlite_where=_live,
-    postgresql_where=_live,
+    sqlite_where=_active,
+    postgresql_where=_active,
 )
 sa.Index("leases_by_end", leases.c.hub_id, leases.c.ended_at)
 

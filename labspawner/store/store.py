@@ -75,7 +75,8 @@ class Store:
         return True
 
     async def add(self, lease: Lease) -> None:
-        """Store a new lease. Raises LeaseConflict while the same server of that hub has a live one."""
+        """Store a new lease. Raises LeaseConflict while the same server of that hub has an active one, that is, one that
+        is neither parked nor ended."""
         await self._write(lambda c: leases.insert(c, lease))
 
     async def get(self, lease_id: LeaseId) -> Lease | None:
@@ -87,7 +88,7 @@ class Store:
 
         A new phase sets `phase_at`, READY also `ready_at` and ENDED `ended_at`, unless given. Ending an ended lease
         again changes nothing: the first ending stands. Raises LeaseConflict if the phase is another one, and for any
-        other change of an ended lease that does not expect ENDED, or for a rename to a server that has a live one;
+        other change of an ended lease that does not expect ENDED, or for a rename to a server that has an active one;
         UnknownLease; TypeError for a field that does not exist or never changes (id, hub_id, created_at).
         """
         return await self._write(lambda c: leases.update(c, lease_id, changes, expected=expected, now=self._clock()))

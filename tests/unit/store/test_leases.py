@@ -125,6 +125,29 @@ async def test_a_server_may_start_again_once_its_lease_has_ended(store: Store):
     assert await store.live("test-hub") == [second]
 
 
+async def test_a_parked_lease_does_not_keep_its_server_from_another_start(store: Store):
+    parked = a_lease(phase=Phase.PARKED)
+    await store.add(parked)
+
+    active = a_lease(profile="py101/gpu")
+    await store.add(active)
+
+    assert {lease.id for lease in await store.live("test-hub")} == {parked.id, active.id}
+
+
+async def test_a_parked_lease_wakes_only_when_its_server_has_no_active_one(store: Store):
+    parked, active = a_lease(phase=Phase.PARKED), a_lease(profile="py101/gpu")
+    await store.add(parked)
+    await store.add(active)
+
+    with pytest.raises(LeaseConflict):
+        await store.update(parked.id, phase=Phase.QUEUED)
+    await store.update(active.id, phase=Phase.PARKED)
+    woken = await store.update(parked.id, phase=Phase.QUEUED)
+
+    assert woken.phase is Phase.QUEUED
+
+
 async def test_of_many_simultaneous_starts_of_one_server_one_wins(store: Store):
     outcomes = await asyncio.gather(*(store.add(a_lease()) for _ in range(8)), return_exceptions=True)
 

@@ -42,9 +42,14 @@ def upgrade() -> None:
         sa.Column("ending", sa.Text, comment="JSON object"),
         sa.Column("attempts", sa.Integer, nullable=False),
     )
-    live = sa.text("phase != 'ended'")
+    active = sa.text("phase NOT IN ('ended', 'parked')")
     op.create_index(
-        "leases_one_live", "leases", ["hub_id", "owner_key"], unique=True, sqlite_where=live, postgresql_where=live
+        "leases_one_active",
+        "leases",
+        ["hub_id", "owner_key"],
+        unique=True,
+        sqlite_where=active,
+        postgresql_where=active,
     )
     op.create_index("leases_by_end", "leases", ["hub_id", "ended_at"])
     op.create_table(
