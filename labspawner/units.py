@@ -43,10 +43,10 @@ def parse_bytes(value: object) -> int:
         binary = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}.get(unit[0].lower())
         hint = f"write {number}{binary} (1 GiB = 1024 MiB)" if binary else example
         raise UnitError(f"{value!r} has an unknown unit {unit!r}: {hint}")
-    size = math.floor(float(number) * _BYTES[unit])
+    size = float(number) * _BYTES[unit]  # infinite for some hundred digits
     if not 1 <= size <= MAX_BYTES:
         raise UnitError(f"{value!r} is out of range: a size is more than 0 and at most 1024TiB")
-    return size
+    return math.floor(size)
 
 
 def parse_duration(value: object) -> timedelta:
