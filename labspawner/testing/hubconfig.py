@@ -1,0 +1,146 @@
+"""What the configuration of a test's JupyterHub consists of; `labspawner.testing.hub` writes the file that calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from jupyterhub.proxy import Proxy
+
+from labspawner import wiring
+from labspawner.model import (
+    Activity,
+    Capacity,
+    Checkpoint,
+    Event,
+    Feature,
+    Handle,
+    LaunchRequest,
+    LeaseId,
+    OwnedResource,
+    Ready,
+    ReleaseMode,
+    ServerState,
+)
+from labspawner.providers.contract import Provider, ProviderContext
+
+ADMIN_SCOPES = ["admin:users", "admin:servers", "admin:groups", "groups", "read:metrics", "tokens"]
+FAST = {
+    "observe_interval_s": 0.1,
+    "reconcile_interval_s": 0.3,
+    "courses_refresh_s": 0.1,
+    "release_grace_s": 2.0,
+    "orphan_grace_s": 0.0,
+    "forgotten_grace_s": 3.0,
+}
+
+
+class MemoryProxy(Proxy):  # type: ignore[misc]
+    """Routes in a dict and nobody who follows them: a hub of a test is asked on its own port."""
+
+    should_start = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._routes: dict[str, dict[str, Any]] = {}
+
+    async def add_route(self, routespec: str, target: str, data: Mapping[str, Any]) -> None:
+        self._routes[routespec] = {"routespec": routespec, "target": target, "data": dict(data)}
+
+    async def delete_route(self, routespec: str) -> None:
+        self._routes.pop(routespec, None)
+
+    async def get_all_routes(self) -> dict[str, dict[str, Any]]:
+        return {spec: dict(route) for spec, route in self._routes.items()}
+
+
+def configure(c: Any, spec: Mapping[str, Any]) -> None:
+    """A small, fast hub: memory proxy, anybody may log in, an API token for the test, short intervals."""
+    folder = Path(spec["folder"])
+    c.JupyterHub.hub_port = spec["port"]
+    c.JupyterHub.bind_url = f"http://127.0.0.1:{spec['proxy_port']}"
+    c.JupyterHub.proxy_class = MemoryProxy
+    c.JupyterHub.authenticator_class = "dummy"
+    c.DummyAuthenticator.password = spec["password"]
+    c.Authenticator.allow_all = True
+    c.Authenticator.admin_users = {"admin"}
+    c.JupyterHub.load_groups = {name: {"users": list(users)} for name, users in spec["groups"].items()}
+    c.JupyterHub.services = [{"name": "tester", "api_token": spec["token"]}]
+    c.JupyterHub.load_roles = [{"name": "tester", "services": ["tester"], "scopes": ADMIN_SCOPES}]
+    c.JupyterHub.allow_named_servers = True
+    c.JupyterHub.cleanup_servers = False
+    c.JupyterHub.db_url = f"sqlite:///{folder / 'jupyterhub.sqlite'}"
+    c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
+    c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.tests.mocksu"]
+    c.Spawner.poll_interval = 1
+    settings = {"hub_id": spec["hub_id"], "data_dir": str(folder / "data"), "courses_dir": str(folder / "courses")}
+    c.Labspawner.update({**FAST, **settings, "providers": spec["providers"], **spec["settings"]})
+    if spec["culler"] is not None:
+        wiring.run_culler(c, dry_run=spec["culler"] == "dry-run")
+    wiring.wire(c)
+
+
+class Held:
+    """A provider whose launches stop for ever at a chosen event, for whoever wants to kill the hub just there.
+
+    The point is read from `point` for each launch: `<index> before` or `<index> after`; no file: nobody is held.
+    index: counts the Checkpoints of a launch from 0; Ready is one more than the last. A file `<point>.<provider>` says
+    that a launch is held.
+    """
+
+    def __init__(self, inner: Provider, point: Path) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self.features: frozenset[Feature] = inner.features
+        self._point = point
+
+    async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
+        words = self._point.read_text().split() if self._point.exists() else []
+        at = (int(words[0]), words[1]) if words else (-1, "")
+        index = 0
+        events: Any = self.inner.launch(request)
+        async with aclosing(events):
+            async for event in events:
+                counted = isinstance(event, (Checkpoint, Ready))
+                if counted and at == (index, "before"):
+                    await self._hold()
+                yield event
+                if counted and at == (index, "after"):
+                    await self._hold()
+                index += counted
+
+    async def _hold(self) -> None:
+        self._point.with_name(f"{self._point.name}.{self.name}").touch()
+        await asyncio.Event().wait()
+
+    async def capacity(self) -> Capacity:
+        return await self.inner.capacity()
+
+    async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
+        return await self.inner.observe(handles)
+
+    async def release(self, handle: Handle, mode: ReleaseMode, *, grace_s: float) -> None:
+        await self.inner.release(handle, mode, grace_s=grace_s)
+
+    async def owned(self) -> Sequence[OwnedResource]:
+        return await self.inner.owned()
+
+    async def activity(self, handle: Handle) -> Activity | None:
+        return await self.inner.activity(handle)
+
+    async def logs(self, handle: Handle, lines: int) -> str:
+        return await self.inner.logs(handle, lines)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+def held(context: ProviderContext, settings: Mapping[str, Any]) -> Held:
+    """The entry point `held`: `inner` (`module:name` of the provider inside), `point` (a path), `settings` (its own)."""
+    inner: Provider = resolve_name(settings["inner"])(context, settings.get("settings", {}))
+    return Held(inner, Path(settings["point"]))
