@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from jupyterhub.app import JupyterHub
+from traitlets.config import Config
 
-from labspawner.config import Labspawner
+from labspawner.config import Labspawner, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
 from labspawner.demo import ACCOUNTS
+from labspawner.errors import BadConfig
 from labspawner.pages.hub import DemoHint, configure
 from labspawner.runtime import Runtime
 from labspawner.store.sqlite import tune_all_sqlite
@@ -89,14 +91,27 @@ def _is_node(script: Path) -> bool:
         return False
 
 
+async def _check(config: Config) -> None:
+    """Exit with the sentence of a wrong setting. Called as soon as the whole configuration is read."""
+    try:
+        providers = open_providers(Labspawner(config=config).settings())
+    except BadConfig as exc:
+        log.critical("The configuration is wrong, so the hub does not start: %s", exc)
+        sys.exit(1)
+    for provider in providers.values():
+        await provider.close()
+
+
 _START_TASKS: list[asyncio.Task[None]] = []
 
 
 async def _start_with_the_hub() -> None:
     """Start the engine as soon as the hub listens, so that what an earlier hub left is found before anyone logs in.
 
-    JupyterHub has no hook for this; its configuration file, however, is read inside the event loop.
+    JupyterHub has no hook for this; its configuration file, however, is read inside the event loop. A wrong setting
+    ends the hub before it has started anything: a hub that runs and starts no server helps nobody.
     """
+    await _check(JupyterHub.instance().config)
     while not JupyterHub.initialized() or getattr(JupyterHub.instance(), "http_server", None) is None:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     app = JupyterHub.instance()
