@@ -85,15 +85,17 @@ class NeverFits(Permanent):
     status_code = 400
 
     def __init__(self, wanted_bytes: int, largest_bytes: int) -> None:
-        super().__init__(
-            Sentence(
+        """Where no more bytes are wanted than there are, it is cores or places that no host has."""
+        if wanted_bytes > largest_bytes:
+            message = Sentence(
                 "This profile needs {wanted}, more than any machine here has ({largest}). "
                 "Pick a smaller profile, or tell your instructor.",
                 wanted=human_bytes(wanted_bytes),
                 largest=human_bytes(largest_bytes),
-            ),
-            detail=f"never fits wanted_bytes={wanted_bytes} largest_bytes={largest_bytes}",
-        )
+            )
+        else:
+            message = Sentence("No machine here can run this profile. Pick a smaller one, or tell your instructor.")
+        super().__init__(message, detail=f"never fits wanted_bytes={wanted_bytes} largest_bytes={largest_bytes}")
 
 
 class StartFailed(Permanent):

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from labspawner.model import Capacity, CardCapacity, HostCapacity, LeaseId, Resources
 
+ROUNDING = 1e-6
+"""Ten tenths of a core are one core, whatever binary fractions make of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fits:
@@ -18,14 +21,17 @@ class Fits:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """It fits an empty host, and none has the room now. largest_free_bytes: of what ran out (slice or memory)."""
+    """It fits an empty host, and none has the room now.
+
+    largest_free_bytes: the largest free share of card or memory, where that is what ran out; else 0.
+    """
 
     largest_free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """No host could hold it, even empty."""
+    """No host could hold it, even empty. Where it wants no more bytes than there are, something else is too small."""
 
     wanted_bytes: int
     largest_bytes: int
@@ -44,7 +50,8 @@ def place(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resour
     if spot is not None:
         return spot
     if any(_fits(_emptied(host), need) is not None for host in capacity.hosts):
-        return Full(_largest(hosts, need, free=True))
+        free = _largest(hosts, need, free=True)
+        return Full(free if free < _wanted(need) else 0)
     return TooLarge(_wanted(need), _largest(hosts, need, free=False))
 
 
@@ -89,7 +96,7 @@ def _fits(host: HostCapacity, need: Resources) -> Fits | None:
 
 
 def _short(free: float | None, wanted: float | None) -> bool:
-    return free is not None and wanted is not None and wanted > free
+    return free is not None and wanted is not None and wanted > free + ROUNDING
 
 
 def _best_card(cards: Sequence[CardCapacity], need: Resources) -> CardCapacity | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from labspawner import metrics
+from labspawner.deadlines import within
 from labspawner.errors import LabError
 from labspawner.model import (
     Ending,
@@ -41,7 +42,8 @@ class Rules:
     """orphan_grace: a resource without a lease must be seen this long, in at least `sightings` listings.
 
     forgotten_grace: a ready lease that the hub does not know must be so this long. brake_share, brake_min: a pass that
-    would end more than this share of what exists, and at least this many, does nothing and says so.
+    would end more than this share of what exists, and at least this many, ends none of them and says so. What an
+    earlier process left half done is not counted; what was parked for too long is ended little by little instead.
     """
 
     orphan_grace: timedelta = timedelta(minutes=10)
@@ -110,15 +112,19 @@ def plan(world: World, suspects: Mapping[tuple[str, str], Sighting], rules: Rule
 
     sure: list[Action] = []
     doubtful: list[Action] = []
+    outlived: list[Action] = []
     for lease in world.leases:
         if lease.id in world.busy:
             continue
-        if action := _unfinished(lease, world):
+        if action := _unfinished(lease):
             sure.append(action)
+        elif action := _outlived(lease, world.now):
+            outlived.append(action)
         elif action := _mismatched(lease, world, rules, suspect):
             doubtful.append(action)
     doubtful += _orphans(world, rules, suspect)
-    limit = max(rules.brake_min - 1, rules.brake_share * _existing(world))
+    limit = int(max(rules.brake_min - 1, rules.brake_share * _existing(world)))
+    sure += outlived[:limit]
     if len(doubtful) > limit:
         return Plan(tuple(sure), seen, tuple(doubtful))
     return Plan((*sure, *doubtful), seen)
@@ -129,11 +135,13 @@ def _existing(world: World) -> int:
     return len(resources | {lease.id for lease in world.leases})
 
 
-def _unfinished(lease: Lease, world: World) -> Action | None:
+def _unfinished(lease: Lease) -> Action | None:
     """What an earlier hub process left half done: needs no second look, since nobody else will finish it."""
     if lease.phase in {Phase.QUEUED, Phase.LAUNCHING}:
-        return Action("interrupted", lease.provider, lease, lease.handle, ReleaseMode.DESTROY, INTERRUPTED)
-    if lease.phase is Phase.STOPPING:
+        # It was ready before, so this start resumed what was parked, and that is parked again.
+        mode = lease.release_mode if lease.ready_at is not None else ReleaseMode.DESTROY
+        return Action("interrupted", lease.provider, lease, lease.handle, mode, INTERRUPTED)
+    if lease.phase is Phase.STOPPING or (lease.phase is Phase.PARKED and lease.release_mode is ReleaseMode.DESTROY):
         reason = lease.ending.reason if lease.ending else FORGOTTEN
         return Action("release-retry", lease.provider, lease, lease.handle, lease.release_mode, reason)
     return None
@@ -141,9 +149,8 @@ def _unfinished(lease: Lease, world: World) -> Action | None:
 
 def _mismatched(lease: Lease, world: World, rules: Rules, suspect: Callable[[str, str], Sighting]) -> Action | None:
     if lease.phase is Phase.PARKED:
-        retain_s = _retain_s(lease)
-        if retain_s is not None and world.now - lease.phase_at >= timedelta(seconds=retain_s):
-            return Action("retention", lease.provider, lease, lease.handle, ReleaseMode.DESTROY, OUTLIVED)
+        if _listed(lease, world) is False and suspect("gone", lease.id).count >= rules.sightings:
+            return Action("gone", lease.provider, lease, lease.handle, ReleaseMode.DESTROY, VANISHED)
         return None
     state = world.states.get(lease.id, ServerState.UNKNOWN)
     if state is ServerState.GONE and suspect("gone", lease.id).count >= rules.sightings:
@@ -153,6 +160,21 @@ def _mismatched(lease: Lease, world: World, rules: Rules, suspect: Callable[[str
         if sighting.count >= rules.sightings and world.now - sighting.since >= rules.forgotten_grace:
             return Action("forgotten", lease.provider, lease, lease.handle, ReleaseMode.STOP, FORGOTTEN)
     return None
+
+
+def _listed(lease: Lease, world: World) -> bool | None:
+    """Whether what is parked still exists; None where nobody can tell. `observe` calls all GONE that does not run."""
+    listing = world.owned.get(lease.handle.provider) if lease.handle is not None else None
+    return None if listing is None else any(item.lease_id == lease.id for item in listing)
+
+
+def _outlived(lease: Lease, now: datetime) -> Action | None:
+    """What was parked for longer than its profile keeps it. A profile without `retain` keeps it for ever, until the
+    server is deleted."""
+    retain_s = _retain_s(lease)
+    if lease.phase is not Phase.PARKED or retain_s is None or now - lease.phase_at < timedelta(seconds=retain_s):
+        return None
+    return Action("retention", lease.provider, lease, lease.handle, ReleaseMode.DESTROY, OUTLIVED)
 
 
 def _retain_s(lease: Lease) -> float | None:
@@ -178,20 +200,24 @@ def _orphans(world: World, rules: Rules, suspect: Callable[[str, str], Sighting]
 class Reconciler:
     """Runs passes. `leases`, `busy`, `servers` and `end` are how it sees and ends leases; the engine provides them.
 
-    end(lease, ending, mode): release what the lease holds and write it down; may raise LabError.
+    end(lease, ending, mode): release what the lease holds and write it down, if it is still as it was; says whether it
+    was. May raise LabError, which it has logged. listing_s: a provider that does not answer for so long has failed.
     """
 
     providers: Mapping[str, Provider]
     leases: Callable[[], Awaitable[Sequence[Lease]]]
     busy: Callable[[], Collection[LeaseId]]
     servers: Callable[[], Collection[tuple[str, str]] | None]
-    end: Callable[[Lease, Ending, ReleaseMode], Awaitable[None]]
+    end: Callable[[Lease, Ending, ReleaseMode], Awaitable[bool]]
     clock: Callable[[], datetime]
     rules: Rules = field(default_factory=Rules)
     interval_s: float = 60.0
     grace_s: float = 10.0
+    release_timeout_s: float = 120.0
+    listing_s: float = 60.0
     concurrency: int = 8
     suspects: Mapping[tuple[str, str], Sighting] = field(default_factory=dict)
+    braked: int = 0
 
     async def run(self) -> None:
         """Pass after pass until cancelled. A pass that fails is logged, and the next one comes all the same."""
@@ -203,76 +229,108 @@ class Reconciler:
             await asyncio.sleep(self.interval_s)
 
     async def pass_once(self, *, dry_run: bool = False) -> Plan:
-        """Look, plan and act once; answers the plan. dry_run: look and plan only."""
+        """Look, plan and act once; answers the plan. dry_run: look and plan only, and remember nothing."""
         todo = plan(await self.look(), self.suspects, self.rules)
-        if dry_run:
-            return todo
-        self.suspects = todo.suspects
-        if todo.braked:
-            metrics.RECONCILED.labels("all", "braked").inc()
-            log.error(
-                "reconciler stopped itself: it would end %d servers or resources at once, more than %.0f %%. "
-                "Look at them with `labspawner reconcile --dry-run`; nothing was ended.",
-                len(todo.braked),
-                self.rules.brake_share * 100,
-            )
-        await self._act(todo.actions)
+        if not dry_run:
+            self.suspects = todo.suspects
+            await self._carry_out(todo)
         return todo
 
     async def look_twice(self, *, dry_run: bool) -> Plan:
-        """Two passes at once, for a person who asks: the second one believes what both have seen."""
-        self.suspects = plan(await self.look(), {}, self.rules).suspects
-        return await self.pass_once(dry_run=dry_run)
+        """Two looks at once, for a person who asks: the second one believes what both have seen."""
+        first = plan(await self.look(), {}, self.rules)
+        todo = plan(await self.look(), first.suspects, self.rules)
+        if not dry_run:
+            await self._carry_out(todo)
+        return todo
 
     async def look(self) -> World:
         """Ask the store, every provider and the hub, in that order, so that a lease is known before its resource."""
-        leases = await self.leases()
-        listings = await asyncio.gather(*(self._listing(provider) for provider in self.providers.values()))
-        states: dict[LeaseId, ServerState] = {}
-        for name, provider in self.providers.items():
-            handles = [lease.handle for lease in leases if lease.provider == name and lease.handle is not None]
-            states.update(await provider.observe(handles) if handles else {})
-        # A lease that ended or began while we were asking shows up in a second look at the store.
-        again = {lease.id: lease for lease in await self.leases()}
+        before = {lease.id: lease for lease in await self.leases()}
+        seen = [self._see(name, provider, before.values()) for name, provider in self.providers.items()]
+        answers = await asyncio.gather(*seen)
+        after = {lease.id: lease for lease in await self.leases()}
+        # What began, ended or changed while we were asking was seen as it is no longer.
+        same = {id_ for id_ in after.keys() & before.keys() if _phase_of(after[id_]) == _phase_of(before[id_])}
         return World(
-            leases=[again[lease.id] for lease in leases if lease.id in again],
-            states=states,
-            owned=dict(listings),
+            leases=[lease for id_, lease in after.items() if id_ in before],
+            states={id_: state for _, states, _ in answers for id_, state in states.items() if id_ in same},
+            owned={name: listing for name, _, listing in answers},
             servers=self.servers(),
-            busy=set(self.busy()) | (again.keys() - {lease.id for lease in leases}),
+            busy=set(self.busy()) | (after.keys() - before.keys()),
             now=self.clock(),
         )
 
-    async def _listing(self, provider: Provider) -> tuple[str, Sequence[OwnedResource] | None]:
+    async def _see(
+        self, name: str, provider: Provider, leases: Collection[Lease]
+    ) -> tuple[str, Mapping[LeaseId, ServerState], Sequence[OwnedResource] | None]:
+        """What one provider says: the state of its servers, and its listing. Nothing and None where it does not."""
+        handles = [lease.handle for lease in leases if lease.handle is not None and lease.handle.provider == name]
         try:
-            return provider.name, await provider.owned()
-        except LabError as exc:
-            metrics.RECONCILE_FAILURES.labels(provider.name).inc()
-            log.warning("cannot list provider=%s, so nothing of it is ended: %s", provider.name, exc)
-            return provider.name, None
+            listing = await within(self.listing_s, provider.owned())
+            states = await within(self.listing_s, provider.observe(handles)) if handles else {}
+        except (LabError, asyncio.TimeoutError) as exc:
+            log.warning("cannot list provider=%s, so nothing of it is ended: %s", name, str(exc) or "no answer in time")
+        except Exception:
+            log.exception("provider=%s broke its contract in a listing, so nothing of it is ended", name)
+        else:
+            return name, states, listing
+        metrics.RECONCILE_FAILURES.labels(name).inc()
+        return name, {}, None
 
-    async def _act(self, actions: Sequence[Action]) -> None:
+    async def _carry_out(self, todo: Plan) -> None:
+        if todo.braked and len(todo.braked) != self.braked:
+            log.error(
+                "reconciler stopped itself: it would end %d servers or resources at once, more than %.0f %%. "
+                "Look at them with `labspawner reconcile --dry-run`; nothing of that was ended.",
+                len(todo.braked),
+                self.rules.brake_share * 100,
+            )
+        if todo.braked:
+            metrics.RECONCILED.labels("all", "braked").inc()
+        self.braked = len(todo.braked)
         gate = asyncio.Semaphore(self.concurrency)
 
         async def one(action: Action) -> None:
             async with gate:
                 await self._end(action)
 
-        await asyncio.gather(*(one(action) for action in actions))
+        tasks = [asyncio.get_running_loop().create_task(one(action)) for action in todo.actions]
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            # A task that is cancelled by its provider's accident must not end the loop, nor the other actions.
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end(self, action: Action) -> None:
-        provider = self.providers.get(action.provider)
         name = action.lease.id if action.lease else (action.handle.lease_id if action.handle else "?")
         try:
-            if action.lease is not None:
-                await self.end(action.lease, Ending(by="reconciler", reason=action.reason), action.mode)
-            elif provider is not None and action.handle is not None:
-                await provider.release(action.handle, action.mode, grace_s=self.grace_s)
-        except LabError as exc:
-            log.warning("reconciler could not end lease=%s kind=%s: %s", name, action.kind, exc)
+            done = await self._end_lease(action) if action.lease is not None else await self._end_orphan(action)
+        except (LabError, asyncio.TimeoutError) as exc:
+            if action.lease is None:  # else it is logged
+                log.warning("reconciler could not end lease=%s kind=%s: %s", name, action.kind, str(exc) or "timeout")
             return
         except Exception:
             log.exception("reconciler could not end lease=%s kind=%s", name, action.kind)
             return
-        metrics.RECONCILED.labels(action.provider, action.kind).inc()
-        log.info("reconciled lease=%s provider=%s action=%s", name, action.provider, action.kind)
+        if done:
+            metrics.RECONCILED.labels(action.provider, action.kind).inc()
+            log.info("reconciled lease=%s provider=%s action=%s", name, action.provider, action.kind)
+
+    async def _end_lease(self, action: Action) -> bool:
+        assert action.lease is not None
+        return await self.end(action.lease, Ending(by="reconciler", reason=action.reason), action.mode)
+
+    async def _end_orphan(self, action: Action) -> bool:
+        assert action.handle is not None
+        release = self.providers[action.provider].release(action.handle, action.mode, grace_s=self.grace_s)
+        await within(self.release_timeout_s, release)
+        return True
+
+
+def _phase_of(lease: Lease) -> tuple[Phase, datetime]:
+    return lease.phase, lease.phase_at

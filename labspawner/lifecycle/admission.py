@@ -13,7 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from labspawner.errors import LabError, NeverFits, NoRoom, ProviderUnavailable
+from labspawner.deadlines import within
+from labspawner.errors import BadConfig, LabError, NeverFits, NoRoom, ProviderUnavailable, Transient
 from labspawner.model import Capacity, LeaseId, Resources
 from labspawner.placement import Fits, Full, TooLarge, place, places
 from labspawner.providers.contract import Provider
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 Pool = tuple[str, bool]
 PATIENCE_S = 1.0
 """How long a page waits for a provider's capacity."""
+CAPACITY_S = 30.0
+"""How long a start waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,9 @@ class Admission:
         self._doormen: dict[Pool, asyncio.Task[None]] = {}
         self._freed: dict[Pool, asyncio.Event] = {}
 
-    def remember(self, lease_id: LeaseId, provider: str, resources: Resources) -> None:
+    def remember(self, lease_id: LeaseId, provider: str, resources: Resources, since: datetime) -> None:
         """Count a lease that was admitted by an earlier hub process."""
-        self._promised[lease_id] = Promise(provider, resources, self._clock())
+        self._promised[lease_id] = Promise(provider, resources, since)
 
     def give_back(self, lease_id: LeaseId) -> None:
         """Free what the lease was promised; who is next in line is let in at once. Safe to repeat."""
@@ -81,11 +84,12 @@ class Admission:
                     event.set()
 
     async def try_now(self, lease_id: LeaseId, provider: str, resources: Resources) -> None:
-        """Promise `resources`, or raise `NoRoom`, `NeverFits` or `ProviderUnavailable` at once.
+        """Promise `resources`, or raise `NoRoom`, `NeverFits` or `ProviderUnavailable` at once; BadConfig for a provider
+        that is not configured.
 
         Nobody is overtaken: with a line in front of the same pool, it is `NoRoom`.
         """
-        capacity = await self._capacity(provider)
+        capacity = await self._capacity(provider, CAPACITY_S)
         if self._lines.get((provider, resources.gpu is not None)):
             raise _no_room(0)
         verdict = self._place(provider, resources, capacity)
@@ -97,8 +101,8 @@ class Admission:
         """How many such servers could start now, counted up to `most`; 0 while others stand in line; None where the
         provider does not answer within `PATIENCE_S`."""
         try:
-            capacity = await asyncio.wait_for(self._capacity(provider), PATIENCE_S)
-        except (LabError, asyncio.TimeoutError):
+            capacity = await self._capacity(provider, PATIENCE_S)
+        except LabError:
             return None
         if self._lines.get((provider, resources.gpu is not None)):
             return 0
@@ -130,8 +134,10 @@ class Admission:
         finally:
             if ticket in line:
                 line.remove(ticket)
+                self._freed[pool].set()  # who stood behind may fit where this one did not
             if not admitted:
-                ticket.admitted.cancel()
+                if not ticket.admitted.cancel() and not ticket.admitted.cancelled():
+                    ticket.admitted.exception()  # heard, so that asyncio need not complain
                 self.give_back(lease_id)
 
     async def close(self) -> None:
@@ -155,21 +161,24 @@ class Admission:
     async def _serve(self, pool: Pool) -> None:
         """Let in the head of the line as long as it fits; ends when the line is empty."""
         line, freed = self._lines[pool], self._freed[pool]
+        silent = False
         while line:
             freed.clear()
             try:
-                self._let_in(pool, line, await self._capacity(pool[0]))
-            except ProviderUnavailable as exc:
-                log.warning("line waits: provider=%s does not answer: %s", pool[0], exc)
+                self._let_in(pool, line, await self._capacity(pool[0], CAPACITY_S))
+                silent = False
+            except Transient as exc:
+                if not silent:
+                    log.warning("line waits, provider=%s does not answer: %s", pool[0], exc)
+                silent = True
             except Exception as exc:
-                log.exception("line broken provider=%s", pool[0])
                 for ticket in line:
                     if not ticket.admitted.done():
                         ticket.admitted.set_exception(exc)
                 return
             if line:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(freed.wait(), self._recheck_s)
+                    await within(self._recheck_s, freed.wait())
 
     def _let_in(self, pool: Pool, line: list[_Ticket], capacity: Capacity) -> None:
         while line:
@@ -189,13 +198,20 @@ class Admission:
             self._promise(ticket.lease_id, pool[0], ticket.resources, verdict)
             ticket.admitted.set_result(None)
 
-    async def _capacity(self, provider: str) -> Capacity:
+    async def _capacity(self, provider: str, seconds: float) -> Capacity:
         if provider not in self._providers:
-            raise ProviderUnavailable(
+            raise BadConfig(
                 Sentence("This profile needs a provider that is not set up here. Tell your instructor."),
                 detail=f"provider={provider} is not configured",
             )
-        return await self._providers[provider].capacity()
+        try:
+            return await within(seconds, self._providers[provider].capacity(), let_go_s=PATIENCE_S)
+        except asyncio.TimeoutError as exc:
+            raise ProviderUnavailable(
+                Sentence("The machines for this profile do not answer. Try again in a few minutes."),
+                detail=f"provider={provider} did not tell its capacity in {seconds:.0f} s",
+                retry_after_s=60,
+            ) from exc
 
     def _place(self, provider: str, resources: Resources, capacity: Capacity) -> Fits | Full:
         verdict = place(resources, capacity, self._promised_by(provider))

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from labspawner.deadlines import LET_GO_S
+from labspawner.errors import LabError, StoreUnavailable
 from labspawner.lifecycle.admission import Admission
 from labspawner.lifecycle.book import LeaseBook, Notice
 from labspawner.lifecycle.launcher import Launcher, stop_mode
@@ -26,11 +28,17 @@ log = logging.getLogger(__name__)
 STOPPED = Sentence("It was stopped by hand.")
 DELETED = Sentence("It was deleted.")
 DIED = Sentence("Your server stopped by itself. Your files are still there.")
+LEARN_EVERY = timedelta(minutes=5)
+CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Times in seconds; `labspawner.config` says what each means to an administrator."""
+    """Times in seconds; `labspawner.config` says what most of them mean to an administrator.
+
+    recheck_s: how often the head of a line asks the provider again. let_go_s: how long a provider may go on with what
+    was cancelled.
+    """
 
     hub_id: str
     observe_interval_s: float = 5.0
@@ -38,6 +46,8 @@ class EngineSettings:
     release_grace_s: float = 10.0
     release_timeout_s: float = 120.0
     reconcile_interval_s: float = 60.0
+    recheck_s: float = 2.0
+    let_go_s: float = LET_GO_S
     rules: Rules = Rules()
 
 
@@ -59,10 +69,12 @@ class Engine:
     ) -> None:
         self._store = store
         self._settings = settings
+        self._clock = clock
         self.providers = providers
         self.book = LeaseBook(store, settings.hub_id, clock)
         self._typical: dict[str, timedelta] = {}
-        self._admission = Admission(providers, clock, typical=self._typical.get)
+        self._learned_at: dict[str, datetime] = {}
+        self._admission = Admission(providers, clock, recheck_s=settings.recheck_s, typical=self._typical.get)
         self._observer = Observer(
             providers,
             self.book,
@@ -78,10 +90,12 @@ class Engine:
             grace_s=settings.release_grace_s,
             timeout_s=settings.release_timeout_s,
         )
-        self._launcher = Launcher(self.book, providers, self._admission, self._observer, self._releaser, clock)
+        self._launcher = Launcher(
+            self.book, providers, self._admission, self._observer, self._releaser, clock, let_go_s=settings.let_go_s
+        )
         self.reconciler = Reconciler(
             providers=providers,
-            leases=lambda: store.live(settings.hub_id),
+            leases=self._reload,
             busy=self._busy,
             servers=servers,
             end=self._end_for_reconciler,
@@ -89,6 +103,7 @@ class Engine:
             rules=settings.rules,
             interval_s=settings.reconcile_interval_s,
             grace_s=settings.release_grace_s,
+            release_timeout_s=settings.release_timeout_s,
         )
         self._left_alone: set[LeaseId] = set()
         self._starting: asyncio.Task[None] | None = None
@@ -116,20 +131,22 @@ class Engine:
         await self.book.load()
         self._left_alone = {lease.id for lease in self.book.all() if left_alone(lease)}
         for lease in self.book.all():
-            if lease.phase is not Phase.PARKED:
-                self._admission.remember(lease.id, lease.provider, lease.reserves)
+            if lease.phase not in {Phase.QUEUED, Phase.PARKED}:  # those two hold nothing
+                self._admission.remember(lease.id, lease.provider, lease.reserves, lease.ready_at or lease.phase_at)
 
     def _busy(self) -> set[LeaseId]:
         return self._launcher.busy() | self._releaser.busy() | self._left_alone
 
     async def close(self) -> None:
-        """Give back tasks, threads and connections. Servers keep running; the next process finds them."""
+        """Give back tasks, threads and connections. Servers keep running, and the next process finds them; starts that
+        are under way are rolled back, by us or by it."""
         for task in (self._starting, self._reconciling):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
-        await self._releaser.close(wait_s=5.0)
+        await self._launcher.close(CLOSE_S)
+        await self._releaser.close(CLOSE_S)
         await self._admission.close()
         await self._observer.close()
         for provider in self.providers.values():
@@ -145,7 +162,15 @@ class Engine:
 
         Raises LabError only, or CancelledError.
         """
-        await self.start()
+        try:
+            await self.start()
+        except LabError:
+            raise
+        except Exception as exc:
+            raise StoreUnavailable(
+                Sentence("The records of running servers cannot be read. Tell your administrator."),
+                detail=f"the engine cannot start: {type(exc).__name__}",
+            ) from exc
         await self._learn_typical(order)
         return await self._launcher.launch(order, report)
 
@@ -168,43 +193,76 @@ class Engine:
         if lease.phase is not Phase.READY:
             return False
         state = await self._observer.state(lease)
+        if lease.id in self._busy() or self.book.active(user, server_name) != lease:
+            return await self.is_running(user, server_name)  # what we asked about is not what is there now
         if state is ServerState.GONE:
             self._releaser.begin(lease.id, Ending(by="failure", reason=DIED), stop_mode(lease))
         return state is ServerState.RUNNING
 
     async def stop(self, user: str, server_name: str) -> None:
-        """End the server because the hub says so; returns when that is done, or when the reconciler took over.
+        """End the server because the hub says so; returns when that is done, or when the reconciler took over. A start
+        that is under way is rolled back.
 
         The reason is the culler's, where it wrote one; else somebody's click.
         """
         await self.start()
+        await self._launcher.abort(user, server_name)
         lease = self.book.active(user, server_name)
         if lease is None:
             return
         ending, mode = Ending(by="user", reason=STOPPED), stop_mode(lease)
-        written = await self.book.fresh(lease.id)
-        if written is not None and written.phase is Phase.READY and written.ending is not None:
-            ending, mode = written.ending, written.release_mode
+        if lease.id not in self._busy():
+            written = await self.book.refresh(lease.id)
+            if written is not None and written.phase is Phase.READY and written.ending is not None:
+                ending, mode = written.ending, written.release_mode
         await self._releaser.end_quietly(lease.id, ending, mode)
 
     async def forget(self, user: str, server_name: str) -> None:
         """Destroy whatever is left of a server that was deleted for good, parked or not."""
         await self.start()
+        await self._launcher.abort(user, server_name)
         for lease in self.book.of(user, server_name):
             await self._releaser.end_quietly(lease.id, Ending(by="user", reason=DELETED), ReleaseMode.DESTROY)
 
     async def end(self, lease_id: LeaseId, ending: Ending, mode: ReleaseMode) -> None:
-        """Release all that a lease holds. Raises what the provider raised."""
+        """Release all that a lease holds. Raises LabError when that failed; it is then tried again."""
+        lease = self.book.get(lease_id)
+        if lease is not None and lease_id in self._launcher.busy():
+            await self._launcher.abort(lease.user, lease.server_name)
         await self._releaser.end(lease_id, ending, mode)
 
-    async def _end_for_reconciler(self, lease: Lease, ending: Ending, mode: ReleaseMode) -> None:
-        written = await self.book.fresh(lease.id)
-        if written is not None and written.ending is not None:
-            ending = written.ending
+    async def _reload(self) -> list[Lease]:
+        """What the store has now, for the reconciler. What was ended beside us is promised nothing any more."""
+        before = self.book.all()
+        after = await self.book.reload()
+        for lease in before:
+            if self.book.get(lease.id) is None and lease.id not in self._busy():
+                self._admission.give_back(lease.id)
+                self._observer.forget(lease.id)
+        return after
+
+    async def _end_for_reconciler(self, lease: Lease, ending: Ending, mode: ReleaseMode) -> bool:
+        """Release a lease that is still as it was when the reconciler looked; says whether that was so."""
+        if lease.id in self._busy():
+            return False
+        now = await self.book.refresh(lease.id)
+        if now is None or lease.id in self._busy() or (now.phase, now.phase_at) != (lease.phase, lease.phase_at):
+            return False
+        if now.ending is not None and now.phase is not Phase.PARKED:
+            ending = now.ending
         await self._releaser.end(lease.id, ending, mode)
+        return True
 
     async def _learn_typical(self, order: Order) -> None:
-        """Refresh how long servers of this profile usually run; only used for the guess of a wait."""
-        seconds = await self._store.median_session_s(self._settings.hub_id, order.profile)
+        """Refresh how long servers of this profile usually run; only for the guess of a wait, so it may fail."""
+        now, never = self._clock(), datetime.min.replace(tzinfo=timezone.utc)
+        if now - self._learned_at.get(order.profile, never) < LEARN_EVERY:
+            return
+        self._learned_at[order.profile] = now
+        try:
+            seconds = await self._store.median_session_s(self._settings.hub_id, order.profile)
+        except Exception as exc:
+            log.warning("cannot tell how long servers of profile=%s run: %s", order.profile, exc)
+            return
         if seconds is not None:
             self._typical[order.variants[0].provider] = timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""From an order to a ready lease, or to nothing at all."""
+"""From an order to a ready server, or to nothing at all."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from labspawner import metrics
-from labspawner.errors import (
-    LabError,
-    LeaseConflict,
-    NeverFits,
-    NoRoom,
-    NotAllowed,
-    ProviderUnavailable,
-    StartFailed,
-)
+from labspawner.deadlines import LET_GO_S, let_go, result_of, within
+from labspawner.errors import LabError, LeaseConflict, NotAllowed, StartFailed
 from labspawner.lifecycle.admission import Admission
 from labspawner.lifecycle.book import LeaseBook
+from labspawner.lifecycle.choosing import choose
 from labspawner.lifecycle.observer import Observer
 from labspawner.lifecycle.orders import Order, Report, Variant
 from labspawner.lifecycle.releaser import Releaser
@@ -33,7 +28,6 @@ from labspawner.model import (
     LeaseId,
     Phase,
     Progress,
-    Ready,
     ReleaseMode,
 )
 from labspawner.naming import new_lease_id
@@ -45,10 +39,33 @@ log = logging.getLogger(__name__)
 
 REPLACED = Sentence("It was replaced by a new start.")
 CANCELLED = Sentence("The start was cancelled.")
+STOPPED_MEANWHILE = Sentence("Your server was stopped while it was starting.")
+OVERRUN_S = 10.0
+"""How much later than its own deadline a provider may be before the start is ended for it."""
+
+
+@dataclass(eq=False, slots=True)
+class _Start:
+    """One start under way. lease_id: once it is chosen. parked: what is being resumed, as it was. over: when nothing of
+    it is at work any more, its roll-back included."""
+
+    order: Order
+    lease_id: LeaseId | None = None
+    parked: Lease | None = None
+    task: asyncio.Task[Lease] | None = None
+    stopped: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def server(self) -> tuple[str, str]:
+        return self.order.user, self.order.server_name
 
 
 class Launcher:
-    """Writes the lease, gets admission, runs the provider's launch, and undoes all of it when one step fails."""
+    """Writes the lease, gets admission, runs the provider's launch, and undoes all of it when one step fails.
+
+    let_go_s: how long a provider's launch may go on after it was cancelled.
+    """
 
     def __init__(
         self,
@@ -58,6 +75,8 @@ class Launcher:
         observer: Observer,
         releaser: Releaser,
         clock: Callable[[], datetime],
+        *,
+        let_go_s: float = LET_GO_S,
     ) -> None:
         self._book = book
         self._providers = providers
@@ -65,83 +84,81 @@ class Launcher:
         self._observer = observer
         self._releaser = releaser
         self._clock = clock
-        self._under_way: set[LeaseId] = set()
+        self._let_go_s = let_go_s
+        self._starts: set[_Start] = set()
+        self._roll_backs: set[asyncio.Task[None]] = set()
 
     def busy(self) -> set[LeaseId]:
-        """The leases that are being launched right now."""
-        return set(self._under_way)
+        """The leases that are being launched, or rolled back, right now."""
+        return {start.lease_id for start in self._starts if start.lease_id is not None}
 
     async def launch(self, order: Order, report: Report) -> Lease:
         """Start what was ordered; answers the ready lease. On failure or cancellation all is rolled back first.
 
-        Raises LabError only, or CancelledError.
+        Raises LabError only, or CancelledError. A second cancellation does not wait for the roll-back, nor stop it.
         """
         began = self._clock()
+        start = self._begin(order)
         try:
-            lease = await self._open(order)
-        except Exception as exc:
-            error = _translated(exc, "none", order)
-            raise error from (None if error is exc else exc)
-        try:
-            ready = await self._admit_and_run(lease, order, report)
+            ready = await self._result(start, report)
         except BaseException as exc:
-            error = _translated(exc, lease.id, order)
-            await self._roll_back(lease.id, order, error)
+            error = _translated(exc, start)
+            undoing = asyncio.get_running_loop().create_task(self._roll_back(start, error))
+            self._roll_backs.add(undoing)
+            undoing.add_done_callback(self._roll_backs.discard)
+            await asyncio.wait({undoing})
             raise error from (None if error is exc else exc)
-        finally:
-            self._under_way.discard(lease.id)
+        self._end(start)
         metrics.STARTS.labels(ready.provider, order.profile, "ready", "ready").inc()
         metrics.READY_SECONDS.labels(ready.provider, order.profile).observe((self._clock() - began).total_seconds())
         log.info("server ready lease=%s user=%s provider=%s", ready.id, ready.user, ready.provider)
         return ready
 
-    async def _open(self, order: Order) -> Lease:
-        """Write the lease. An older one of the same server is ended first: its token is no longer valid."""
-        self._check_limit(order)
-        old = self._book.active(order.user, order.server_name)
-        if old is not None:
-            try:
-                await self._releaser.end(old.id, Ending(by="hub", reason=REPLACED), stop_mode(old))
-            except LabError as exc:
-                raise LeaseConflict(
-                    Sentence("Your last server is still being stopped. Try again in a minute."), detail=str(exc)
-                ) from exc
-        facts: dict[str, Any] = {
-            "provider": order.variants[0].provider,
-            "profile_rev": order.profile_rev,
-            "pinned": order.pinned,
-        }
-        parked = self._parked(order)
-        lease_id = parked.id if parked else new_lease_id()
-        self._under_way.add(lease_id)
-        try:
-            if parked is not None:
-                return await self._book.write(lease_id, phase=Phase.QUEUED, ending=None, attempts=0, **facts)
-            now = self._clock()
-            lease = Lease(
-                id=lease_id,
-                hub_id=self._book.hub_id,
-                user=order.user,
-                server_name=order.server_name,
-                profile=order.profile,
-                created_at=now,
-                phase_at=now,
-                **facts,
+    async def abort(self, user: str, server_name: str) -> None:
+        """End the start of this server that is under way, if there is one; returns when it is over and rolled back."""
+        for start in [start for start in self._starts if start.server == (user, server_name)]:
+            start.stopped = True
+            if start.task is not None:
+                start.task.cancel()
+            await start.over.wait()
+
+    async def close(self, wait_s: float) -> None:
+        """Roll back what is starting; what is not done in `wait_s` seconds is done by the next hub process."""
+        ends = [asyncio.ensure_future(self.abort(*start.server)) for start in self._starts]
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=wait_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _begin(self, order: Order) -> _Start:
+        """Count the start from now on. Raises NotAllowed over the limit, LeaseConflict beside another one."""
+        start = _Start(order)
+        if any(other.server == start.server for other in self._starts):
+            raise LeaseConflict(
+                Sentence("Your server is already starting or running. Reload this page."),
+                detail=f"a start is under way user={order.user} server={order.server_name!r}",
             )
-            await self._book.add(lease)
-        except BaseException:
-            self._under_way.discard(lease_id)
-            raise
-        return lease
+        self._check_limit(order)
+        self._starts.add(start)
+        return start
+
+    def _end(self, start: _Start) -> None:
+        self._starts.discard(start)
+        start.over.set()
 
     def _check_limit(self, order: Order) -> None:
-        others = [
-            lease
+        leases = [
+            lease.server_name
             for lease in self._book.all()
-            if (lease.user, lease.profile) == (order.user, order.profile)
-            and lease.server_name != order.server_name
-            and lease.phase is not Phase.PARKED
+            if (lease.user, lease.profile) == (order.user, order.profile) and lease.phase is not Phase.PARKED
         ]
+        starts = [
+            start.order.server_name
+            for start in self._starts
+            if (start.order.user, start.order.profile) == (order.user, order.profile)
+        ]
+        others = {*leases, *starts} - {order.server_name}
         if order.per_user is not None and len(others) >= order.per_user:
             raise NotAllowed(
                 Sentence(
@@ -151,20 +168,26 @@ class Launcher:
                 )
             )
 
-    def _parked(self, order: Order) -> Lease | None:
-        """What an earlier server of the same profile left; resumed rather than started anew."""
-        providers = {variant.provider for variant in order.variants}
-        for lease in self._book.of(order.user, order.server_name):
-            if lease.phase is Phase.PARKED and lease.profile == order.profile and lease.provider in providers:
-                return lease
-        return None
-
-    async def _admit_and_run(self, lease: Lease, order: Order, report: Report) -> Lease:
-        variant = await self._admit(lease, order, report)
-        # The provider keeps its own deadline; this one is for a provider that does not.
-        deadline_s = variant.ready_timeout_s + 10.0
+    async def _result(self, start: _Start, report: Report) -> Lease:
+        """Run the steps in a task of their own, so that `abort` can end them without the caller's being cancelled."""
+        start.task = asyncio.get_running_loop().create_task(self._steps(start, report))
         try:
-            return await asyncio.wait_for(self._run(lease, order, variant, report), deadline_s)
+            await asyncio.wait({start.task})
+        except asyncio.CancelledError:
+            await let_go(start.task, 1.5 * self._let_go_s)
+            raise
+        return result_of(start.task)
+
+    async def _steps(self, start: _Start, report: Report) -> Lease:
+        lease = await self._open(start)
+        variant = await choose(self._admission, lease, start.order, report)
+        try:
+            # The provider keeps its own deadline; this one is for a provider that does not.
+            return await within(
+                variant.ready_timeout_s + OVERRUN_S,
+                self._run(lease, start.order, variant, report),
+                let_go_s=self._let_go_s,
+            )
         except asyncio.TimeoutError as exc:
             raise StartFailed(
                 Sentence(
@@ -175,85 +198,120 @@ class Launcher:
                 detail=f"lease={lease.id} provider={variant.provider} overran its own deadline",
             ) from exc
 
-    async def _admit(self, lease: Lease, order: Order, report: Report) -> Variant:
-        """Promise the resources of a variant: of the first that is free, else of the first worth waiting for."""
-        candidates = self._candidates(lease, order)
-        errors: list[LabError] = []
-        worth_waiting: list[Variant] = []
-        for variant in candidates:
+    async def _open(self, start: _Start) -> Lease:
+        """Write the lease. An older one of the same server is ended first: its token is no longer valid."""
+        order = start.order
+        old = self._book.active(*start.server)
+        if old is not None:
             try:
-                await self._admission.try_now(lease.id, variant.provider, variant.resources)
-            except (NoRoom, NeverFits, ProviderUnavailable) as exc:
-                errors.append(exc)
-                if not isinstance(exc, NeverFits):
-                    worth_waiting.append(variant)
-            else:
-                return variant
-        if not worth_waiting or order.wait_s <= 0:
-            raise errors[0]
-        try:
-            await asyncio.wait_for(self._stand_in_line(lease.id, worth_waiting[0], report), order.wait_s)
-        except asyncio.TimeoutError as exc:
-            raise NoRoom(
-                Sentence(
-                    "Nothing became free in {waited}. Try again later, or pick another profile.",
-                    waited=human_duration(timedelta(seconds=order.wait_s)),
-                ),
-                retry_after_s=300,
-            ) from exc
-        return worth_waiting[0]
+                await self._releaser.end(old.id, Ending(by="hub", reason=REPLACED), stop_mode(old))
+            except LabError as exc:
+                raise LeaseConflict(
+                    Sentence("Your last server is still being stopped. Try again in a minute."), detail=str(exc)
+                ) from exc
+        facts: dict[str, Any] = {"profile_rev": order.profile_rev, "pinned": order.pinned}
+        start.parked = parked = self._parked(order)
+        if parked is not None:
+            start.lease_id = parked.id
+            # Why it was parked is over: left there, it would be read as why the next stop comes.
+            return await self._book.write(
+                parked.id, expected={Phase.PARKED}, phase=Phase.QUEUED, ending=None, attempts=0, **facts
+            )
+        now = self._clock()
+        lease = Lease(
+            id=new_lease_id(),
+            hub_id=self._book.hub_id,
+            user=order.user,
+            server_name=order.server_name,
+            provider=order.variants[0].provider,
+            profile=order.profile,
+            created_at=now,
+            phase_at=now,
+            **facts,
+        )
+        start.lease_id = lease.id
+        await self._book.add(lease)
+        return lease
 
-    @staticmethod
-    def _candidates(lease: Lease, order: Order) -> list[Variant]:
-        if lease.handle is not None:  # a parked server can only be resumed where it is
-            return [variant for variant in order.variants if variant.provider == lease.handle.provider][:1]
-        return list(order.variants if order.fallback else order.variants[:1])
-
-    async def _stand_in_line(self, lease_id: LeaseId, variant: Variant, report: Report) -> None:
-        waiting = self._admission.wait(lease_id, variant.provider, variant.resources)
-        async with contextlib.aclosing(waiting) as places:
-            async for sentence in places:
-                report(Progress(0, sentence))
+    def _parked(self, order: Order) -> Lease | None:
+        """What the last server of the same profile left; resumed rather than started anew."""
+        providers = {variant.provider for variant in order.variants}
+        found = [
+            lease
+            for lease in self._book.of(order.user, order.server_name)
+            if lease.phase is Phase.PARKED
+            and lease.profile == order.profile
+            and lease.handle is not None
+            and lease.handle.provider in providers
+            and lease.release_mode is not ReleaseMode.DESTROY
+            and lease.id not in self._releaser.busy()
+        ]
+        return max(found, key=lambda lease: lease.phase_at, default=None)
 
     async def _run(self, lease: Lease, order: Order, variant: Variant, report: Report) -> Lease:
         lease = await self._book.write(
-            lease.id, phase=Phase.LAUNCHING, provider=variant.provider, reserves=variant.resources
+            lease.id,
+            expected={Phase.QUEUED},
+            phase=Phase.LAUNCHING,
+            provider=variant.provider,
+            reserves=variant.resources,
         )
-        url: str | None = None
-        launch = self._providers[variant.provider].launch(_request(lease, order, variant))
-        async with _closing(launch) as events:
-            async for event in events:
-                if isinstance(event, Checkpoint):
-                    await self._book.write(lease.id, handle=event.handle)
-                elif isinstance(event, Progress):
-                    report(event)
-                elif isinstance(event, Ready):
-                    url = event.url
-        if url is None:
+        events = self._providers[variant.provider].launch(_request(lease, order, variant))
+        try:
+            url = await self._follow(events, lease.id, report)
+        finally:
+            await _close(events, variant.provider)
+        current = self._book.get(lease.id)
+        if url is None or current is None or current.handle is None:
             raise StartFailed(
                 Sentence("The server was started, but nobody said where it listens. Tell your administrator."),
-                detail=f"provider={variant.provider} ended its launch of lease={lease.id} without Ready",
+                detail=f"provider={variant.provider} launched lease={lease.id} without Ready, or without a Checkpoint",
             )
-        ready = await self._book.write(lease.id, phase=Phase.READY, url=url, ready_at=self._clock())
-        self._observer.saw(lease.id)
+        # A reason that the culler wrote against a start that hangs is not why this server will end one day.
+        ready = await self._book.write(
+            lease.id, expected={Phase.LAUNCHING}, phase=Phase.READY, url=url, ready_at=self._clock(), ending=None
+        )
+        self._observer.ready(lease.id)
         return ready
 
-    async def _roll_back(self, lease_id: LeaseId, order: Order, error: BaseException) -> None:
-        """Free what the start left. A second cancellation does not stop it: the release goes on by itself."""
-        current = self._book.get(lease_id)
-        stage = current.phase.value if current else "lost"
-        provider = current.provider if current else order.variants[0].provider
-        outcome = error.reason if isinstance(error, LabError) else "cancelled"
-        metrics.STARTS.labels(provider, order.profile, outcome, stage).inc()
-        if isinstance(error, LabError):
-            ending = Ending(by="failure", reason=error.message)
-            log.warning("start failed lease=%s user=%s stage=%s: %s", lease_id, order.user, stage, error)
-        else:
-            ending = Ending(by="user", reason=CANCELLED)
-        # What was parked before stays parked: a failed resume must not cost the student the disk.
-        was_parked = current is not None and current.ready_at is not None
-        mode = ReleaseMode.STOP if was_parked else ReleaseMode.DESTROY
-        await self._releaser.end_quietly(lease_id, ending, mode)
+    async def _follow(self, events: AsyncIterator[Event], lease_id: LeaseId, report: Report) -> str | None:
+        """Store each checkpoint, report all progress; the URL of the first `Ready`, after which nothing is asked."""
+        async for event in events:
+            if isinstance(event, Checkpoint):
+                await self._book.write(lease_id, expected={Phase.LAUNCHING}, handle=event.handle)
+            elif isinstance(event, Progress):
+                report(event)
+            else:
+                return event.url
+        return None
+
+    async def _roll_back(self, start: _Start, error: BaseException) -> None:
+        """Free what the start left, and count it."""
+        try:
+            lease = self._book.get(start.lease_id) if start.lease_id is not None else None
+            stage = lease.phase.value if lease is not None else "none"
+            provider = lease.provider if lease is not None else start.order.variants[0].provider
+            outcome = error.reason if isinstance(error, LabError) and not start.stopped else "cancelled"
+            metrics.STARTS.labels(provider, start.order.profile, outcome, stage).inc()
+            if lease is None or lease.phase is Phase.PARKED:  # it was not even written
+                return
+            # What was parked before stays parked: a failed resume must not cost the student the disk.
+            mode = start.parked.release_mode if start.parked is not None else ReleaseMode.DESTROY
+            await self._releaser.end_quietly(lease.id, await self._why(lease.id, start, error), mode)
+        finally:
+            if start.lease_id is not None and self._book.get(start.lease_id) is None:
+                self._admission.give_back(start.lease_id)
+            self._end(start)
+
+    async def _why(self, lease_id: LeaseId, start: _Start, error: BaseException) -> Ending:
+        """What the student reads next time: the failure, or what the culler wrote before it had the start cancelled."""
+        if isinstance(error, LabError) and not start.stopped:
+            return Ending(by="failure", reason=error.message)
+        with contextlib.suppress(LabError):
+            written = await self._book.refresh(lease_id)
+            if written is not None and written.ending is not None:
+                return written.ending
+        return Ending(by="user", reason=CANCELLED)
 
 
 def stop_mode(lease: Lease) -> ReleaseMode:
@@ -280,11 +338,14 @@ def _request(lease: Lease, order: Order, variant: Variant) -> LaunchRequest:
     )
 
 
-def _translated(exc: BaseException, lease_id: str, order: Order) -> BaseException:
+def _translated(exc: BaseException, start: _Start) -> BaseException:
     """Our own errors and cancellation as they are; a bug, ours or a provider's, as a sentence that hides it."""
     if isinstance(exc, LabError) or not isinstance(exc, Exception):
         return exc
-    log.error("unexpected error in a start lease=%s user=%s", lease_id, order.user, exc_info=exc)
+    lease_id, user = start.lease_id or "none", start.order.user
+    if start.stopped:
+        return StartFailed(STOPPED_MEANWHILE, detail=f"stopped while starting lease={lease_id} user={user}")
+    log.error("unexpected error in a start lease=%s user=%s", lease_id, user, exc_info=exc)
     return StartFailed(
         Sentence(
             "Something went wrong that is not your fault. Tell your administrator this number: {lease}.", lease=lease_id
@@ -293,12 +354,12 @@ def _translated(exc: BaseException, lease_id: str, order: Order) -> BaseExceptio
     )
 
 
-@contextlib.asynccontextmanager
-async def _closing(events: AsyncIterator[Event]) -> AsyncIterator[AsyncIterator[Event]]:
-    """Close the provider's generator on the way out, so that it rolls back now and not at garbage collection."""
+async def _close(events: AsyncIterator[Event], provider: str) -> None:
+    """Close the provider's generator, so that it rolls back now and not at garbage collection."""
+    close = getattr(events, "aclose", None)
+    if close is None:
+        return
     try:
-        yield events
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+        await close()
+    except Exception:
+        log.exception("provider=%s broke its contract: its launch could not be closed", provider)

@@ -61,9 +61,11 @@ class KilledAt:
                 counted = isinstance(event, (Checkpoint, Ready))
                 if counted and index == self._event_index and self._before:
                     self._die()
-                yield event
-                if counted and index == self._event_index:
-                    self._die()
+                try:
+                    yield event
+                finally:  # it was taken, whether the hub asks for more or closes the launch
+                    if counted and index == self._event_index:
+                        self._die()
                 index += counted
 
     def _die(self) -> None:
