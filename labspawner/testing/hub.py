@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -11,7 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -19,7 +21,8 @@ from urllib.parse import quote
 import psutil
 
 from labspawner.model import Decision, Json, Lease, Phase
-from labspawner.providers.processes import HostProcess, walk
+from labspawner.naming import new_lease_id
+from labspawner.providers.processes import HostProcess, marks, walk
 from labspawner.store import Store
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Answer, Client
@@ -29,7 +32,7 @@ START_S = 60.0
 STOP_S = 30.0
 PORTS = (21000, 29999)  # below what the kernel gives to others, so that a port is still free after a restart
 
-_ENTRY_POINTS = "[labspawner.providers]\nheld = labspawner.testing.hubconfig:held\n"
+_ENTRY_POINTS = "[labspawner.providers]\nsteered = labspawner.testing.hubconfig:steered\n"
 _CONFIG = """
 import json, pathlib
 from labspawner.testing.hubconfig import configure
@@ -43,7 +46,7 @@ class RealHub:
 
     courses: file name -> YAML. groups: group -> user names. providers, settings: as in `c.Labspawner`, the latter over
     short intervals. culler: runs the managed culler. config: more Python for the configuration file.
-    The provider kind `held` is installed, see `hubconfig.Held`. Call `close` in the end: it ends the hub, and whatever
+    The provider kind `steered` is installed, see `hubconfig.Steered`. Call `close` in the end: it ends the hub, and whatever
     its servers left.
     """
 
@@ -189,7 +192,7 @@ class RealHub:
 
     def ask(self, user: str, options: object = None, *, name: str = "") -> Answer:
         """Ask for a server through REST; the hub's own answer."""
-        wrapped = not isinstance(options, bytes) and options is not None and _major() >= 6
+        wrapped = not isinstance(options, bytes) and options is not None and major_version() >= 6
         # In JupyterHub 5, the body is the options.
         return self.api.call("POST", server_path(user, name), {"user_options": options} if wrapped else options)
 
@@ -302,11 +305,22 @@ def end_processes(hub_id: str) -> None:
     eventually_sync(none_left, 20.0, f"no process of {hub_id} is left")
 
 
+@contextlib.contextmanager
+def an_orphan(hub_id: str, *, provider: str = "local") -> Iterator[subprocess.Popen[bytes]]:
+    """A process that carries a hub's mark and belongs to no lease; ended on the way out if it still lives."""
+    mark = marks(new_lease_id(), hub_id=hub_id, provider=provider, user="nobody")
+    with subprocess.Popen(["sleep", "300"], env={**os.environ, **mark}) as orphan:  # noqa: S607 - on every PATH
+        try:
+            yield orphan
+        finally:
+            if orphan.poll() is None:
+                orphan.kill()
+
+
 def _q(text: str) -> str:
     return quote(text, safe="")
 
 
-def _major() -> int:
-    import jupyterhub  # noqa: PLC0415 - asked for by the tests of both versions
-
-    return int(jupyterhub.version_info[0])
+def major_version() -> int:
+    """Of the JupyterHub that is installed: 5 and 6 differ in a few requests."""
+    return int(metadata.version("jupyterhub").split(".")[0])

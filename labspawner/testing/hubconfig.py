@@ -13,6 +13,7 @@ from typing import Any
 from jupyterhub.proxy import Proxy
 
 from labspawner import wiring
+from labspawner.errors import ProviderUnavailable
 from labspawner.model import (
     Activity,
     Capacity,
@@ -28,6 +29,7 @@ from labspawner.model import (
     ServerState,
 )
 from labspawner.providers.contract import Provider, ProviderContext
+from labspawner.sentences import plain
 
 ADMIN_SCOPES = ["admin:users", "admin:servers", "admin:groups", "groups", "read:metrics", "tokens"]
 FAST = {
@@ -85,22 +87,23 @@ def configure(c: Any, spec: Mapping[str, Any]) -> None:
     wiring.wire(c)
 
 
-class Held:
-    """A provider whose launches stop for ever at a chosen event, for whoever wants to kill the hub just there.
+class Steered:
+    """A provider that a test steers through files in `folder`; without them it is `inner`.
 
-    The point is read from `point` for each launch: `<index> before` or `<index> after`; no file: nobody is held.
-    index: counts the Checkpoints of a launch from 0; Ready is one more than the last. A file `<point>.<provider>` says
-    that a launch is held.
+    `hold`: `<index> before` or `<index> after`: launches stop for ever at that event, for whoever wants to kill the hub
+    just there. index: counts the Checkpoints of a launch from 0; Ready is one more than the last. `held.<provider>`
+    then says that a launch is held. `silent`: the host does not answer, while its servers do.
     """
 
-    def __init__(self, inner: Provider, point: Path) -> None:
+    def __init__(self, inner: Provider, folder: Path) -> None:
         self.inner = inner
         self.name = inner.name
         self.features: frozenset[Feature] = inner.features
-        self._point = point
+        self._folder = folder
 
     async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
-        words = self._point.read_text().split() if self._point.exists() else []
+        point = self._folder / "hold"
+        words = point.read_text().split() if point.exists() else []
         at = (int(words[0]), words[1]) if words else (-1, "")
         index = 0
         events: Any = self.inner.launch(request)
@@ -115,19 +118,30 @@ class Held:
                 index += counted
 
     async def _hold(self) -> None:
-        self._point.with_name(f"{self._point.name}.{self.name}").touch()
+        (self._folder / f"held.{self.name}").touch()
         await asyncio.Event().wait()
 
+    def _must_answer(self) -> None:
+        if (self._folder / "silent").exists():
+            raise ProviderUnavailable(plain("The machines do not answer."), detail=f"provider={self.name} is silent")
+
     async def capacity(self) -> Capacity:
+        self._must_answer()
         return await self.inner.capacity()
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
+        try:
+            self._must_answer()
+        except ProviderUnavailable:
+            return {handle.lease_id: ServerState.UNKNOWN for handle in handles}
         return await self.inner.observe(handles)
 
     async def release(self, handle: Handle, mode: ReleaseMode, *, grace_s: float) -> None:
+        self._must_answer()
         await self.inner.release(handle, mode, grace_s=grace_s)
 
     async def owned(self) -> Sequence[OwnedResource]:
+        self._must_answer()
         return await self.inner.owned()
 
     async def activity(self, handle: Handle) -> Activity | None:
@@ -140,7 +154,7 @@ class Held:
         await self.inner.close()
 
 
-def held(context: ProviderContext, settings: Mapping[str, Any]) -> Held:
-    """The entry point `held`: `inner` (`module:name` of the provider inside), `point` (a path), `settings` (its own)."""
+def steered(context: ProviderContext, settings: Mapping[str, Any]) -> Steered:
+    """The entry point `steered`: `inner` (`module:name` of the provider inside), `folder`, `settings` (its own)."""
     inner: Provider = resolve_name(settings["inner"])(context, settings.get("settings", {}))
-    return Held(inner, Path(settings["point"]))
+    return Steered(inner, Path(settings["folder"]))
