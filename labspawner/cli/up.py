@@ -60,9 +60,10 @@ def up(port: int, config: Path | None, data_dir: Path, verbose: bool) -> None:
             raise click.ClickException(f"The hub stopped with exit code {code}.\n{_tail(log_file)}")
 
 
-def find_config() -> Path:
+def find_config(folders: tuple[Path, ...] = (Path(), SHARE)) -> Path:
     """The configuration in the current folder, else the one in the wheel."""
-    for candidate in (Path("jupyterhub_config.py"), SHARE / "jupyterhub_config.py"):
+    for folder in folders:
+        candidate = folder / "jupyterhub_config.py"
         if candidate.is_file():
             return candidate.absolute()
     raise click.ClickException("There is no jupyterhub_config.py here. Name one: labspawner up --config FILE")

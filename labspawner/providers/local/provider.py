@@ -155,7 +155,7 @@ class LocalProvider:
         finally:
             self._launches.end(request.lease_id)
             self._ports.give_back(request.lease_id)
-        log.info("server ready lease=%s user=%s pid=%s port=%s", request.lease_id, request.user, identity[0], port)
+        log.debug("server answers lease=%s user=%s pid=%s port=%s", request.lease_id, request.user, identity[0], port)
         yield Ready(url)
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:

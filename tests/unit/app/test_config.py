@@ -1,0 +1,75 @@
+"""An administrator's settings are checked together, with what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from traitlets import TraitError
+from traitlets.config import Config
+
+from labspawner.config import Labspawner, Settings, open_providers
+from labspawner.errors import BadConfig
+from labspawner.providers.contract import Provider
+
+
+def settings(tmp_path: Path, **given: object) -> Settings:
+    return Labspawner(config=Config({"Labspawner": {"data_dir": str(tmp_path), **given}})).settings()
+
+
+def test_the_defaults_are_valid_and_stay_in_the_data_folder(tmp_path: Path):
+    made = settings(tmp_path)
+
+    assert made.database_url == f"sqlite:///{tmp_path / 'labspawner.sqlite'}"
+    assert made.providers == {"local": {}}
+    assert 1 <= len(made.hub_id) <= 32
+
+
+@pytest.mark.parametrize("hub_id", ["", "Hub", "a b", "-x", "x-", "a" * 33, "ü"])
+def test_a_hub_id_that_cannot_stand_on_every_host_is_refused(tmp_path: Path, hub_id: str):
+    with pytest.raises(BadConfig, match="hub_id"):
+        settings(tmp_path, hub_id=hub_id)
+
+
+@pytest.mark.parametrize("providers", [{}, {"local": None}, {"local": "x"}])
+def test_providers_that_say_nothing_are_refused_with_an_example(tmp_path: Path, providers: object):
+    with pytest.raises(BadConfig, match="providers"):
+        settings(tmp_path, providers=providers)
+
+
+def test_a_data_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(BadConfig, match="data_dir"):
+        settings(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("given", [{"brake_share": 1.5}, {"observe_interval_s": 0}, {"culler_interval_s": 0}])
+def test_a_number_out_of_range_is_refused(tmp_path: Path, given: dict[str, object]):
+    with pytest.raises(TraitError):
+        Labspawner(config=Config({"Labspawner": {"data_dir": str(tmp_path), **given}}))
+
+
+async def test_each_configured_name_gets_a_provider_of_its_kind_and_a_folder_of_its_own(tmp_path: Path):
+    opened = open_providers(settings(tmp_path, providers={"local": {}, "lab-a": {"kind": "sim", "start_s": 1}}))
+
+    assert {name: provider.name for name, provider in opened.items()} == {"local": "local", "lab-a": "lab-a"}
+    assert all(isinstance(provider, Provider) for provider in opened.values())
+    assert (tmp_path / "providers" / "lab-a").is_dir()
+    for provider in opened.values():
+        await provider.close()
+
+
+def test_a_kind_that_nobody_installed_is_refused_with_those_that_are(tmp_path: Path):
+    with pytest.raises(BadConfig, match=r"local.*sim"):
+        open_providers(settings(tmp_path, providers={"docker": {}}))
+
+
+def test_a_setting_that_the_provider_does_not_know_is_refused(tmp_path: Path):
+    with pytest.raises(BadConfig, match="max_server"):
+        open_providers(settings(tmp_path, providers={"local": {"max_server": 3}}))
+
+
+def test_every_setting_says_its_unit_or_gives_an_example_or_a_reason():
+    for name, trait in Labspawner.class_own_traits(config=True).items():
+        assert len(trait.help) > 40, name
