@@ -110,6 +110,8 @@ def _options(profile: Profile, answers: Mapping[Any, object]) -> dict[str, str]:
         typed, picked = answers.get(name + UNLISTED_SUFFIX), answers.get(name)
         if typed is not None and typed != "":
             chosen[name + UNLISTED_SUFFIX] = _typed(name, option, typed)
+        elif picked == UNLISTED and option.unlisted_choice.enabled:
+            raise BadChoice(Sentence("Type a value for {option}, or choose another answer.", option=shown(name)))
         elif picked is not None and picked != "":
             chosen[name] = _picked(name, option, picked)
         elif option.default_choice is not None:
@@ -187,13 +189,14 @@ def _first(values: object) -> str:
 
 
 def _without_hidden_text(answers: dict[str, str]) -> dict[str, str]:
-    """Without JavaScript the text field is posted whatever the list says: the list decides."""
+    """The text field is posted whatever the list says: the list decides. Only "Other..." without a text stays as it is,
+    for `parse_choice` to refuse: the default would not be what was meant."""
     kept: dict[str, str] = {}
     for name, value in answers.items():
         listed = answers.get(name.removesuffix(UNLISTED_SUFFIX), UNLISTED)
         if name.endswith(UNLISTED_SUFFIX):
             if listed == UNLISTED:
                 kept[name] = value
-        elif value != UNLISTED:
+        elif value != UNLISTED or not answers.get(name + UNLISTED_SUFFIX):
             kept[name] = value
     return kept

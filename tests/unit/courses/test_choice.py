@@ -131,6 +131,8 @@ def test_class_hours_hold_for_a_choice() -> None:
         ({"profile": "py101/base", "ui": {"a": 1}}, "a group of keys is not a choice for 'ui'."),
         ({"profile": "py101/base", "ui": 0}, "0 is not a choice for 'ui'."),
         ({"profile": "py101/base", "ui--unlisted-choice": "x"}, "'ui' takes only the choices that are listed."),
+        ({"profile": "py101/base", "ui": "unlisted-choice"}, "'unlisted-choice' is not a choice for 'ui'."),
+        ({"profile": "py101/base", "image": "unlisted-choice"}, "Type a value for 'image', or choose another answer."),
         ({"profile": "py101/base", "image--unlisted-choice": 3}, "'image' is 3. Send text."),
         ({"profile": "py101/base", "image--unlisted-choice": "evil"}, "'evil' does not fit 'image': write lab/name:1"),
         ({"profile": "py101/base", "image--unlisted-choice": "lab/a:1\nEVIL"}, "does not fit"),
@@ -226,6 +228,15 @@ def test_the_list_decides_whether_the_text_beside_it_counts(listed: str, kept: d
     form = {"profile": ["py101/base"], name: [listed], f"{name}--unlisted-choice": ["lab/torch:2"]}
 
     assert options_from_form(form)["options"] == kept
+
+
+@pytest.mark.parametrize("typed", [{}, {"image--unlisted-choice": [""]}])
+def test_other_without_a_text_is_refused_and_not_taken_for_the_default(typed: dict[str, list[str]]) -> None:
+    prefix = field_name("py101", "base", "")
+    form = {"profile": ["py101/base"], f"{prefix}image": ["unlisted-choice"]}
+    form.update({f"{prefix}{name}": values for name, values in typed.items()})
+
+    assert "Type a value for 'image'" in refusal(options_from_form(form))
 
 
 @pytest.mark.parametrize("form", [{}, {"profile": []}, {"profile": [""]}, {"profile": None}, {"profile": [3]}, {3: 4}])
