@@ -89,6 +89,7 @@ class Engine:
             self._observer,
             grace_s=settings.release_grace_s,
             timeout_s=settings.release_timeout_s,
+            let_go_s=settings.let_go_s,
         )
         self._launcher = Launcher(
             self.book, providers, self._admission, self._observer, self._releaser, clock, let_go_s=settings.let_go_s

@@ -47,13 +47,14 @@ OVERRUN_S = 10.0
 @dataclass(eq=False, slots=True)
 class _Start:
     """One start under way. lease_id: once it is chosen. parked: what is being resumed, as it was. over: when nothing of
-    it is at work any more, its roll-back included."""
+    it is at work any more, its roll-back included. stopped: by `abort`. given_up: whatever comes now comes too late."""
 
     order: Order
     lease_id: LeaseId | None = None
     parked: Lease | None = None
     task: asyncio.Task[Lease] | None = None
     stopped: bool = False
+    given_up: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -117,7 +118,7 @@ class Launcher:
     async def abort(self, user: str, server_name: str) -> None:
         """End the start of this server that is under way, if there is one; returns when it is over and rolled back."""
         for start in [start for start in self._starts if start.server == (user, server_name)]:
-            start.stopped = True
+            start.stopped = start.given_up = True
             if start.task is not None:
                 start.task.cancel()
             await start.over.wait()
@@ -174,6 +175,7 @@ class Launcher:
         try:
             await asyncio.wait({start.task})
         except asyncio.CancelledError:
+            start.given_up = True
             await let_go(start.task, 1.5 * self._let_go_s)
             raise
         return result_of(start.task)
@@ -185,7 +187,7 @@ class Launcher:
             # The provider keeps its own deadline; this one is for a provider that does not.
             return await within(
                 variant.ready_timeout_s + OVERRUN_S,
-                self._run(lease, start.order, variant, report),
+                self._run(lease, start, variant, report),
                 let_go_s=self._let_go_s,
             )
         except asyncio.TimeoutError as exc:
@@ -248,7 +250,7 @@ class Launcher:
         ]
         return max(found, key=lambda lease: lease.phase_at, default=None)
 
-    async def _run(self, lease: Lease, order: Order, variant: Variant, report: Report) -> Lease:
+    async def _run(self, lease: Lease, start: _Start, variant: Variant, report: Report) -> Lease:
         lease = await self._book.write(
             lease.id,
             expected={Phase.QUEUED},
@@ -256,9 +258,9 @@ class Launcher:
             provider=variant.provider,
             reserves=variant.resources,
         )
-        events = self._providers[variant.provider].launch(_request(lease, order, variant))
+        events = self._providers[variant.provider].launch(_request(lease, start.order, variant))
         try:
-            url = await self._follow(events, lease.id, report)
+            url = await self._follow(events, lease.id, start, report)
         finally:
             await _close(events, variant.provider)
         current = self._book.get(lease.id)
@@ -274,9 +276,13 @@ class Launcher:
         self._observer.ready(lease.id)
         return ready
 
-    async def _follow(self, events: AsyncIterator[Event], lease_id: LeaseId, report: Report) -> str | None:
+    async def _follow(
+        self, events: AsyncIterator[Event], lease_id: LeaseId, start: _Start, report: Report
+    ) -> str | None:
         """Store each checkpoint, report all progress; the URL of the first `Ready`, after which nothing is asked."""
         async for event in events:
+            if start.given_up:
+                return None
             if isinstance(event, Checkpoint):
                 await self._book.write(lease_id, expected={Phase.LAUNCHING}, handle=event.handle)
             elif isinstance(event, Progress):

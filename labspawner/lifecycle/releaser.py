@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labspawner import metrics
-from labspawner.deadlines import within
+from labspawner.deadlines import LET_GO_S, within
 from labspawner.errors import LabError, LeaseConflict, ProviderUnavailable, UnknownLease
 from labspawner.lifecycle.admission import Admission
 from labspawner.lifecycle.book import LeaseBook
@@ -47,6 +47,7 @@ class Releaser:
         *,
         grace_s: float,
         timeout_s: float,
+        let_go_s: float = LET_GO_S,
     ) -> None:
         self._book = book
         self._providers = providers
@@ -54,6 +55,7 @@ class Releaser:
         self._observer = observer
         self._grace_s = grace_s
         self._timeout_s = timeout_s
+        self._let_go_s = let_go_s
         self._under_way: dict[LeaseId, _Release] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -178,7 +180,8 @@ class Releaser:
         if mode is ReleaseMode.HIBERNATE and Feature.HIBERNATE not in provider.features:
             mode = ReleaseMode.STOP
         try:
-            await within(self._timeout_s, provider.release(lease.handle, mode, grace_s=self._grace_s))
+            release = provider.release(lease.handle, mode, grace_s=self._grace_s)
+            await within(self._timeout_s, release, let_go_s=self._let_go_s)
         except LabError:
             raise
         except asyncio.TimeoutError as exc:

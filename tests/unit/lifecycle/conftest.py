@@ -259,13 +259,6 @@ async def reaches(engine: Engine, phase: Phase, user: str = "student1", server_n
     return next(lease for lease in engine.book.of(user, server_name) if lease.phase is phase)
 
 
-async def crash(engine: Engine) -> None:
-    """Leave the store and the world as a killed hub would: nothing is rolled back or released."""
-    for task in asyncio.all_tasks():
-        if task is not asyncio.current_task() and "Reconciler.run" in repr(task.get_coro()):
-            task.cancel()
-
-
 async def nothing_is_left(engine: Engine, *providers: Provider) -> None:
     """No lease, no promise, no resource."""
     assert engine.book.all() == []
