@@ -82,6 +82,4 @@ def is_loopback(url: str) -> bool:
 
 
 def _refuse(why: str) -> BadConfig:
-    return BadConfig(
-        Sentence("The demo accounts are for this machine only: {why}.", why=why), detail=f"demo authenticator: {why}"
-    )
+    return BadConfig(Sentence("The demo accounts are for this machine only: {why}.", why=why))

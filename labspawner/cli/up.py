@@ -21,6 +21,7 @@ from labspawner.demo import ACCOUNTS, PASSWORD_ENV
 
 START_TIMEOUT_S = 90.0
 LOG_LINES = 25
+WRONG_SETTING = ("so the hub does not start: ", "labspawner.errors.BadConfig: ")
 SHARE = Path(__file__).parent.parent / "share"
 
 
@@ -47,8 +48,9 @@ def up(port: int, config: Path | None, data_dir: Path, verbose: bool) -> None:
         PASSWORD_ENV: password,
         "LABSPAWNER_PORT": str(port),
         "LABSPAWNER_DATA_DIR": str(data_dir),
-        "LABSPAWNER_HUB_PORT": str(_free_port(8081)),
-        "LABSPAWNER_PROXY_API_PORT": str(_free_port(8001)),
+        # Running servers know the hub by this port, so a later hub on the same data needs the same one.
+        "LABSPAWNER_HUB_PORT": os.environ.get("LABSPAWNER_HUB_PORT") or str(_kept_port(data_dir / "hub.port", 8081)),
+        "LABSPAWNER_PROXY_API_PORT": os.environ.get("LABSPAWNER_PROXY_API_PORT") or str(_free_port(8001)),
     }
     log_file = data_dir / "hub.log"
     click.echo(f"Starting the hub of {config} (log: {'here' if verbose else log_file}) ...")
@@ -92,8 +94,9 @@ def _refuse_taken(port: int, data_dir: Path) -> None:
         if pid_file.exists()
         else ""
     )
+    other = port + 1 if port < 65535 else 8000
     raise click.ClickException(
-        f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or take another: labspawner up --port {port + 1}."
+        f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or take another: labspawner up --port {other}."
         + hint
     )
 
@@ -106,6 +109,17 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _kept_port(file: Path, preferred: int) -> int:
+    """The port that `file` names, if it is free; else another one, which `file` names from now on."""
+    try:
+        kept = int(file.read_text())
+    except (OSError, ValueError):
+        kept = preferred
+    port = _free_port(kept)
+    file.write_text(f"{port}\n")
+    return port
 
 
 def _free_port(preferred: int) -> int:
@@ -152,7 +166,7 @@ def _wait_until_healthy(hub: subprocess.Popen[bytes], url: str, log_file: Path) 
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if hub.poll() is not None:
-            raise click.ClickException(f"The hub did not start (exit code {hub.returncode}).\n{_tail(log_file)}")
+            raise click.ClickException(f"The hub did not start (exit code {hub.returncode}).\n{_why(log_file)}")
         try:
             with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback URL
                 return
@@ -167,6 +181,16 @@ def _greet(port: int, password: str) -> None:
     click.echo(f"  password: {password}\n")
     click.echo("  This is a demo on this machine alone: servers are plain processes, not isolated from one another.")
     click.echo("  Ctrl-C stops the hub.\n")
+
+
+def _why(log_file: Path) -> str:
+    """The sentence about a wrong setting, where that is what ended the hub; else the last lines of its log."""
+    tail = _tail(log_file)
+    for line in reversed(tail.splitlines()):
+        for sign in WRONG_SETTING:
+            if sign in line:
+                return line.partition(sign)[2]
+    return tail
 
 
 def _tail(log_file: Path) -> str:
