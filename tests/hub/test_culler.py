@@ -42,7 +42,7 @@ def test_an_idle_server_is_culled_and_the_student_reads_why(culled_hub):
     for page in (browser.get("/hub/home"), browser.get("/hub/spawn/student1")):
         assert "idle for" in page.text, page.text[-4000:]
     chinese = browser.get("/hub/home?lang=zh-CN")
-    assert "闲置" in chinese.text
+    assert "已空闲" in chinese.text
     decisions = [decision for decision in hub.decisions() if decision.verdict == "cull"]
     assert {(decision.user, decision.applied) for decision in decisions} == {("student1", True)}
     assert hub.servers("student2")[""]["ready"]

@@ -18,8 +18,8 @@ def test_an_orphan_with_our_marks_is_ended_and_another_hubs_is_not(hub):
         eventually_sync(lambda: ours.poll() is not None, 15, "the orphan is ended")
 
         assert theirs.poll() is None
-    metrics = hub.api.call("GET", "/hub/metrics").text
-    assert 'labspawner_reconciler_actions_total{action="orphan",provider="local"}' in metrics
+    counted = 'labspawner_reconciler_actions_total{action="orphan",provider="local"}'
+    eventually_sync(lambda: counted in hub.api.call("GET", "/hub/metrics").text, 10, "the action is counted")
 
 
 def test_two_hubs_on_one_machine_do_not_touch_each_others_servers(hub, student, new_hub):
