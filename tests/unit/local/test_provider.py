@@ -91,7 +91,7 @@ async def test_no_environment_is_ever_logged(provider: LocalProvider, caplog: py
     await provider.release(handle, ReleaseMode.STOP, grace_s=1)
 
     assert request.environment["JUPYTERHUB_API_TOKEN"] not in caplog.text
-    assert "server ready" in caplog.text
+    assert "server answers" in caplog.text
 
 
 async def test_a_missing_singleuser_command_says_what_to_install(provider: LocalProvider) -> None:
