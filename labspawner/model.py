@@ -18,8 +18,9 @@ LeaseId = NewType("LeaseId", str)
 class Phase(str, Enum):
     """Where a lease is in its life.
 
-    QUEUED -> LAUNCHING -> READY -> STOPPING -> ENDED, or STOPPING -> PARKED -> LAUNCHING again. STOPPING is entered
-    from every phase and is left only when the provider said that nothing is held any more.
+    QUEUED -> LAUNCHING -> READY -> STOPPING -> ENDED, or STOPPING -> PARKED -> QUEUED again. STOPPING is entered from
+    every phase but PARKED, and is left only when the provider said that nothing is held any more. What is parked stays
+    PARKED until it is destroyed: its server may run another profile meanwhile.
     """
 
     QUEUED = "queued"
