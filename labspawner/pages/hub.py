@@ -183,6 +183,13 @@ class Lab:
         started = getattr(getattr(spawner, "orm_spawner", None), "started", None)
         return max(0, round((_now() - _aware(started)).total_seconds())) if started else 0
 
+    @pass_context
+    def spawning(self, context: Context, spawner: Any) -> Any:
+        """The server that the spawn page is for. JupyterHub gives that page the `spawner` of the user's default server,
+        also when a named one is started; only the address tells: `spawn/<user>/<server>`."""
+        place = list(getattr(_handler(context), "path_args", None) or ())
+        return (spawner.user.spawners.get(place[1]) if len(place) > 1 else None) or spawner
+
     def spawner_of(self, user: Any, server_name: str) -> Any:
         return user.spawners.get(server_name or "")
 

@@ -8,6 +8,9 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol
 
+from labspawner.courses import field_name
+from labspawner.courses.choice import UNLISTED, UNLISTED_SUFFIX
+from labspawner.courses.patterns import MAX_VALUE
 from labspawner.model import Ending, Resources
 from labspawner.sentences import Sentence
 from labspawner.units import human_bytes, human_duration
@@ -54,35 +57,71 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TextField:
+    """An answer that the student types.
+
+    label, hint, entry: text by language; hint says what fits, entry is the one in the list that means this text.
+    pattern: what the whole text must match, in Python's words: for a mark on the page, the validator decides.
+    value: what was typed last. selected: whether it was typed last, and not picked from the list.
+    """
+
+    label: Mapping[str, str]
+    entry: Mapping[str, str]
+    hint: Mapping[str, str] = field(default_factory=dict)
+    pattern: str = ""
+    value: str = ""
+    selected: bool = False
+    max_chars: int = MAX_VALUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelectField:
-    """One option of a profile, shown as a drop-down inside its card."""
+    """One option of a profile inside its card: a drop-down, a drop-down with a text field, or (no choices) a text field.
+
+    label, summary: text by language.
+    """
 
     course: str
     slug: str
     option: str
     label: Mapping[str, str]
-    choices: tuple[Choice, ...]
+    summary: Mapping[str, str] = field(default_factory=dict)
+    choices: tuple[Choice, ...] = ()
+    typed: TextField | None = None
 
     @property
     def name(self) -> str:
+        """What the drop-down posts as, `typed_name` the text field; `typed_entry` is the value that means the text."""
         return field_name(self.course, self.slug, self.option)
+
+    @property
+    def typed_name(self) -> str:
+        return self.name + UNLISTED_SUFFIX
+
+    @property
+    def typed_entry(self) -> str:
+        return UNLISTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileCard:
     """One profile. disabled: why it cannot be chosen; None where it can.
 
-    title, summary: text by language, as the instructor wrote it. chips: see `chips_for`.
+    title, summary: text by language, as the instructor wrote it. icon: an emoji or a few letters, only for the eye.
+    chips: see `chips_for`. notes: what only the course's staff reads. options_open: whether the options show at once.
     """
 
     course: str
     slug: str
     title: Mapping[str, str]
     summary: Mapping[str, str] = field(default_factory=dict)
+    icon: str = ""
     chips: tuple[Sentence, ...] = ()
     availability: Availability = field(default_factory=lambda: Availability.of(None))
     disabled: Sentence | None = None
+    notes: tuple[Sentence, ...] = ()
     options: tuple[SelectField, ...] = ()
+    options_open: bool = False
 
     @property
     def key(self) -> str:
@@ -91,11 +130,12 @@ class ProfileCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CourseGroup:
-    """The cards of one course. title: text by language."""
+    """The cards of one course. title, summary: text by language."""
 
     slug: str
     title: Mapping[str, str]
     cards: tuple[ProfileCard, ...]
+    summary: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +178,6 @@ class NoticeBoard(Protocol):
     """What the pages ask of the engine; it stands in the hub's settings as `labspawner`."""
 
     def notice(self, user_name: str, server_name: str) -> Notice | None: ...
-
-
-def field_name(course: str, slug: str, option: str) -> str:
-    """The form field of an option. Compare whole names: a course's name may contain `--` itself."""
-    return f"option--{course}--{slug}--{option}"
 
 
 def chips_for(

@@ -19,6 +19,23 @@
     });
     window.addEventListener("pageshow", show);
     show();
+
+    // Mark a typed answer that will not be taken. Only a mark: the pattern is Python's, and the hub decides.
+    const mark = (field, patient) => {
+      let fits = true;
+      try {
+        fits = !field.value || new RegExp(`^(?:${field.dataset.pattern})$`, "u").test(field.value);
+      } catch {
+        // A pattern that only Python can read.
+      }
+      if (fits) field.removeAttribute("aria-invalid");
+      else if (!patient) field.setAttribute("aria-invalid", "true");
+    };
+    form.querySelectorAll("input[data-pattern]").forEach((field) => {
+      field.addEventListener("input", () => mark(field, true));
+      field.addEventListener("change", () => mark(field, false));
+      mark(field, false);
+    });
   }
 
   // A second click on a button that posts must not post twice; coming back with "Back" makes it usable again.

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from bs4 import BeautifulSoup
 
+from labspawner.courses import field_name
 from labspawner.model import Resources, Slice
 from labspawner.pages.form import render_spawn_form
 from labspawner.pages.views import (
@@ -16,8 +17,8 @@ from labspawner.pages.views import (
     ProfileCard,
     SelectField,
     SpawnPage,
+    TextField,
     chips_for,
-    field_name,
 )
 from labspawner.sentences import Sentence
 
@@ -111,6 +112,74 @@ def test_options_are_selects_named_after_course_profile_and_option():
     assert html.select_one(f"label[for='{select['id']}']").text == "UI"
 
 
+def a_typed_option(**changes) -> SelectField:
+    typed = TextField(
+        **{
+            "label": {"en": "Image name"},
+            "entry": {"en": "Other...", "zh-CN": "其他……"},
+            "hint": {"en": "write lab/name:1"},
+            "pattern": "lab/[a-z-]+:1",
+            **changes,
+        }
+    )
+    choices = (Choice(value="scipy", label={"en": "SciPy"}),)
+    return SelectField(course="py101", slug="base", option="image", label={"en": "Image"}, choices=choices, typed=typed)
+
+
+def test_an_option_with_a_typed_answer_has_a_last_entry_for_it_and_a_labelled_text_field():
+    html = rendered(a_page(a_card(options=(a_typed_option(),))), "zh-CN")
+
+    last = html.select("details select option")[-1]
+    text = html.select_one("details input[type=text]")
+    assert (last["value"], last.text) == ("unlisted-choice", "其他……")
+    assert text["name"] == field_name("py101", "base", "image") + "--unlisted-choice"
+    assert html.select_one(f"label[for='{text['id']}']").text == "Image name"
+    assert (text["maxlength"], text["value"], text["data-pattern"]) == ("120", "", "lab/[a-z-]+:1")
+    assert html.find(id=text["aria-describedby"].split()[0]).text == "write lab/name:1"
+    assert html.select("select option[selected]") == []
+
+
+def test_what_was_typed_last_is_there_again():
+    html = rendered(a_page(a_card(options=(a_typed_option(value="lab/a:1", selected=True),), options_open=True)))
+
+    assert html.select_one("input[type=text]")["value"] == "lab/a:1"
+    assert [option["value"] for option in html.select("option[selected]")] == ["unlisted-choice"]
+    assert html.select_one("details").has_attr("open")
+
+
+def test_an_option_that_can_only_be_typed_shows_just_the_text_field():
+    field = SelectField(
+        course="py101",
+        slug="base",
+        option="tag",
+        label={"en": "Tag"},
+        summary={"en": "Of the image."},
+        typed=TextField(label={"en": "Tag"}, entry={"en": "Other..."}),
+    )
+
+    html = rendered(a_page(a_card(options=(field,))))
+
+    assert html.select_one("select") is None
+    assert len(html.select("label[for^=option--]")) == 1
+    assert html.select_one(".lab-option-about").text == "Of the image."
+    assert not html.select_one("details").has_attr("open")
+
+
+def test_the_browser_never_refuses_the_form_for_a_text_field():
+    """A `pattern` would, and without a word where the field lies in closed options of another card."""
+    text = rendered(a_page(a_card(options=(a_typed_option(),)))).select_one("input[type=text]")
+
+    assert not {"pattern", "required"} & set(text.attrs)
+
+
+def test_a_card_shows_its_icon_to_the_eye_only_and_notes_for_staff():
+    html = rendered(a_page(a_card(icon="🐍", notes=(Sentence("Closed for students now; opens {when}.", when="x"),))))
+
+    assert (html.select_one(".lab-icon").text, html.select_one(".lab-icon")["aria-hidden"]) == ("🐍", "true")
+    assert html.select_one(".lab-note").text == "Closed for students now; opens x."
+    assert not html.select_one("input[type=radio]").has_attr("disabled")
+
+
 def test_a_student_without_a_course_reads_what_to_do_and_the_own_name():
     html = rendered(SpawnPage(user_name="学生<b>" + "x" * 300, courses=()))
 
@@ -154,19 +223,28 @@ def test_course_errors_are_shown_escaped_where_they_are_given():
 
 
 def test_what_instructors_write_is_escaped_everywhere():
+    evil = {"en": EVIL}
     field = SelectField(
-        course="py101", slug="base", option=EVIL, label={"en": EVIL}, choices=(Choice(value=EVIL, label={"en": EVIL}),)
+        course="py101",
+        slug="base",
+        option=EVIL,
+        label=evil,
+        summary=evil,
+        choices=(Choice(value=EVIL, label=evil),),
+        typed=TextField(label=evil, entry=evil, hint=evil, pattern=EVIL, value=EVIL),
     )
     card = a_card(
         course=EVIL,
         slug=EVIL,
-        title={"en": EVIL},
-        summary={"en": EVIL},
+        title=evil,
+        summary=evil,
+        icon=EVIL,
+        notes=(Sentence("{text}", text=EVIL),),
         chips=(Sentence("{text}", text=EVIL),),
         options=(field,),
     )
     page = SpawnPage(
-        user_name=EVIL, courses=(CourseGroup(slug=EVIL, title={"en": EVIL}, cards=(card,)),), broken=(EVIL,)
+        user_name=EVIL, courses=(CourseGroup(slug=EVIL, title=evil, summary=evil, cards=(card,)),), broken=(EVIL,)
     )
 
     html = rendered(page)

@@ -254,6 +254,35 @@ def test_the_spawn_page_says_why_the_last_server_ended():
     assert html.select_one("#spawn_form b") is not None
 
 
+@pytest.mark.parametrize(("place", "said"), [(["student1"], "default"), (["student1", "two"], "two"), ([], "default")])
+def test_the_spawn_page_speaks_of_the_server_that_it_starts(place, said):
+    """JupyterHub passes the default server's spawner whatever is started."""
+
+    class ByName(Board):
+        def notice(self, user_name, server_name):
+            notice = super().notice(user_name, server_name)
+            notice.profile_title = {"en": server_name or "default"}
+            return notice
+
+    user, handler = a_user(engine=ByName()), Handler("/hub/spawn")
+    user.spawners["two"] = a_spawner(user, name="two")
+    handler.path_args = place
+
+    html = rendered("spawn.html", handler, user=user, for_user=user, spawner=user.spawner)
+
+    assert html.select_one(".lab-notice-title").text == f"Your last server ended 7 min ago: {said}"
+    assert [line.text for line in html.select(".lab-for")] == (["Named server: two"] if said == "two" else [])
+
+
+def test_a_named_server_that_is_not_there_yet_leaves_the_page_as_it_is():
+    user, handler = a_user(engine=Board()), Handler("/hub/spawn")
+    handler.path_args = ["student1", "none"]
+
+    html = rendered("spawn.html", handler, user=user, for_user=user, spawner=user.spawner)
+
+    assert html.select_one("#spawn_form") is not None
+
+
 def test_without_an_engine_there_is_no_notice():
     user = a_user()
 
