@@ -186,6 +186,8 @@ class Engine:
         cleaned up in the background.
         """
         await self.start()
+        if self._launcher.is_starting(user, server_name):
+            return True
         lease = self.book.active(user, server_name)
         if lease is None:
             return False
@@ -194,7 +196,7 @@ class Engine:
         if lease.phase is not Phase.READY:
             return False
         state = await self._observer.state(lease)
-        if lease.id in self._busy() or self.book.active(user, server_name) != lease:
+        if self.book.active(user, server_name) != lease or lease.id in self._busy():
             return await self.is_running(user, server_name)  # what we asked about is not what is there now
         if state is ServerState.GONE:
             self._releaser.begin(lease.id, Ending(by="failure", reason=DIED), stop_mode(lease))

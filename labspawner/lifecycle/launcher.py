@@ -93,6 +93,10 @@ class Launcher:
         """The leases that are being launched, or rolled back, right now."""
         return {start.lease_id for start in self._starts if start.lease_id is not None}
 
+    def is_starting(self, user: str, server_name: str) -> bool:
+        """Whether a start of this server is under way, with a lease or not yet."""
+        return any(start.server == (user, server_name) for start in self._starts)
+
     async def launch(self, order: Order, report: Report) -> Lease:
         """Start what was ordered; answers the ready lease. On failure or cancellation all is rolled back first.
 
@@ -135,7 +139,7 @@ class Launcher:
     def _begin(self, order: Order) -> _Start:
         """Count the start from now on. Raises NotAllowed over the limit, LeaseConflict beside another one."""
         start = _Start(order)
-        if any(other.server == start.server for other in self._starts):
+        if self.is_starting(*start.server):
             raise LeaseConflict(
                 Sentence("Your server is already starting or running. Reload this page."),
                 detail=f"a start is under way user={order.user} server={order.server_name!r}",

@@ -28,6 +28,24 @@ async def test_a_server_nobody_started_is_not_running(engine: Engine):
     assert await engine.is_running("nobody", "") is False
 
 
+async def test_a_server_that_is_starting_or_stopping_counts_as_running(open_engine: OpenEngine):
+    provider, go_on, releasing = Scripted(), asyncio.Event(), asyncio.Event()
+    engine = open_engine(provider)
+    await engine.launch(an_order(), quiet)
+
+    async def slow(_handle: Handle, _mode: ReleaseMode) -> None:
+        releasing.set()
+        await go_on.wait()
+
+    provider.on_release = slow
+    again = asyncio.create_task(engine.launch(an_order(), quiet))
+    await releasing.wait()
+
+    assert await engine.is_running("student1", "")  # the old one stops, the new one has no lease yet
+    go_on.set()
+    await again
+
+
 async def test_while_nobody_can_tell_a_server_runs_for_the_grace_and_then_it_does_not(
     engine: Engine, sim: SimProvider, clock: Clock, caplog: pytest.LogCaptureFixture
 ):
