@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 
 import pytest
 from builders import NOW
@@ -74,6 +75,17 @@ async def test_each_server_is_judged_by_the_policy_of_its_own_lease(hub, lease, 
     await a_sweep().run()
 
     assert sorted(hub.deletes) == ["/users/student1/servers/gpu", "/users/student2/server"]
+
+
+async def test_a_server_is_not_judged_by_what_is_parked_beside_it(hub, store, lease, a_sweep):
+    hub.has("student1", idle_min=30)
+    await lease(cull=IDLE_20_MIN, phase=Phase.PARKED, created_at=NOW + timedelta(hours=1))
+    kept = await lease(cull={"after_s": 3600})
+
+    await a_sweep().run()
+
+    assert hub.deletes == []
+    assert (await store.get(kept.id)).ending is None
 
 
 async def test_a_named_server_keeps_its_record(hub, lease, a_sweep):
