@@ -211,3 +211,10 @@ def _seconds(name: str, value: object) -> float:
 
 def _optional_seconds(name: str, value: object) -> float | None:
     return None if value is None else _seconds(f"cull.{name}", value)
+
+
+def cause_of(reason: Sentence) -> str:
+    """`idle`, `max_age` or `stuck`: the kind of a reason that `decide` gave, for a metric's label."""
+    if reason.template.startswith("idle for"):
+        return "idle"
+    return "max_age" if reason.template.startswith("running for") else "stuck"

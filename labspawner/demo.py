@@ -16,7 +16,7 @@ from labspawner.errors import BadConfig
 from labspawner.sentences import Sentence
 
 ACCOUNTS = ("student1", "student2", "student3", "teacher", "admin")
-PASSWORD_ENV = "LABSPAWNER_DEMO_PASSWORD"
+PASSWORD_ENV = "LABSPAWNER_DEMO_PASSWORD"  # noqa: S105 - the name of a variable
 
 
 class DemoAuthenticator(Authenticator):  # type: ignore[misc]

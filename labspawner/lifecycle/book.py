@@ -38,6 +38,7 @@ class LeaseBook:
         self.hub_id = hub_id
         self._clock = clock
         self._leases: dict[LeaseId, Lease] = {}
+        self._of_server: dict[tuple[str, str], dict[LeaseId, Lease]] = {}  # polls ask by server, thousands of times
         self._notices: dict[tuple[str, str], Notice] = {}
         self._readers: dict[int, set[LeaseId]] = {}
 
@@ -64,7 +65,7 @@ class LeaseBook:
 
     def of(self, user: str, server_name: str) -> list[Lease]:
         """All live leases of this server: the active one, and those that are parked."""
-        return [lease for lease in self._leases.values() if (lease.user, lease.server_name) == (user, server_name)]
+        return list(self._of_server.get((user, server_name), {}).values())
 
     def notice(self, user: str, server_name: str) -> Notice | None:
         """Why the last server of this name ended, unless the student ended it or has started another."""
@@ -130,6 +131,10 @@ class LeaseBook:
     def _forget(self, lease_id: LeaseId) -> None:
         old = self._leases.pop(lease_id, None)
         if old is not None:
+            key = (old.user, old.server_name)
+            del self._of_server[key][lease_id]
+            if not self._of_server[key]:
+                del self._of_server[key]
             metrics.LEASES.labels(old.provider, old.profile, old.phase.value).dec()
 
     def _remember(self, lease: Lease) -> None:
@@ -139,6 +144,7 @@ class LeaseBook:
         if lease.phase is Phase.ENDED:
             return
         self._leases[lease.id] = lease
+        self._of_server.setdefault((lease.user, lease.server_name), {})[lease.id] = lease
         metrics.LEASES.labels(lease.provider, lease.profile, lease.phase.value).inc()
         if lease.phase in {Phase.QUEUED, Phase.READY}:
             self._notices.pop((lease.user, lease.server_name), None)

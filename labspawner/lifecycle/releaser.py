@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labspawner import metrics
+from labspawner.culling import cause_of
 from labspawner.deadlines import LET_GO_S, within
 from labspawner.errors import LabError, LeaseConflict, ProviderUnavailable, UnknownLease
 from labspawner.lifecycle.admission import Admission
@@ -20,8 +21,6 @@ from labspawner.sentences import Sentence
 log = logging.getLogger(__name__)
 
 HARSHER = (ReleaseMode.HIBERNATE, ReleaseMode.STOP, ReleaseMode.DESTROY)
-CAUSES = {"idle for": "idle", "running for": "max_age"}
-"""How the culler's reasons begin, and what they are called in the metrics; all others are `stuck`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ class Releaser:
         await self._book.write(lease_id, phase=Phase.PARKED if parks else Phase.ENDED)
         self._let_go(lease_id)
         if lease.ending.by == "culler":
-            metrics.CULLS.labels(lease.provider, lease.profile, _cause(lease.ending.reason)).inc()
+            metrics.CULLS.labels(lease.provider, lease.profile, cause_of(lease.ending.reason)).inc()
         log.info(
             "server ended lease=%s user=%s by=%s parked=%s: %s",
             lease_id,
@@ -203,7 +202,3 @@ class Releaser:
         return Feature.PARK in features or (
             lease.release_mode is ReleaseMode.HIBERNATE and Feature.HIBERNATE in features
         )
-
-
-def _cause(reason: Sentence) -> str:
-    return next((cause for start, cause in CAUSES.items() if reason.startswith(start)), "stuck")

@@ -11,7 +11,7 @@ from builders import NOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labspawner.culling import Cull, CullPolicy, Keep, ServerView, decide, evidence
+from labspawner.culling import Cull, CullPolicy, Keep, ServerView, cause_of, decide, evidence
 from labspawner.model import Activity, LeaseId, ReleaseMode
 from labspawner.sentences import Sentence
 
@@ -233,6 +233,7 @@ def test_recent_activity_is_never_culled_for_idleness(view, policy, now, share):
     verdict = decide(replace(view, last_activity=recent), policy, now)
 
     assert isinstance(verdict, Keep) or verdict.cause in {"max_age", "stuck"}
+    assert isinstance(verdict, Keep) or cause_of(verdict.reason) == verdict.cause
 
 
 @patient
@@ -250,3 +251,10 @@ def test_evidence_of_work_only_ever_keeps(view, policy, now):
 
     if isinstance(decide(idle, policy, now), Keep):
         assert isinstance(decide(busy, policy, now), Keep)
+
+
+def test_the_kind_of_an_idle_cull_can_be_read_back_from_its_reason():
+    verdict = decide(a_view(last_activity=ago(minutes=21)), IDLE_20_MIN, NOW)
+
+    assert isinstance(verdict, Cull)
+    assert cause_of(verdict.reason) == verdict.cause == "idle"
