@@ -11,6 +11,7 @@ from typing import Any
 from jupyterhub import spawner as hub
 from jupyterhub.utils import url_path_join
 from tornado import web
+from traitlets import Any as Any_
 from traitlets import default
 
 from labspawner.courses import Choice, options_from_form, parse_choice
@@ -36,8 +37,8 @@ class StartRefused(_HubError):  # type: ignore[valid-type,misc]
     """A start that failed, as JupyterHub shows it. `log_tail`: the server's last lines, for its owner."""
 
     def __init__(self, error: LabError) -> None:
-        if _HubError is web.HTTPError:
-            super().__init__(error.status_code, str(error).replace("%", "%%"))
+        if _HubError is web.HTTPError:  # it shows its log message to everybody, so that is the student's sentence
+            super().__init__(error.status_code, error.message.replace("%", "%%"))
             self.message = error.message
         else:
             super().__init__(error.message, reason=error.reason, log_message=str(error), status_code=error.status_code)
@@ -45,6 +46,17 @@ class StartRefused(_HubError):  # type: ignore[valid-type,misc]
         self.log_tail = error.log_tail
         if isinstance(error, Transient):
             self.headers = {"Retry-After": str(round(error.retry_after_s))}
+
+    def __str__(self) -> str:
+        """JupyterHub 5 puts it on the spawn page."""
+        return str(self.jupyterhub_message) if _HubError is web.HTTPError else str(super().__str__())
+
+
+def refused(spawner: LabSpawner, error: LabError) -> StartRefused:
+    """What JupyterHub is told. JupyterHub 6 logs its details; 5 has no place for them, so we do."""
+    if _HubError is web.HTTPError:
+        log.warning("start refused user=%s server=%r: %s", spawner.user.name, spawner.name, error)
+    return StartRefused(error)
 
 
 class LabSpawner(hub.Spawner):  # type: ignore[misc]
@@ -54,6 +66,10 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
     that `ip`, `port`, `start_timeout` and resource limits follow from the profile.
     """
 
+    user_options = Any_(
+        help="What was asked for. JupyterHub 5 takes any JSON; a trait that refuses it would end as a bare error 500."
+    )
+
     _choice: Choice | None = None
     _order: Order | None = None
     _lease_id: LeaseId | None = None
@@ -62,6 +78,10 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._events: list[dict[str, object]] = []
         self._news = asyncio.Event()
+
+    @default("user_options")
+    def _default_user_options(self) -> dict[str, Any]:
+        return {}
 
     @default("options_form")
     def _default_options_form(self) -> Any:
@@ -108,7 +128,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         try:
             self._order = self.make_order()
         except LabError as exc:
-            raise StartRefused(exc) from exc
+            raise refused(self, exc) from exc
         self.start_timeout = max(1, round(self._order.start_timeout_s))
         return self._start(self._order)
 
@@ -139,7 +159,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         try:
             lease = await self.runtime.engine.launch(order, self._report)
         except LabError as exc:
-            raise StartRefused(exc) from exc
+            raise refused(self, exc) from exc
         finally:
             self._tell(None)
         self._lease_id = lease.id
@@ -263,4 +283,4 @@ async def _apply_user_options(spawner: LabSpawner, user_options: Mapping[str, An
     try:
         spawner._choice = await spawner.choose(user_options)
     except LabError as exc:
-        raise StartRefused(exc) from exc
+        raise refused(spawner, exc) from exc
