@@ -161,7 +161,7 @@ def test_an_option_that_can_only_be_typed_shows_just_the_text_field():
 
     assert html.select_one("select") is None
     assert len(html.select("label[for^=option--]")) == 1
-    assert html.select_one(".lab-option-about").text == "Of the image."
+    assert html.find(id=f"{field.name}-about").text == "Of the image."
     assert not html.select_one("details").has_attr("open")
 
 
