@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,6 +22,7 @@ from labspawner.courses import (
     open_at,
     resolve_profile,
 )
+from labspawner.courses.catalog import Visible
 from labspawner.courses.choice import UNLISTED, UNLISTED_SUFFIX
 from labspawner.courses.patterns import MAX_VALUE
 from labspawner.model import Resources
@@ -92,38 +93,20 @@ async def render(
 
     now: an instant with a time zone; the present if left out.
     """
-    snapshot, now = catalog.snapshot, now or datetime.now(timezone.utc)
+    snapshot = catalog.snapshot
     picked, answers = _last_choice(last)
-    courses = [
-        (
-            course,
-            [
-                _offer(
-                    course,
-                    profile,
-                    staff=is_staff(course, groups, admin),
-                    now=now,
-                    answers=answers if picked in {course.key(profile), profile.slug} else {},
-                    providers=engine.providers,
-                )
-                for profile in profiles
-            ],
-        )
-        for course, profiles in snapshot.visible_to(groups, admin)
-    ]
+    courses = _offered(
+        snapshot.visible_to(groups, admin),
+        engine.providers,
+        staff_of=lambda course: is_staff(course, groups, admin),
+        answers_to=lambda course, profile: answers if picked in {course.key(profile), profile.slug} else {},
+        now=now or datetime.now(timezone.utc),
+    )
     offers = [offer for _, offered in courses for offer in offered]
     free = await _free_places(engine, offers)
     page = SpawnPage(
         user_name=user_name,
-        courses=tuple(
-            CourseGroup(
-                slug=course.course,
-                title=course.title,
-                summary=course.summary or {},
-                cards=tuple(_card(offer, free) for offer in offered),
-            )
-            for course, offered in courses
-        ),
+        courses=tuple(_group(course, offered, free) for course, offered in courses),
         preselected=_preselected(picked, offers),
         broken=_problems(snapshot, groups, admin),
     )
@@ -159,6 +142,34 @@ def _problems(snapshot: Snapshot, groups: Collection[str], admin: bool) -> tuple
 
 
 # -- what is offered ---------------------------------------------------------------------------------------------------
+
+
+def _offered(
+    visible: Visible,
+    providers: Collection[str],
+    *,
+    staff_of: Callable[[Course], bool],
+    answers_to: Callable[[Course, Profile], Mapping[str, object]],
+    now: datetime,
+) -> list[tuple[Course, list[_Offer]]]:
+    """All that this user may see, by course. answers_to: the last answers to the options of a profile, unchecked."""
+    return [
+        (
+            course,
+            [
+                _offer(
+                    course,
+                    profile,
+                    staff=staff_of(course),
+                    answers=answers_to(course, profile),
+                    providers=providers,
+                    now=now,
+                )
+                for profile in profiles
+            ],
+        )
+        for course, profiles in visible
+    ]
 
 
 def _offer(
@@ -247,6 +258,15 @@ def _availability(offer: _Offer, free: Mapping[Question, int | None]) -> Availab
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def _group(course: Course, offered: Iterable[_Offer], free: Mapping[Question, int | None]) -> CourseGroup:
+    return CourseGroup(
+        slug=course.course,
+        title=course.title,
+        summary=course.summary or {},
+        cards=tuple(_card(offer, free) for offer in offered),
+    )
 
 
 def _card(offer: _Offer, free: Mapping[Question, int | None]) -> ProfileCard:
