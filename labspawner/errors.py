@@ -135,3 +135,4 @@ class BadConfig(Permanent):
     """An administrator's setting is wrong."""
 
     reason = "config"
+    status_code = 503  # for a start that meets it: the student can do nothing, and the hub is not broken
