@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,7 @@ COURSE = "course: fails\ntitle: Failures\nprofiles:\n" + "".join(
     ]
 )
 
+UNAVAILABLE = {500, 503}  # an administrator's mistake: what matters is the sentence
 SENTENCES = {
     "missing": (500, "The command no-such-command-anywhere of this profile is not installed on the server."),
     "forbidden": (500, "The command passwd of this profile may not be run on the server."),
@@ -56,11 +58,11 @@ SENTENCES = {
     "no-home": (500, "Your home is not a plain folder on the server."),
     "no-disk": (500, "There is no disk space left for your files."),
     "link-home": (500, "Your home is not a plain folder on the server."),
-    "wrong-setting": (500, "colour"),
-    "no-provider": (500, "This profile needs a provider that is not set up here."),
+    "wrong-setting": (UNAVAILABLE, "colour"),
+    "no-provider": (UNAVAILABLE, "This profile needs a provider that is not set up here."),
     "sim-crash": (500, "."),
     "sim-away": (503, "."),
-    "adapter-setting": (500, "may not be set by a profile"),
+    "adapter-setting": (UNAVAILABLE, "may not be set by a profile"),
     "adapter-fails": (500, "."),
     "huge": (400, "This profile needs 64 GiB, more than any machine here has (2 GiB)."),
 }
@@ -115,7 +117,8 @@ def test_a_failed_start_is_told_in_words_on_rest_and_page_and_the_next_one_works
 
     status, message = _failure(hub, user, profile)
 
-    assert status in {said[0], None}, message
+    allowed = said[0] if isinstance(said[0], set) else {said[0]}
+    assert status is None or status in allowed, message
     assert said[1] in message, message
     assert "internal words" not in message
     assert "Traceback" not in message
@@ -150,7 +153,7 @@ def test_the_last_words_of_a_server_reach_the_log_without_its_token(failing_hub)
     logs = [path.read_text() for path in (hub.folder / "data" / "providers" / "local" / "logs").glob("*")]
     assert any("boom" in text for text in logs)
     assert "exit_code=3" in hub.log()
-    assert "boom " not in hub.log() or "boom [" in hub.log() or "boom *" in hub.log()
+    assert not re.search(r"boom [0-9a-f]{16}", hub.log())
 
 
 def test_no_token_and_no_password_is_ever_logged(failing_hub):
@@ -165,8 +168,7 @@ def test_no_token_and_no_password_is_ever_logged(failing_hub):
     assert [token for token in tokens if len(token) < 16] == []
     for secret in (*tokens, hub.token, hub.password):
         assert secret not in written
-    for name in ("Traceback", "Task exception was never retrieved", "Future exception was never retrieved"):
-        assert f"{name}" not in written or name == "Traceback"
+    assert "exception was never retrieved" not in written
 
 
 def test_a_full_pool_is_said_and_frees_itself(failing_hub):
