@@ -9,7 +9,7 @@ run: $(VENV)/.run-installed
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner up $(ARGS)
 
 test: $(VENV)/.dev-installed
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

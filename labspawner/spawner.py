@@ -17,7 +17,7 @@ from traitlets import default
 from labspawner.courses import Choice, options_from_form, parse_choice
 from labspawner.errors import BadChoice, LabError, Transient
 from labspawner.lifecycle import Order
-from labspawner.model import LeaseId, Progress
+from labspawner.model import Lease, LeaseId, Progress
 from labspawner.ordering import order_for
 from labspawner.pages.hub import request_language
 from labspawner.pages.i18n import both
@@ -28,6 +28,8 @@ from labspawner.spawn_page import render
 log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
+LET_GO_S = 0.3
+"""How long a cancelled start waits for its roll-back: less than the second that JupyterHub gives it."""
 
 # JupyterHub 6 tells refusals (SpawnException) from crashes; before, an HTTPError with a message is the nearest thing.
 _HubError: type[web.HTTPError] = getattr(hub, "SpawnException", web.HTTPError)
@@ -157,13 +159,29 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
 
     async def _start(self, order: Order) -> Any:
         try:
-            lease = await self.runtime.engine.launch(order, self._report)
+            lease = await self._launch(order)
         except LabError as exc:
             raise refused(self, exc) from exc
         finally:
             self._tell(None)
         self._lease_id = lease.id
         return lease.url
+
+    async def _launch(self, order: Order) -> Lease:
+        """The ready lease. Raises LabError, or CancelledError without waiting for the roll-back.
+
+        JupyterHub gives a cancelled start one second before it calls `stop`; a start that is still at work then is
+        never stopped at all, and JupyterHub calls it ready. So the roll-back goes on by itself, and `stop` waits for it.
+        """
+        launching = asyncio.ensure_future(self.runtime.engine.launch(order, self._report))
+        try:
+            await asyncio.wait({launching})
+        except asyncio.CancelledError:
+            launching.add_done_callback(lambda done: done.cancelled() or done.exception())
+            launching.cancel()
+            await asyncio.wait({launching}, timeout=LET_GO_S)
+            raise
+        return launching.result()
 
     # -- running ---------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,27 @@ def test_a_start_that_waits_for_a_process_is_cancelled_and_the_process_ended(new
     assert hub.processes() == []
 
 
+def test_a_cancelled_start_whose_process_ignores_signals_is_stopped_all_the_same(new_hub):
+    deaf = list(tinyserver.command(never_listen=True, deaf=True))
+    hub = new_hub(
+        courses={
+            "c.yaml": "course: py101\ntitle: C\nprofiles:\n"
+            f"  - {{slug: deaf, title: D, variants: [{{provider: local, settings: {{command: {deaf!r}}}}}]}}\n"
+        }
+    )
+    hub.start()
+    hub.ask("student1", {"profile": "py101/deaf"})
+    eventually_sync(lambda: hub.processes("student1"), 10, "the process runs")
+
+    answer = hub.api.call("DELETE", server_path("student1"))
+
+    assert answer.status in {202, 204}, answer.text
+    hub.wait_gone("student1", deadline_s=20)
+    assert hub.processes() == []
+    assert hub.leases("student1") == []
+    assert hub.ask("student1", {"profile": "py101/deaf"}).status in {201, 202}
+
+
 def test_two_tabs_that_start_at_once_get_one_server_and_a_sentence(hub, student):
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: hub.ask(student, {"profile": "py101/slow"}), range(4)))

@@ -1,0 +1,18 @@
+"""What all tests share: how much Hypothesis tries, and that the long tests begin first."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# A laptop's run tries enough to catch a slip; HYPOTHESIS_PROFILE=thorough is for an evening.
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser and hub tests first: one of them begun last would keep a single core busy while the others wait."""
+    items.sort(key=lambda item: 0 if item.get_closest_marker("web") else 1 if item.get_closest_marker("hub") else 2)
