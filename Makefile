@@ -17,17 +17,19 @@ check: $(VENV)/.dev-installed
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.dev-installed
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner bench $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner bench $(or $(ARGS),engine)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.run-installed: $(BIN)/python pyproject.toml native/CMakeLists.txt
+	@echo "Installing labspawner into $(VENV), once; this takes a minute ..."
 	$(BIN)/python -m pip install --quiet --editable '.[local]'
 	@touch $@
 
 $(VENV)/.dev-installed: $(BIN)/python pyproject.toml native/CMakeLists.txt
+	@echo "Installing labspawner and its test tools into $(VENV), once; this takes a minute or two ..."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.run-installed
 
