@@ -15,11 +15,9 @@ from jupyterhub.proxy import Proxy
 from labspawner import wiring
 from labspawner.errors import ProviderUnavailable
 from labspawner.model import (
-    Activity,
     Capacity,
     Checkpoint,
     Event,
-    Feature,
     Handle,
     LaunchRequest,
     LeaseId,
@@ -30,6 +28,7 @@ from labspawner.model import (
 )
 from labspawner.providers.contract import Provider, ProviderContext
 from labspawner.sentences import plain
+from labspawner.testing.forwarding import Forwarding
 
 ADMIN_SCOPES = ["admin:users", "admin:servers", "admin:groups", "groups", "read:metrics", "tokens"]
 FAST = {
@@ -87,7 +86,7 @@ def configure(c: Any, spec: Mapping[str, Any]) -> None:
     wiring.wire(c)
 
 
-class Steered:
+class Steered(Forwarding):
     """A provider that a test steers through files in `folder`; without them it is `inner`.
 
     `hold`: `<index> before` or `<index> after`: launches stop for ever at that event, for whoever wants to kill the hub
@@ -96,9 +95,7 @@ class Steered:
     """
 
     def __init__(self, inner: Provider, folder: Path) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self.features: frozenset[Feature] = inner.features
+        super().__init__(inner)
         self._folder = folder
 
     async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
@@ -143,15 +140,6 @@ class Steered:
     async def owned(self) -> Sequence[OwnedResource]:
         self._must_answer()
         return await self.inner.owned()
-
-    async def activity(self, handle: Handle) -> Activity | None:
-        return await self.inner.activity(handle)
-
-    async def logs(self, handle: Handle, lines: int) -> str:
-        return await self.inner.logs(handle, lines)
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 def steered(context: ProviderContext, settings: Mapping[str, Any]) -> Steered:

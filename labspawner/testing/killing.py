@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,25 +21,19 @@ from pkgutil import resolve_name
 from typing import Any
 
 from labspawner.model import (
-    Activity,
-    Capacity,
     Checkpoint,
     Event,
-    Feature,
     Handle,
     Json,
     LaunchRequest,
-    LeaseId,
-    OwnedResource,
     Ready,
-    ReleaseMode,
-    ServerState,
 )
 from labspawner.providers.contract import Provider, ProviderContext
+from labspawner.testing.forwarding import Forwarding
 from labspawner.testing.requests import handle_from_json, handle_to_json, request_from_json, request_to_json
 
 
-class KilledAt:
+class KilledAt(Forwarding):
     """A provider whose process dies by SIGKILL at a chosen event of a launch; in all else it is `inner`.
 
     event_index: counts the Checkpoints of a launch from 0; one more than the last is Ready.
@@ -48,9 +42,7 @@ class KilledAt:
     """
 
     def __init__(self, inner: Provider, event_index: int, before: bool, once: Path | None = None) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self.features: frozenset[Feature] = inner.features
+        super().__init__(inner)
         self._event_index, self._before, self._once = event_index, before, once
 
     async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
@@ -74,27 +66,6 @@ class KilledAt:
                 return
             self._once.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-
-    async def capacity(self) -> Capacity:
-        return await self.inner.capacity()
-
-    async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
-        return await self.inner.observe(handles)
-
-    async def release(self, handle: Handle, mode: ReleaseMode, *, grace_s: float) -> None:
-        await self.inner.release(handle, mode, grace_s=grace_s)
-
-    async def owned(self) -> Sequence[OwnedResource]:
-        return await self.inner.owned()
-
-    async def activity(self, handle: Handle) -> Activity | None:
-        return await self.inner.activity(handle)
-
-    async def logs(self, handle: Handle, lines: int) -> str:
-        return await self.inner.logs(handle, lines)
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 def killed_at(context: ProviderContext, settings: Mapping[str, Any]) -> KilledAt:
