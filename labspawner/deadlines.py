@@ -64,7 +64,8 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):  # told twice; the first one is passed on below
                 await asyncio.wait({task})
-        _heard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("cancelled, and what was waited for had failed too: %s", error)
         raise
     return task.result()
 

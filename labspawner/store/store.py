@@ -12,6 +12,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from labspawner.deadlines import finished
 from labspawner.errors import StoreUnavailable
 from labspawner.model import Decision, Ending, Lease, LeaseId, Phase, ReleaseMode
 from labspawner.store import leases, reports
@@ -164,18 +165,11 @@ class Store:
 
     async def _settled_in(self, threads: ThreadPoolExecutor | None, work: Callable[[], T]) -> T:
         """Run `work` in a thread; on cancellation wait until it is over, then pass the cancellation on."""
-        future = asyncio.get_running_loop().run_in_executor(threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                try:
-                    await asyncio.wait({future})
-                except asyncio.CancelledError:
-                    continue  # told twice; the first one is passed on below
-            if cause := future.exception():
-                log.warning("a cancelled call had failed too cause=%s", cause)
-            raise
+
+        async def in_thread() -> T:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+        return await finished(in_thread())
 
     def _migrate(self) -> None:
         url = self._engine.url
