@@ -47,7 +47,6 @@ COURSE = "course: fails\ntitle: Failures\nprofiles:\n" + "".join(
     ]
 )
 
-UNAVAILABLE = {500, 503}  # an administrator's mistake: what matters is the sentence
 SENTENCES = {
     "missing": (500, "The command no-such-command-anywhere of this profile is not installed on the server."),
     "forbidden": (500, "The command passwd of this profile may not be run on the server."),
@@ -58,11 +57,11 @@ SENTENCES = {
     "no-home": (500, "Your home is not a plain folder on the server."),
     "no-disk": (500, "There is no disk space left for your files."),
     "link-home": (500, "Your home is not a plain folder on the server."),
-    "wrong-setting": (UNAVAILABLE, "colour"),
-    "no-provider": (UNAVAILABLE, "This profile needs a provider that is not set up here."),
+    "wrong-setting": (503, "colour"),
+    "no-provider": (503, "This profile needs a provider that is not set up here."),
     "sim-crash": (500, "."),
     "sim-away": (503, "."),
-    "adapter-setting": (UNAVAILABLE, "may not be set by a profile"),
+    "adapter-setting": (503, "may not be set by a profile"),
     "adapter-fails": (500, "."),
     "huge": (400, "This profile needs 64 GiB, more than any machine here has (2 GiB)."),
 }
