@@ -237,6 +237,24 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one server uses on its host now, all its processes together. None: it cannot be told.
+
+    memory_bytes: memory of its own, and its part of what it shares. cpu_s: processor seconds since its start.
+    memory_limit_bytes, cpu_limit (cores): what is enforced, not what was asked for. disk_bytes: what its home holds.
+    """
+
+    taken_at: datetime
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    cpu_s: float | None = None
+    cpu_limit: float | None = None
+    processes: int | None = None
+    disk_bytes: int | None = None
+    disk_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """Why a server ended. by: `user`, `culler`, `hub`, `reconciler`, `failure` or an administrator's name."""
 

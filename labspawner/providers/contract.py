@@ -24,6 +24,7 @@ from labspawner.model import (
     OwnedResource,
     ReleaseMode,
     ServerState,
+    Usage,
 )
 
 
@@ -78,6 +79,10 @@ class Provider(Protocol):
 
     async def activity(self, handle: Handle) -> Activity | None:
         """Evidence of use, where the provider has some of its own; None where it has not."""
+        ...
+
+    async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
+        """What each server uses now; one of which nothing can be told is left out. Never raises for a host's sake."""
         ...
 
     async def logs(self, handle: Handle, lines: int) -> str:

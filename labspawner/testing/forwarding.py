@@ -15,6 +15,7 @@ from labspawner.model import (
     OwnedResource,
     ReleaseMode,
     ServerState,
+    Usage,
 )
 from labspawner.providers.contract import Provider
 
@@ -44,6 +45,9 @@ class Forwarding:
 
     async def activity(self, handle: Handle) -> Activity | None:
         return await self.inner.activity(handle)
+
+    async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
+        return await self.inner.usage(handles)
 
     async def logs(self, handle: Handle, lines: int) -> str:
         return await self.inner.logs(handle, lines)

@@ -31,6 +31,7 @@ from labspawner.model import (
     Ready,
     ReleaseMode,
     ServerState,
+    Usage,
 )
 from labspawner.providers import probe
 from labspawner.providers.adapter import child as children
@@ -152,6 +153,10 @@ class AdapterProvider:
     async def activity(self, handle: Handle) -> Activity | None:
         """None: a Spawner class does not tell."""
         return None
+
+    async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
+        """Nothing is known."""
+        return {}
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """Empty: a Spawner class has no common way to ask."""

@@ -33,6 +33,7 @@ from labspawner.model import (
     Ready,
     ReleaseMode,
     ServerState,
+    Usage,
 )
 from labspawner.naming import safe_name
 from labspawner.providers import probe
@@ -196,6 +197,10 @@ class LocalProvider:
     async def activity(self, handle: Handle) -> Activity | None:
         """None: what the hub and the proxy see is all there is."""
         return None
+
+    async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
+        """Nothing is known."""
+        return {}
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """The last `lines` lines the server printed, tokens hidden; also for some time after its end."""

@@ -28,6 +28,7 @@ from labspawner.model import (
     Ready,
     ReleaseMode,
     ServerState,
+    Usage,
 )
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.sim.faults import write_faults
@@ -186,6 +187,10 @@ class SimProvider:
             last = now - knobs.idle_for_s
         when = None if last is None else datetime.fromtimestamp(last, timezone.utc)
         return Activity(last_activity=when, busy=knobs.busy, evidence="simulated")
+
+    async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
+        """Nothing is known."""
+        return {}
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """What a server of this kind would have printed."""

@@ -147,6 +147,9 @@ class Scripted:
     async def activity(self, handle: Handle) -> None:
         return None
 
+    async def usage(self, handles: Any) -> dict[Any, Any]:
+        return {}
+
     async def logs(self, handle: Handle, lines: int) -> str:
         return ""
 
