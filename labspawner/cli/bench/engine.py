@@ -1,4 +1,4 @@
-"""`labspawner bench`: measurements that print a table."""
+"""`labspawner bench engine`: what leases and admission cost, without JupyterHub around them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ from labspawner.store import Store
 HUB_ID = "bench"
 
 
-@click.group()
-def bench() -> None:
-    """Measure, and print a table. Times depend on the machine: compare rows of one run."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One phase of the storm. stall_ms: the longest time the event loop did not answer."""
@@ -37,7 +32,7 @@ class Reading:
     stall_ms: float
 
 
-@bench.command()
+@click.command()
 @click.option("--n", "count", type=click.IntRange(1, 5000), default=500, show_default=True, help="Starts at once.")
 @click.option("--start-s", type=click.FloatRange(0, 60), default=2.0, show_default=True, help="What one start takes.")
 @click.option("--url", help="Lease database; default: SQLite in a temporary folder.")
