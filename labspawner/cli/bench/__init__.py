@@ -1,0 +1,16 @@
+"""`labspawner bench`: measurements that print a table. One file each; upstream stands beside ours in the same run."""
+
+from __future__ import annotations
+
+import click
+
+from labspawner.cli.bench.engine import engine
+
+
+@click.group()
+def bench() -> None:
+    """Measure, and print a table. Times depend on the machine: compare rows of one run."""
+
+
+for command in (engine,):
+    bench.add_command(command)
