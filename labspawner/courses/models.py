@@ -176,6 +176,11 @@ class Idle(Model):
         default=(), max_length=10, description="How long before, the student is warned.", examples=[["10m", "2m"]]
     )
     extend: Extend | None = Field(default=None, description="One-click extension. Left out: none.")
+    hold: Duration | Literal["never"] = Field(
+        default=timedelta(hours=4),
+        description="How long per day a student may keep an idle server with `labspawner hold`; never: not at all.",
+        examples=["2h"],
+    )
     action: Literal["stop", "hibernate", "destroy"] = Field(
         default="stop", description="stop keeps the home and a VM's disk, hibernate also memory, destroy only the home."
     )

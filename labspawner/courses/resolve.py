@@ -146,6 +146,7 @@ def pin(course: Course, profile: Profile, variant_index: int, options: Mapping[s
             "retain_s": _seconds(idle.retain),
             "warn_s": [span.total_seconds() for span in sorted(idle.warn, reverse=True)],
             "extend": {"step_s": _seconds(idle.extend.step), "per_day": idle.extend.per_day} if idle.extend else None,
+            "hold_s": 0.0 if idle.hold == "never" else _seconds(idle.hold),
         },
     }
     return pinned

@@ -127,6 +127,7 @@ def test_a_lease_remembers_all_that_later_decisions_need() -> None:
             "retain_s": 14 * 86400,
             "warn_s": [300, 120],
             "extend": {"step_s": 1800, "per_day": 4},
+            "hold_s": 14400,
         },
     }
 
@@ -144,6 +145,7 @@ def test_a_profile_without_a_policy_is_never_culled() -> None:
         "retain_s": None,
         "warn_s": [],
         "extend": None,
+        "hold_s": 14400.0,
     }
 
 

@@ -71,3 +71,37 @@ def test_warnings_that_are_no_list_of_seconds_are_refused(warn):
 def test_a_stuck_limit_out_of_range_is_refused(value):
     with pytest.raises(ValueError, match="stuck_after_s"):
         CullPolicy(stuck_after_s=value)
+
+
+def test_extension_and_hold_are_read():
+    policy = CullPolicy.from_pinned({"cull": {"extend": {"step_s": 1800, "per_day": 3}, "hold_s": 7200}})
+
+    assert policy == CullPolicy(extend_step_s=1800, extend_per_day=3, hold_s=7200)
+
+
+def test_a_lease_of_an_earlier_version_has_no_extensions_and_the_usual_hold():
+    assert CullPolicy.from_pinned({"cull": {"extend": None}}) == CullPolicy(hold_s=4 * 3600)
+
+
+@pytest.mark.parametrize("hold", [0, 0.0, None])
+def test_a_hold_can_be_forbidden(hold):
+    policy = CullPolicy.from_pinned({"cull": {"hold_s": hold}})
+
+    assert policy is not None
+    assert policy.hold_s == 0
+
+
+@pytest.mark.parametrize(
+    ("cull", "key"),
+    [
+        ({"extend": 4}, "cull.extend"),
+        ({"extend": {}}, "cull.extend.step_s"),
+        ({"extend": {"step_s": 60, "per_day": -1}}, "cull.extend.per_day"),
+        ({"extend": {"step_s": 60, "per_day": True}}, "cull.extend.per_day"),
+        ({"hold_s": -5}, "cull.hold_s"),
+        ({"hold_s": "4h"}, "cull.hold_s"),
+    ],
+)
+def test_an_extension_or_hold_that_cannot_be_read_names_its_key(cull, key):
+    with pytest.raises(ValueError, match=key):
+        CullPolicy.from_pinned({"cull": cull})
