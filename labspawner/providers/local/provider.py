@@ -135,7 +135,9 @@ class LocalProvider:
         try:
             yield Checkpoint(job.handle(self.name))
             yield Progress(5, Sentence("Preparing your home"))
-            await self.host.in_thread(prepare_home, job.home, min_free_bytes=self.settings.min_free_disk)
+            await self.host.in_thread(
+                prepare_home, job.home, request.user, min_free_bytes=self.settings.min_free_disk, uids=None
+            )
             for percent, again in ((20, True), (40, False)):  # once more, on another port, if the first was taken
                 url, port = await self._take_port(job)
                 yield Checkpoint(job.handle(self.name, port=port))

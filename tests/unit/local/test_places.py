@@ -1,4 +1,4 @@
-"""Homes, logs, ports: what the local provider keeps on the machine."""
+"""Logs and ports: what the local provider keeps on the machine."""
 
 from __future__ import annotations
 
@@ -9,71 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from labspawner.errors import NoRoom, SetupError
+from labspawner.errors import NoRoom
 from labspawner.model import LeaseId
-from labspawner.providers.local.homes import prepare_home
 from labspawner.providers.local.logs import LogBook, redact, secrets_in
 from labspawner.providers.local.ports import Ports
 
 ONE = LeaseId("lone")
 TWO = LeaseId("ltwo")
-
-
-def test_a_home_is_made_private_and_kept(tmp_path: Path) -> None:
-    home = tmp_path / "homes" / "ann"
-    prepare_home(home, min_free_bytes=1)
-    (home / "thesis.ipynb").write_text("{}")
-    home.chmod(0o755)
-
-    prepare_home(home, min_free_bytes=1)
-
-    assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    assert [path.name for path in home.iterdir()] == ["thesis.ipynb"]
-
-
-def test_a_link_in_place_of_a_home_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "ann").symlink_to(tmp_path / "other")
-
-    with pytest.raises(SetupError, match="home") as failure:
-        prepare_home(tmp_path / "ann", min_free_bytes=1)
-
-    assert "not a plain folder" in failure.value.message
-
-
-def test_a_file_in_place_of_the_homes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "homes").write_text("")
-
-    with pytest.raises(SetupError) as failure:
-        prepare_home(tmp_path / "homes" / "ann", min_free_bytes=1)
-
-    assert "not a plain folder" in failure.value.message
-
-
-def test_a_home_that_cannot_be_made_is_explained() -> None:
-    with pytest.raises(SetupError) as failure:
-        prepare_home(Path("/proc/labspawner/ann"), min_free_bytes=1)
-
-    assert "cannot be written to" in failure.value.message
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_home_of_someone_else_is_refused(tmp_path: Path) -> None:
-    home = tmp_path / "ann"
-    home.mkdir()
-    os.chown(home, 12345, 12345)
-
-    with pytest.raises(SetupError) as failure:
-        prepare_home(home, min_free_bytes=1)
-
-    assert "12345" in str(failure.value)
-
-
-def test_a_full_disk_is_said_before_the_start(tmp_path: Path) -> None:
-    with pytest.raises(SetupError) as failure:
-        prepare_home(tmp_path / "ann", min_free_bytes=2**60)
-
-    assert "no disk space" in failure.value.message
 
 
 @pytest.fixture
