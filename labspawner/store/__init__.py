@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from labspawner.store.evidence import Allowance, Grant, Standing
 from labspawner.store.reports import Usage
 from labspawner.store.sqlite import tune_all_sqlite
 from labspawner.store.store import Store
 
-__all__ = ["Store", "Usage", "tune_all_sqlite"]
+__all__ = ["Allowance", "Grant", "Standing", "Store", "Usage", "tune_all_sqlite"]

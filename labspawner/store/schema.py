@@ -135,3 +135,40 @@ sa.Index("decisions_by_hub", decisions.c.hub_id, decisions.c.at)
 sa.Index("decisions_by_user", decisions.c.hub_id, decisions.c.user_key, decisions.c.at)
 sa.Index("decisions_by_lease", decisions.c.lease_id, decisions.c.at)
 sa.Index("decisions_by_age", decisions.c.at)
+
+# `extended_until` and `held_until` are written by a grant alone, the rest by the hub's reports alone.
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("lease_id", AnyText, sa.ForeignKey("leases.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("expected", sa.Boolean, nullable=False),
+    sa.Column("taken_at", Instant),
+    sa.Column("valid_until", Instant),
+    sa.Column("last_activity", Instant),
+    sa.Column("busy", sa.Boolean),
+    sa.Column("work", sa.Text, comment="JSON list of [kind, what, since]"),
+    sa.Column("work_count", sa.Integer, nullable=False),
+    sa.Column("waiting", sa.Integer, nullable=False),
+    sa.Column("clients", sa.Integer),
+    sa.Column("unsaved", sa.Integer, nullable=False),
+    sa.Column("gpu_last_busy", Instant),
+    sa.Column("host_since", Instant),
+    sa.Column("host_looked_at", Instant),
+    sa.Column("host_last_busy", Instant),
+    sa.Column("warned_at", Instant),
+    sa.Column("extended_until", Instant),
+    sa.Column("held_until", Instant),
+    sa.Column("verdict", sa.String(8)),
+    sa.Column("reason", sa.Text, comment="JSON object"),
+    sa.Column("ends_at", Instant),
+    sa.Column("cause", sa.String(16)),
+)
+
+allowances = sa.Table(
+    "allowances",
+    metadata,
+    sa.Column("lease_id", AnyText, sa.ForeignKey("leases.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True, comment="the hub's local date, YYYY-MM-DD"),
+    sa.Column("extensions", sa.Integer, nullable=False),
+    sa.Column("held_s", sa.Float(53), nullable=False),
+)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -15,8 +15,9 @@ from sqlalchemy.engine import Connection, Engine
 from labspawner.deadlines import finished
 from labspawner.errors import StoreUnavailable
 from labspawner.model import Decision, Ending, Lease, LeaseId, Phase, ReleaseMode
-from labspawner.store import leases, reports
+from labspawner.store import evidence, leases, reports
 from labspawner.store.engine import POSTGRESQL_THREADS, cannot_use, make_engine, make_private_file, transaction
+from labspawner.store.evidence import Allowance, Grant, Standing
 from labspawner.store.migrate import upgrade
 from labspawner.store.reports import Usage
 from labspawner.store.schema import leases as leases_table
@@ -128,6 +129,41 @@ class Store:
         """The last decisions about a hub's servers, newest first."""
         return await self._read(
             lambda c: reports.fetch_decisions(c, hub_id=hub_id, user=user, lease_id=lease_id, limit=limit)
+        )
+
+    async def put_standings(self, standings: Mapping[LeaseId, Standing]) -> int:
+        """Store what is known of the use of some servers, in one transaction, and say of how many.
+
+        What was granted (`extended_until`, `held_until`) is left as it is; a lease that is not on record is left out.
+        """
+        return await self._write(lambda c: evidence.put(c, standings)) if standings else 0
+
+    async def standings(self, lease_ids: Collection[LeaseId]) -> dict[LeaseId, Standing]:
+        """How some leases stand; one of which nothing is known is left out."""
+        return await self._read(lambda c: evidence.fetch(c, lease_ids)) if lease_ids else {}
+
+    async def live_with_standings(self, hub_id: str) -> list[tuple[Lease, Standing | None]]:
+        """The leases of a hub that have not ended, oldest first, each with how it stands; one query."""
+        return await self._read(lambda c: evidence.live(c, hub_id))
+
+    async def granted(self, hub_id: str, day: str) -> dict[LeaseId, Allowance]:
+        """What was granted on a day (`YYYY-MM-DD`) for the live leases of a hub; one of which nothing was is left out."""
+        return await self._read(lambda c: evidence.granted(c, hub_id, day))
+
+    async def extend(
+        self, lease_id: LeaseId, *, day: str, per_day: int, step: timedelta, base: datetime
+    ) -> Grant | None:
+        """Push the end of idleness from `base`, or from where it was pushed already, by `step`; at most `per_day` times
+        on that day, however many ask at once: `until` is None then. None for a lease that is not on record."""
+        return await self._write(lambda c: evidence.extend(c, lease_id, day=day, per_day=per_day, step=step, base=base))
+
+    async def hold(
+        self, lease_id: LeaseId, *, day: str, budget_s: float, seconds: float, now: datetime
+    ) -> Grant | None:
+        """Keep an idle server for `seconds` from now, 0 to give that up; at most `budget_s` on that day, and an earlier
+        hold counts only as far as it was used: `until` is None otherwise. None for a lease that is not on record."""
+        return await self._write(
+            lambda c: evidence.hold(c, lease_id, day=day, budget_s=budget_s, seconds=seconds, now=now)
         )
 
     async def median_session_s(self, hub_id: str, profile: str) -> float | None:

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 from unit.store.clock import SHARED
 
 from labspawner.errors import BadConfig
-from labspawner.store import Store, migrate
+from labspawner.store import Store, leases, migrate
 from labspawner.store.engine import make_engine, transaction
 from labspawner.store.schema import metadata
 
@@ -43,10 +43,25 @@ def test_migrations_lead_to_the_tables_that_the_code_knows(engine: Engine):
     with transaction(engine, writes=False) as connection:
         options = {"version_table": migrate.VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
-        assert migrate.current(connection) == {"r0001"}
+        assert migrate.current(connection) == {"r0002"}
         live = [index for index in sa.inspect(connection).get_indexes("leases") if index["name"] == "leases_one_active"]
         assert live[0]["unique"]
         assert live[0]["dialect_options"]
+
+
+def test_leases_of_the_first_form_are_kept_when_evidence_is_added(engine: Engine):
+    lease = a_lease()
+    with transaction(engine, writes=True) as connection:
+        migrate.upgrade(connection)
+        leases.insert(connection, lease)
+        migrate.downgrade(connection, "r0001")
+    assert _tables(engine) == {migrate.VERSION_TABLE, "leases", "decisions"}
+
+    with transaction(engine, writes=True) as connection:
+        migrate.upgrade(connection)
+
+    with transaction(engine, writes=False) as connection:
+        assert leases.fetch(connection, lease.id) == lease
 
 
 def test_a_downgrade_takes_everything_away_again_and_can_be_undone(engine: Engine):
@@ -59,7 +74,7 @@ def test_a_downgrade_takes_everything_away_again_and_can_be_undone(engine: Engin
 
     with transaction(engine, writes=True) as connection:
         migrate.upgrade(connection)
-    assert _tables(engine) == {migrate.VERSION_TABLE, "leases", "decisions"}
+    assert _tables(engine) == {migrate.VERSION_TABLE, "leases", "decisions", "evidence", "allowances"}
 
 
 def test_a_migration_that_is_interrupted_leaves_nothing_behind(engine: Engine):
