@@ -1,0 +1,130 @@
+"""One zygote process, as the hub that is its parent sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from labspawner.providers.local.warm.preload import state_of
+from labspawner.providers.processes import adopt
+
+Watched: TypeAlias = Mapping[str, "list[int] | None"]
+"""Paths that an environment is made of, each with what changes when it does."""
+
+PROGRAM = Path(__file__).parent / "program.py"
+ROOM_BYTES = 8192
+"""How much of its keepers' and servers' visible environment and command line has room: as much as its own has."""
+
+_READY_S = 180.0
+_END_S = 5.0
+
+
+class Refused(Exception):
+    """This interpreter cannot be a zygote; the text says why. watched: until this changes, as far as is known."""
+
+    def __init__(self, why: str, watched: Watched | None = None) -> None:
+        super().__init__(why)
+        self.watched: Watched = watched or {}
+
+
+class Child:
+    """A zygote that is ready. watched: what its environment was made of before it imported anything."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, watched: Watched) -> None:
+        self.process = process
+        self.watched = watched
+        self._control = control
+
+    @classmethod
+    async def make(cls, interpreter: str, *, environment: Mapping[str, str], path: list[str], warm: bool) -> Child:
+        """Start one, and wait until it is ready. Raises Refused; a caller that is cancelled leaves none."""
+        ours, theirs = socket.socketpair()
+        settings = {"control": theirs.fileno(), "warm": warm, "path": path}
+        with theirs:
+            try:
+                process = await asyncio.shield(
+                    asyncio.to_thread(_popen, interpreter, settings, environment, theirs.fileno(), warm)
+                )
+            except OSError as exc:
+                ours.close()
+                raise Refused(f"cannot run {interpreter}: {exc}") from exc
+            except BaseException:
+                ours.close()  # what the thread may still start reads the end of the connection, and ends
+                raise
+        child = cls(process, ours, {})
+        try:
+            answer = await asyncio.wait_for(child._first_line(), _READY_S)
+            if not answer.get("ready"):
+                raise Refused(str(answer.get("why", "it ended without a word")), answer.get("watched"))
+        except asyncio.TimeoutError:
+            await child.end()
+            raise Refused(f"not ready after {_READY_S:g} s") from None
+        except BaseException:
+            await asyncio.shield(child.end())
+            raise
+        child.watched = answer["watched"]
+        return child
+
+    async def _first_line(self) -> dict[str, Any]:
+        self._control.setblocking(False)
+        loop, data = asyncio.get_running_loop(), b""
+        while not data.endswith(b"\n"):
+            some = await loop.sock_recv(self._control, 65536)
+            if not some:
+                return {}
+            data += some
+        answer: dict[str, Any] = json.loads(data)
+        return answer
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def changed(self) -> bool:
+        """Whether the environment is another one since. Blocks for a moment."""
+        return environment_changed(self.watched)
+
+    def hand_over(self, connection: socket.socket) -> None:
+        """Have a keeper forked for the other end of `connection`. Raises OSError where the zygote is gone."""
+        socket.send_fds(self._control, [b"k"], [connection.fileno()])
+
+    async def end(self) -> None:
+        """End the zygote, and no server; may be repeated."""
+        self._control.close()
+        try:
+            await asyncio.to_thread(self.process.wait, _END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait)
+
+
+def environment_changed(watched: Watched) -> bool:
+    """Whether what an environment is made of has changed since. Blocks for a moment."""
+    return any(state_of(path) != state for path, state in watched.items())
+
+
+def _popen(
+    interpreter: str, settings: Mapping[str, Any], environment: Mapping[str, str], control: int, warm: bool
+) -> subprocess.Popen[bytes]:
+    options = ["-I"] if warm else ["-I", "-S"]
+    process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - an administrator's interpreter
+        [interpreter, *options, str(PROGRAM), json.dumps(settings), " " * ROOM_BYTES],
+        env={**environment, "HOME": "/nonexistent", "LABSPAWNER_ROOM": "-" * ROOM_BYTES},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[control],
+        start_new_session=True,
+    )
+    adopt(process)
+    return process
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0

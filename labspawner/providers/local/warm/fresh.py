@@ -1,0 +1,92 @@
+"""Make a forked interpreter as one that was just started with the environment of its student. Standard library only."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import locale
+import os
+import random
+import site
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Mapping
+
+_NO = frozenset({"", None})
+
+
+def renew(environment: Mapping[str, str], argv: list[str], base_path: list[str]) -> None:
+    """Replace the environment wholly, and everything in the interpreter that was derived from the old one.
+
+    base_path: `sys.path` without PYTHONPATH and the user's own packages.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    try:
+        locale.setlocale(locale.LC_CTYPE, "")
+    except locale.Error:
+        locale.setlocale(locale.LC_CTYPE, "C")
+    sys.argv[:] = argv
+    if hasattr(sys, "orig_argv"):
+        sys.orig_argv[:] = [sys.executable, *argv]
+    _renew_path(base_path)
+    _forget()
+    reseed()
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    if environment.get("PYTHONUNBUFFERED") not in _NO:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
+    gc.enable()
+
+
+def reseed() -> None:
+    """No two forks draw the same random numbers."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _renew_path(base_path: list[str]) -> None:
+    first = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [*first, *(path for path in base_path if path not in first)]
+    site.USER_BASE = site.USER_SITE = None
+    site.ENABLE_USER_SITE = _user_packages_allowed()
+    own = site.getusersitepackages()
+    if site.ENABLE_USER_SITE and os.path.isdir(own):
+        site.addsitedir(own)
+    sys.path_importer_cache.clear()
+    importlib.invalidate_caches()
+
+
+def _user_packages_allowed() -> bool:
+    """As `site` decides for an interpreter that is started without options."""
+    if os.environ.get("PYTHONNOUSERSITE") not in _NO or os.geteuid() != os.getuid() or os.getegid() != os.getgid():
+        return False
+    if sys.prefix == sys.base_prefix:
+        return True
+    try:
+        with open(os.path.join(sys.prefix, "pyvenv.cfg"), encoding="utf-8") as file:
+            pairs = [line.partition("=")[::2] for line in file]
+    except OSError:
+        return True
+    return any(key.strip() == "include-system-site-packages" and value.strip() == "true" for key, value in pairs)
+
+
+def _forget() -> None:
+    """What modules have kept of the host, the zygote's home, or its temporary folder."""
+    tempfile.tempdir = None
+    tempfile._name_sequence = None  # type: ignore[attr-defined]
+    platform = sys.modules.get("platform")
+    if platform is not None:
+        platform._uname_cache = None  # type: ignore[attr-defined]
+    paths = sys.modules.get("jupyter_core.paths")
+    for value in vars(paths).values() if paths is not None else ():
+        clear = getattr(value, "cache_clear", None)
+        if callable(clear):
+            clear()
