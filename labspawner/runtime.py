@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from jupyterhub import orm
 from traitlets.config import Config
 
 from labspawner.config import Labspawner, Settings, open_providers
-from labspawner.courses import Catalog
+from labspawner.courses import Catalog, Snapshot
+from labspawner.errors import NotAllowed
 from labspawner.lifecycle import Engine, EngineSettings, Notice
+from labspawner.lifecycle.usages import Usages, Use
+from labspawner.model import Evidence, Lease, LeaseId
+from labspawner.pages.home.facts import Extension
 from labspawner.reconciler import Rules
+from labspawner.sentences import Sentence
 from labspawner.store import Store
 
 log = logging.getLogger(__name__)
@@ -23,12 +29,13 @@ KEY = "labspawner"
 
 
 class Runtime:
-    """Built from the configuration, once per hub. `notice` and `profile_title` are what the pages ask."""
+    """Built from the configuration, once per hub. It is the `Desk` of the pages: they ask nothing but this."""
 
     def __init__(self, settings: Settings, engine: Engine, catalog: Catalog) -> None:
         self.settings = settings
         self.engine = engine
         self.catalog = catalog
+        self.usages = Usages(engine.providers, engine.book)
         self._refreshed_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -74,6 +81,30 @@ class Runtime:
         """The title of a profile by language; empty when there is none of that name."""
         found = self.catalog.profile(key)
         return dict(found[1].title) if found else {}
+
+    def snapshot(self) -> Snapshot:
+        """The courses as they were last read."""
+        return self.catalog.snapshot
+
+    def leases(self, user: str, server_name: str) -> Sequence[Lease]:
+        """All live leases of a server, as this process knows them: the active one, and those that are parked."""
+        return self.engine.book.of(user, server_name)
+
+    async def uses(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Use]:
+        """What servers use now; see `Usages.of`."""
+        return await self.usages.of(leases)
+
+    async def known(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Evidence]:
+        """What is known of the use of servers beside the hub's own `last_activity`."""
+        return {}
+
+    async def extension(self, lease: Lease, now: datetime) -> Extension | None:
+        """What one click would add to the time of this server; None where its profile offers none."""
+        return None
+
+    async def extend(self, lease: Lease, now: datetime) -> None:
+        """Put off the stop of a server by one step. Raises LabError."""
+        raise NotAllowed(Sentence("The profile of this server offers no extension."))
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:

@@ -65,7 +65,8 @@ class ProgressHandler(BaseHandler):  # type: ignore[misc]
 class StopHandler(BaseHandler):  # type: ignore[misc]
     """Stops a server, or cancels its start, from a plain form: what `DELETE` does in JupyterHub's API.
 
-    Then shows the home page. A server that is already stopping or stopped is no error.
+    Then shows the home page; a script that asks for JSON gets `{"v": 1}`. A server that is already stopping or stopped
+    is no error.
     """
 
     @web.authenticated
@@ -83,7 +84,10 @@ class StopHandler(BaseHandler):  # type: ignore[misc]
             await self._cancel(spawner)
         if spawner.active and not spawner.pending:
             await self.stop_single_user(user, server_name)
-        self.redirect(f"{self.hub.base_url}home")
+        if wants_json(self):
+            self.finish({"v": 1})
+        else:
+            self.redirect(f"{self.hub.base_url}home")
 
     async def _cancel(self, spawner: Any) -> None:
         """Interrupt a start and wait, for a bounded time, until it has rolled back."""
@@ -91,6 +95,11 @@ class StopHandler(BaseHandler):  # type: ignore[misc]
         if future and not future.done():
             future.cancel()
             await asyncio.wait([future], timeout=_CANCEL_WAIT_S)
+
+
+def wants_json(handler: Any) -> bool:
+    """Whether a script of ours asks, and not a plain form."""
+    return "application/json" in handler.request.headers.get("Accept", "")
 
 
 def is_local_path(target: str, base_url: str) -> bool:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from jinja2 import pass_context
 from jinja2.ext import Extension
 from jinja2.runtime import Context
+from markupsafe import Markup
 
 from labspawner.pages import i18n
 from labspawner.pages.form import TEMPLATES_DIR
@@ -26,6 +27,9 @@ from labspawner.pages.handlers import (
     progress_so_far,
     request_language,
 )
+from labspawner.pages.home.gather import cards_of, desk_of
+from labspawner.pages.home.handlers import ExtendHandler, HomeHandler
+from labspawner.pages.home.words import ServerCard
 from labspawner.units import human_duration
 
 __all__ = ["DemoHint", "Lab", "configure", "extra_handlers", "request_language", "template_paths", "template_vars"]
@@ -162,6 +166,27 @@ class Lab:
         )
 
     @pass_context
+    def say(self, context: Context, text: str) -> Markup:
+        """`text` in the language of this request as HTML; instants in it follow the reader's clock."""
+        return i18n.markup(text, self._language(context))
+
+    @pass_context
+    def pick(self, context: Context, texts: Mapping[str, str]) -> str:
+        """What an instructor wrote, in the language of this request."""
+        return i18n.pick(texts, self._language(context))
+
+    @pass_context
+    async def servers(self, context: Context, user: Any) -> list[ServerCard]:
+        """What the home page says of each server of `user`."""
+        return await cards_of(user, desk_of(user), language=self._language(context), now=_now())
+
+    @pass_context
+    def place(self, context: Context, place: str, user: Any, server_name: str) -> str:
+        """The address of `place` (`spawn`, `labspawner/stop`) for a server of `user`."""
+        url = f"{_base_url(context)}{place}/{user.escaped_name}"
+        return f"{url}/{quote(server_name, safe='')}" if server_name else url
+
+    @pass_context
     def profile_title(self, context: Context, spawner: Any) -> str:
         """What the server of `spawner` runs, as its course calls it; its key where the course is gone."""
         options = getattr(spawner, "user_options", None) or {}
@@ -236,12 +261,15 @@ def jinja_options() -> dict[str, Any]:
 
 
 def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
-    """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress and Stop."""
+    """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress, Stop, Extend and the
+    home page's fresh data."""
     return [
         (r"/labspawner/static/(.*)", StaticHandler, {"path": str(STATIC_DIR)}),
         (r"/labspawner/language", LanguageHandler, {}),
         (r"/labspawner/progress/([^/]+)(?:/([^/]+))?", ProgressHandler, {}),
         (r"/labspawner/stop/([^/]+)(?:/([^/]+))?", StopHandler, {}),
+        (r"/labspawner/extend/([^/]+)(?:/([^/]+))?", ExtendHandler, {}),
+        (r"/labspawner/home", HomeHandler, {}),
     ]
 
 

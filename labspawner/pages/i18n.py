@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
 from babel.messages.pofile import read_po
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from labspawner.sentences import Sentence
 
@@ -64,10 +65,41 @@ def translate(text: str, language: str, /, **params: object) -> str:
 def _value(value: object, language: str) -> object:
     if isinstance(value, Sentence):
         return translate(value, language)
+    if isinstance(value, datetime):
+        return clock(value)
     if isinstance(value, str) and language in _DURATION_UNITS and _DURATION.fullmatch(value):
         units = _DURATION_UNITS[language]
         return re.sub(r"[a-z]+", lambda match: units[match[0]], value)
     return value
+
+
+def markup(text: str, language: str) -> Markup:
+    """`text` in `language` as HTML, escaped; an instant in it is a `<time>`, in the hub's time zone until a script of
+    the page puts it into the reader's."""
+    if not isinstance(text, Sentence):
+        return escape(catalog(language).get(text, text))
+    values = {name: _html_value(value, language) for name, value in text.params.items()}
+    for template in (catalog(language).get(text.template), text.template):
+        if template is not None:
+            try:
+                return escape(template).format(**values) if values else escape(template)
+            except (LookupError, ValueError, AttributeError):
+                continue
+    return escape(str(text))
+
+
+def _html_value(value: object, language: str) -> object:
+    if isinstance(value, Sentence):
+        return markup(value, language)
+    if isinstance(value, datetime):
+        return Markup('<time class="lab-at" datetime="{}">{}</time>').format(value.isoformat(), clock(value))
+    return _value(value, language)
+
+
+def clock(instant: datetime) -> str:
+    """`16:00` today, `2026-11-02 16:00` on other days; in the time zone of this machine."""
+    local = instant.astimezone()
+    return f"{local:%H:%M}" if local.date() == datetime.now().astimezone().date() else f"{local:%Y-%m-%d %H:%M}"
 
 
 def recognise(text: str) -> str:

@@ -60,4 +60,4 @@ def test_a_dry_run_only_writes_down_what_it_would_do(culled_hub):
 
     assert {decision.applied for decision in hub.decisions() if decision.verdict == "cull"} == {False}
     assert hub.servers("student1")[""]["ready"]
-    assert "idle for" not in hub.login("student1").get("/hub/home").text
+    assert "lab-notice" not in hub.login("student1").get("/hub/home").text

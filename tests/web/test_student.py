@@ -111,7 +111,7 @@ def test_the_same_works_without_javascript(open_page):
     page.click("#lab-cancel")
     page.wait_for_url("**/hub/home")
     eventually_sync(
-        lambda: page.goto("/hub/home") and page.locator("a#start", has_text="启动服务器").count(), deadline_s=30
+        lambda: page.goto("/hub/home") and page.locator("a#start", has_text="选择配置").count(), deadline_s=30
     )
 
 

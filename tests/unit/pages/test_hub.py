@@ -3,126 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bs4 import BeautifulSoup
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
+from jinja2 import Environment
 from jupyterhub._data import DATA_FILES_PATH
 from traitlets.config import Config
+from unit.pages.rendering import EVIL, Board, Handler, a_spawner, a_user, rendered, text_of
 
-from labspawner.model import Ending
 from labspawner.pages import hub
 from labspawner.pages.handlers import COOKIE, STATIC_DIR, is_local_path, progress_so_far
 from labspawner.sentences import Sentence
-
-EVIL = "<script>alert(1)</script>"
-
-
-class Handler:
-    """As much of a request handler as our templates look at."""
-
-    base_url = "/"
-
-    def __init__(self, uri: str = "/hub/home", accept: str = "en", cookie: str | None = None) -> None:
-        query = uri.partition("?")[2]
-        arguments = dict(part.split("=", 1) for part in query.split("&") if "=" in part)
-        self.request = SimpleNamespace(
-            uri=uri,
-            headers={"Accept-Language": accept},
-            query_arguments={key: [value.encode()] for key, value in arguments.items()},
-        )
-        self.cookies = {COOKIE: cookie} if cookie else {}
-
-    def get_cookie(self, name: str) -> str | None:
-        return self.cookies.get(name)
-
-    def set_cookie(self, name: str, value: str, **options: object) -> None:
-        assert options["path"] == "/"
-        self.cookies[name] = value
-
-    def static_url(self, path: str, **options: object) -> str:
-        return f"/hub/static/{path}"
-
-
-class Board:
-    """An engine that has one thing to say."""
-
-    def notice(self, user_name: str, server_name: str) -> Any:
-        return SimpleNamespace(
-            profile_title={"en": f"Python {EVIL}", "zh-CN": "Python 笔记本"},
-            ending=Ending(
-                by="culler",
-                reason=Sentence("idle for {idle}; this profile's limit is {limit}", idle="46 min", limit="45 min"),
-            ),
-            at=datetime.now(timezone.utc) - timedelta(minutes=7, seconds=20),
-        )
-
-    def profile_title(self, key: str) -> dict[str, str]:
-        return {"en": "Python notebook"} if key == "py101/base" else {}
-
-
-def a_user(name: str = "student1", engine: object = None) -> SimpleNamespace:
-    user = SimpleNamespace(
-        name=name,
-        escaped_name=name,
-        json_escaped_name=name,
-        settings={"labspawner": engine} if engine else {},
-        all_spawners=lambda include_default: [],
-        server_url=lambda name: f"/user/student1/{name}",
-    )
-    user.spawner = a_spawner(user)
-    user.spawners = {"": user.spawner}
-    return user
-
-
-def a_spawner(user: SimpleNamespace, **changes: Any) -> SimpleNamespace:
-    values = {
-        "user": user,
-        "name": "",
-        "options_form": "yes",
-        "pending": None,
-        "active": False,
-        "ready": False,
-        "user_options": {"profile": "py101/base"},
-        "orm_spawner": SimpleNamespace(started=datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(hours=2)),
-        "display_name": "",
-        "last_activity": None,
-    }
-    return SimpleNamespace(**{**values, **changes})
-
-
-def rendered(
-    template: str, handler: Handler | None = None, demo: hub.DemoHint | None = None, **names: Any
-) -> BeautifulSoup:
-    """`template` as JupyterHub renders it: our folder before its own, and its names."""
-    upstream = FileSystemLoader([str(Path(DATA_FILES_PATH) / "templates")])
-    loader = ChoiceLoader([PrefixLoader({"templates": upstream}), FileSystemLoader(hub.template_paths()), upstream])
-    environment = Environment(loader=loader, autoescape=True, enable_async=True, **hub.jinja_options())
-    handler = handler or Handler()
-    user = names.get("user")
-    namespace = {
-        "base_url": "/hub/",
-        "prefix": "/",
-        "user": None,
-        "login_url": "/hub/login",
-        "logout_url": "/hub/logout",
-        "static_url": handler.static_url,
-        "parsed_scopes": {},
-        "services": [],
-        "xsrf": "token",
-        "lab": hub.template_vars(demo)["lab"](user),
-        **names,
-    }
-    return BeautifulSoup(asyncio.run(environment.get_template(template).render_async(**namespace)), "html.parser")
-
-
-def text_of(html: BeautifulSoup) -> str:
-    return " ".join(html.select_one("main, .lab-login").text.split())
-
 
 # -- every page -----------------------------------------------------------------------------------------------------
 
@@ -387,49 +280,6 @@ def test_the_page_of_a_stopping_server_looks_again_by_itself():
     assert rendered("stop_pending.html", user=a_user()).select_one("meta[http-equiv=refresh]") is not None
 
 
-@pytest.mark.parametrize(
-    ("changes", "word", "button"),
-    [
-        ({}, "Not running", "#start"),
-        ({"active": True, "ready": True}, "Running", "#lab-stop"),
-        ({"active": True, "pending": "spawn"}, "Starting", "#lab-stop"),
-        ({"active": True, "pending": "stop"}, "Stopping", "meta[http-equiv=refresh]"),
-    ],
-)
-def test_the_home_page_says_what_runs(changes, word, button):
-    user = a_user(engine=Board())
-    html = rendered("home.html", user=user, default_server=a_spawner(user, **changes), url="/user/student1/")
-
-    assert html.select_one(".lab-state").text == word
-    assert html.select_one(button) is not None
-    assert ("Python notebook" in text_of(html)) == bool(changes)
-    assert (html.select_one(".lab-notice") is None) == bool(changes)
-
-
-def test_the_home_page_says_since_when_it_runs():
-    user = a_user()
-    html = rendered(
-        "home.html", Handler(accept="zh"), user=user, default_server=a_spawner(user, active=True, ready=True)
-    )
-
-    assert "已运行 2 小时" in text_of(html)
-    assert "py101/base" in text_of(html)
-
-
-def test_the_home_page_lists_named_servers_where_they_are_allowed():
-    user = a_user()
-    named = a_spawner(user, name="two", display_name=EVIL, last_activity=datetime(2026, 1, 1))  # noqa: DTZ001
-    user.all_spawners = lambda include_default: [named, a_spawner(user, name="three", ready=True, active=True)]
-
-    html = rendered(
-        "home.html", user=user, default_server=user.spawner, allow_named_servers=True, invalid_server_names=["A B"]
-    )
-
-    assert html.select_one("#start-two")["href"] == "/hub/spawn/student1/two"
-    assert EVIL in text_of(html)
-    assert "A B" in html.select_one(".alert").text
-
-
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 405, 409, 418, 424, 429, 500, 502, 503, 504, 599])
 def test_an_error_page_says_what_happened_and_what_to_do(code):
     html = rendered("error.html", Handler(accept="zh"), status_code=code, status_message="Words", message="")
@@ -540,4 +390,4 @@ def test_configure_wires_all_of_it():
     assert c.JupyterHub.template_paths == hub.template_paths()
     assert c.JupyterHub.template_vars["lab"](None).demo.accounts == ("a",)
     assert c.JupyterHub.jinja_environment_options["extensions"] == [hub.HtmlLanguage]
-    assert len(c.JupyterHub.extra_handlers) == len(hub.extra_handlers()) == 4
+    assert len(c.JupyterHub.extra_handlers) == len(hub.extra_handlers()) == 6
