@@ -1,6 +1,7 @@
 """What servers may use of the machine, and what they do use: control groups, scopes, resource limits, disk quota."""
 
-from labspawner.providers.local.limits.groups import Group, Groups
-from labspawner.providers.local.limits.probing import Probed, probe
+from labspawner.providers.local.limits.groups import Group, GroupMaker, Groups, Probed
+from labspawner.providers.local.limits.probing import probe
+from labspawner.providers.local.limits.scope import Scopes, probe_scopes
 
-__all__ = ["Group", "Groups", "Probed", "probe"]
+__all__ = ["Group", "GroupMaker", "Groups", "Probed", "Scopes", "probe", "probe_scopes"]

@@ -13,9 +13,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import getLogger
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from labspawner.errors import SetupError
 from labspawner.model import LeaseId, Usage
@@ -52,7 +54,7 @@ class Group:
         return self._join_files(INSIDE)
 
     def joined(self) -> None:
-        """Somebody has joined: nothing else needs to keep the group alive any more."""
+        """A process that stays has joined, so the group needs nothing else to keep it. Call it once that is so."""
 
     def exists(self) -> bool:
         """Whether any of it is there."""
@@ -163,6 +165,29 @@ class Group:
                     log.warning("cannot remove a control group folder=%s: %s", folder, exc)
                 gone = False
         return gone
+
+
+class GroupMaker(Protocol):
+    """What `Groups` and `Scopes` have in common. words: what they limit on this machine, and what not."""
+
+    words: str
+    limits_memory: bool
+    limits_cpu: bool
+    limits_processes: bool
+
+    def create(self, name: str, limits: Limits) -> Group: ...
+
+    def group(self, name: str) -> Group: ...
+
+    def list_groups(self) -> dict[LeaseId, Group]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was found. groups: None where it does not work here. words: why, or what is limited and how."""
+
+    groups: GroupMaker | None
+    words: str
 
 
 class Groups:

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from labspawner.naming import safe_name
 from labspawner.providers.local.confinement import Limits
 from labspawner.providers.local.limits.cgroupfs import PROC_SELF, CgroupFs, Mounts, find_mounts
 from labspawner.providers.local.limits.dialects import V1, V2, WANTED, Dialect
-from labspawner.providers.local.limits.groups import TREE, Group, Groups
+from labspawner.providers.local.limits.groups import TREE, Group, Groups, Probed
 
-_TRIAL = Limits(cpu=1.0, memory_bytes=64 * 2**20, processes=16)
+TRIAL = Limits(cpu=1.0, memory_bytes=64 * 2**20, processes=16)
 _TRIAL_S = 10.0
 _JOIN = 'for file; do echo $$ > "$file" || exit 1; done; echo joined; read line'
 _V1_HELPERS = ("cpuacct", "freezer")
 _IN_WORDS = {"memory": "memory", "cpu": "CPU", "pids": "processes"}
-
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """What was found. groups: None where control groups do not work here. words: why, or what is limited and how."""
-
-    groups: Groups | None
-    words: str
 
 
 def probe(
@@ -47,7 +38,7 @@ def probe(
     for dialect in found:
         problem = _try_out(dialect, hub_id)
         if problem is None:
-            words = _what_is_limited(dialect)
+            words = f"control groups version {dialect.version} limit {what_is_limited(dialect.controllers)}"
             return Probed(Groups(dialect, hub_id=hub_id, provider=provider, words=words), words)
         problems.append(f"version {dialect.version}: {problem}")
     return Probed(None, "no control groups: " + ("; ".join(problems) or "none are mounted"))
@@ -102,17 +93,21 @@ def _try_out(dialect: Dialect, hub_id: str) -> str | None:
     group = Group(dialect, name)
     try:
         dialect.make(name)
-        dialect.limit(name, _TRIAL)
-        problem = _join(group)
-        limits = group.limits_of()
-        found = {"memory": limits.memory_bytes, "cpu": limits.cpu, "pids": limits.processes}
-        deaf = [_IN_WORDS[key] for key in WANTED if key in dialect.controllers and found[key] is None]
-        return problem or (f"limits of {', '.join(deaf)} are not taken" if deaf else None)
+        dialect.limit(name, TRIAL)
+        return what_fails(group, dialect.controllers)
     except OSError as exc:
         return _in_words(exc)
     finally:
         group.kill()
         group.remove()
+
+
+def what_fails(group: Group, controllers: frozenset[str]) -> str | None:
+    """What of a group with the limits TRIAL does not work, in words: joining its leaves, or a limit. None: all does."""
+    limits = group.limits_of()
+    found = {"memory": limits.memory_bytes, "cpu": limits.cpu, "pids": limits.processes}
+    deaf = [_IN_WORDS[key] for key in WANTED if key in controllers and found[key] is None]
+    return _join(group) or (f"limits of {', '.join(deaf)} are not taken" if deaf else None)
 
 
 def _join(group: Group) -> str | None:
@@ -148,8 +143,8 @@ def _in_words(exc: OSError) -> str:
     return f"{exc.strerror or exc}: {where}" if where else str(exc)
 
 
-def _what_is_limited(dialect: Dialect) -> str:
-    good = [_IN_WORDS[name] for name in WANTED if name in dialect.controllers]
-    bad = [_IN_WORDS[name] for name in WANTED if name not in dialect.controllers]
-    words = f"control groups version {dialect.version} limit {', '.join(good)}"
-    return words + (f", not {', '.join(bad)}" if bad else "")
+def what_is_limited(controllers: frozenset[str]) -> str:
+    """`memory, CPU, processes`, or `memory, not CPU, processes`."""
+    good = [_IN_WORDS[name] for name in WANTED if name in controllers]
+    bad = [_IN_WORDS[name] for name in WANTED if name not in controllers]
+    return ", ".join(good) + (f", not {', '.join(bad)}" if bad else "")

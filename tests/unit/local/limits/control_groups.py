@@ -37,6 +37,12 @@ class FolderThatActsLikeV2(CgroupFs):
         self.written: list[tuple[str, str]] = []
         self._fill(root, controllers)
 
+    def read(self, path: Path) -> str:
+        text = super().read(path)
+        if path.name == "cgroup.procs":  # who is dead has left
+            return "\n".join(pid for pid in text.split() if os.path.exists(f"/proc/{pid}"))
+        return text
+
     def make(self, path: Path) -> None:
         if not path.exists():
             above = super().read(path.parent / "cgroup.subtree_control")
@@ -53,6 +59,8 @@ class FolderThatActsLikeV2(CgroupFs):
             if text[1:] not in self.read(path.parent / "cgroup.controllers").split():
                 raise OSError(errno.ENOENT, "no such controller", str(path))
             text = f"{self.read(path)} {text[1:]}"
+        if path.name == "cgroup.procs":
+            self._leave(text)
         if path.name == "cgroup.kill":
             self._kill(path.parent)
             return
@@ -73,6 +81,10 @@ class FolderThatActsLikeV2(CgroupFs):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
             procs.write_text("")
+
+    def _leave(self, pid: str) -> None:
+        for procs in filter(Path.is_file, self.root.rglob("cgroup.procs")):
+            procs.write_text("\n".join(line for line in procs.read_text().split() if line != pid))
 
     def _fill(self, folder: Path, controllers: str) -> None:
         files = {**EVERYWHERE, "cgroup.controllers": controllers.strip(), "cpu.stat": "usage_usec 0"}

@@ -55,7 +55,7 @@ def test_version_2_counters_become_a_usage(folder, folder_mounts):
     (inside / "memory.current").write_text("5000\n")
     (inside / "memory.stat").write_text("anon 1\ninactive_file 2000\n")
     (inside / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
-    (inside / "cgroup.procs").write_text("99999998\n99999999\n")
+    (inside / "cgroup.procs").write_text(f"1\n{os.getpid()}\n")
     (inside / "memory.events").write_text("oom 3\noom_kill 2\n")
 
     usage = group.usage()
