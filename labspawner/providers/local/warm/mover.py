@@ -347,7 +347,7 @@ class _Listener:
             self.sock.close()
             if "unix" in self._listen:
                 with contextlib.suppress(OSError):
-                    os.unlink(self._listen["unix"])  # noqa: PTH108 - a light start
+                    os.unlink(self._listen["unix"])
 
 
 def _family(end: End) -> tuple[int, Any]:

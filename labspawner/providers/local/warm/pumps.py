@@ -23,6 +23,7 @@ import subprocess
 from collections.abc import Iterable
 from typing import Any
 
+from . import linux
 from .mover import Mover
 
 EGRESS_READY_S = 10.0
@@ -110,16 +111,15 @@ class Pumps:
             owner = fcntl.ioctl(netns, _NS_GET_USERNS)
             held.callback(os.close, owner)
             argv = [*egress["argv"], f"--exit-fd={life}", f"--ready-fd={told}", "--netns-type=path"]
-            if not os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user")):  # noqa: PTH116 - a light start
-                argv.append(f"--userns-path=/proc/self/fd/{owner}")
             self._egress = subprocess.Popen(  # noqa: S603 - the hub found the program
                 [*argv, f"/proc/self/fd/{netns}", TAP],
                 env=egress.get("env") or {},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(life, told, netns, owner),
+                pass_fds=(life, told, netns),
                 start_new_session=True,
+                preexec_fn=lambda: _be_owner(owner),  # noqa: PLW1509 - there is one thread
             )
 
     def _wait_for_egress(self, egress: subprocess.Popen[bytes]) -> None:
@@ -131,6 +131,13 @@ class Pumps:
             raise OSError(errno.EPIPE, f"slirp4netns ended with status {egress.wait()}")
         os.close(self._ready)
         self._ready = -1
+
+
+def _be_owner(user_namespace: int) -> None:
+    """Enter the user namespace that owns the sandbox's network, where it is another: slirp4netns finds the way there
+    only where nothing lies between, and bubblewrap makes two."""
+    if not os.path.samestat(os.fstat(user_namespace), os.stat("/proc/self/ns/user")):
+        linux.setns(user_namespace, "user")
 
 
 def deny(networks: Iterable[str]) -> None:
