@@ -44,7 +44,9 @@ def a_jupyter_server(
 ) -> Iterator[JupyterServer]:
     """Start `python -m <app>` with a home of its own; nothing of it is left afterwards."""
     home, log_path = folder / "home", folder / "server.log"
-    home.mkdir(parents=True, exist_ok=True)
+    settings = home / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # nothing leaves this machine
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),

@@ -6,6 +6,7 @@ import click
 
 from labspawner import __version__
 from labspawner.cli.bench import bench
+from labspawner.cli.hold import hold
 from labspawner.cli.profiles import profiles
 from labspawner.cli.servers import down, reconcile
 from labspawner.cli.up import up
@@ -17,5 +18,5 @@ def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
 
 
-for command in (up, down, profiles, reconcile, bench):
+for command in (up, down, profiles, reconcile, bench, hold):
     main.add_command(command)
