@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -86,10 +85,6 @@ class Child:
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def changed(self) -> bool:
-        """Whether the environment is another one since. Blocks for a moment."""
-        return environment_changed(self.watched)
-
     def hand_over(self, connection: socket.socket) -> None:
         """Have a keeper forked for the other end of `connection`. Raises OSError where the zygote is gone."""
         socket.send_fds(self._control, [b"k"], [connection.fileno()])
@@ -97,6 +92,8 @@ class Child:
     async def end(self) -> None:
         """End the zygote, and no server; may be repeated."""
         self._control.close()
+        if not self.watched:  # still importing, so nobody is its child yet, and it would not look up for seconds
+            self.process.kill()
         try:
             await asyncio.to_thread(self.process.wait, _END_S)
         except subprocess.TimeoutExpired:
@@ -124,7 +121,3 @@ def _popen(
     )
     adopt(process)
     return process
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0

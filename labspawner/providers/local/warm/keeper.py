@@ -24,8 +24,10 @@ import time
 from typing import Any, NoReturn
 
 from . import linux, wire
-from .server import Job, Unable, adopt, become, join
+from .server import Job, Unable, adopt, become, in_words, join
 
+# Says when it is inside, then lives until its stdin ends. A shell that waits, as process 1, buries the orphans it inherits.
+_HOLDER = "echo; exec >/dev/null 2>&1; cat; exit 0"
 _SANDBOX_S = 10.0
 _AFTERMATH_S = 5.0
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
@@ -52,9 +54,9 @@ def keep(connection: socket.socket) -> Job:
 
 def _take_over(request: dict[str, Any], descriptors: list[int]) -> None:
     """Show whose keeper this is, and write to the server's log from now on."""
-    linux.show_environment(request["marks"])
-    os.environ.clear()
+    os.environ.clear()  # before its texts are overwritten: the C library looks for names in them
     os.environ.update({"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **request["marks"]})
+    linux.show_environment(request["marks"])
     linux.show_command(["labspawner-keeper", request["title"]], "lab-keeper")
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDONLY)
@@ -65,7 +67,7 @@ def _take_over(request: dict[str, Any], descriptors: list[int]) -> None:
 
 
 def _give_up(connection: socket.socket, exc: BaseException) -> NoReturn:
-    wire.say(connection, failed=str(exc) or type(exc).__name__, errno=getattr(exc, "errno", None))
+    wire.say(connection, failed=in_words(exc), errno=getattr(exc, "errno", None))
     os._exit(1)
 
 

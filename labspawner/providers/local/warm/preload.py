@@ -30,7 +30,7 @@ WANTED = (
     "jupyter_client.ioloop",
     "tornado.platform.asyncio",
 )
-_REHEARSAL_S = 60.0
+_REHEARSAL_S = 60
 _OWN = ("_labspawner_warm", "__main__", "__mp_main__")
 
 
@@ -105,17 +105,21 @@ def _try_to_import(name: str) -> None:
 def _rehearse() -> list[str]:
     """The names of the modules that a server imports while it is set up; none where the rehearsal fails."""
     reading, writing = os.pipe()
-    home = tempfile.mkdtemp(prefix="labspawner-rehearsal-")
     known = set(sys.modules)
     pid = os.fork()
     if pid == 0:
+        os.close(reading)
+        home = tempfile.mkdtemp(prefix="labspawner-rehearsal-")  # the fork's own: the zygote may be killed meanwhile
         try:
-            os.close(reading)
-            signal.alarm(int(_REHEARSAL_S))
+            signal.signal(signal.SIGALRM, _end)
+            signal.alarm(_REHEARSAL_S)
             _play(home)
         except BaseException:  # noqa: S110 - whatever was imported until then is what we came for
             pass
         finally:
+            signal.alarm(0)
+            os.chdir("/")
+            shutil.rmtree(home, ignore_errors=True)
             names = [name for name in list(sys.modules) if name not in known and not name.startswith(_OWN)]
             with os.fdopen(writing, "w") as file:
                 json.dump(names, file)
@@ -124,8 +128,11 @@ def _rehearse() -> list[str]:
     with os.fdopen(reading) as file:
         said = file.read()
     os.waitpid(pid, 0)
-    shutil.rmtree(home, ignore_errors=True)
     return json.loads(said) if said else []
+
+
+def _end(*_: Any, **__: Any) -> None:
+    raise CannotFork("the rehearsal ends here")
 
 
 def _play(home: str) -> None:
@@ -158,11 +165,8 @@ def _play(home: str) -> None:
     async def agree(_self: Any) -> None:
         return None
 
-    def end(*_: Any, **__: Any) -> None:
-        raise CannotFork("the rehearsal ends here")
-
     ServerApp.init_httpserver = lambda self: None  # type: ignore[method-assign]
-    ServerApp.start = end  # type: ignore[method-assign]
+    ServerApp.start = _end  # type: ignore[method-assign]
     with contextlib.suppress(ImportError):
         from jupyterhub.singleuser.extension import JupyterHubSingleUser
 

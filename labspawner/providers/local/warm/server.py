@@ -55,6 +55,13 @@ def adopt(request: dict[str, Any], pipe: int, inside: linux.Namespaces | None) -
         _give_up(pipe, exc)
 
 
+def in_words(exc: BaseException) -> str:
+    """What went wrong, without the number that travels beside it."""
+    if not isinstance(exc, OSError) or not exc.strerror:
+        return str(exc) or type(exc).__name__
+    return exc.strerror if exc.filename is None else f"{exc.strerror}: {exc.filename}"
+
+
 def join(files: list[str]) -> None:
     """Move this process into the control groups of these `cgroup.procs` files."""
     for path in files:
@@ -101,9 +108,9 @@ def run(job: Job) -> NoReturn:
             os.execvpe(argv[0], argv, request["environment"])  # noqa: S606 - the administrator's command
         except (OSError, ValueError) as exc:
             _give_up(job.pipe, exc)
+    fresh.renew(request["environment"], argv[request["words"] - 1 :], list(sys.path))
     linux.show_environment(request["marks"])
     linux.show_command(argv, "jupyterhub-sing")
-    fresh.renew(request["environment"], argv[request["words"] - 1 :], list(sys.path))
     pipe = job.pipe
     job.request.clear()
     os.close(pipe)
@@ -154,5 +161,5 @@ def _restore_for_exec() -> None:
 
 def _give_up(pipe: int, exc: Exception) -> NoReturn:
     number = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EINVAL
-    os.write(pipe, f"{number} {exc}".encode(errors="replace")[:4000])
+    os.write(pipe, f"{number} {in_words(exc)}".encode(errors="replace")[:4000])
     os._exit(127)

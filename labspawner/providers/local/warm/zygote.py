@@ -29,7 +29,7 @@ def serve(settings_json: str) -> socket.socket | None:
         return None
     if not settings["warm"]:
         _import_for_keepers()
-        wire.say(control, ready=True, watched={})
+        wire.say(control, ready=True, watched={"": None})
     waking, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
