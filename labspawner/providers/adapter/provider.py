@@ -38,6 +38,7 @@ from labspawner.providers.adapter import child as children
 from labspawner.providers.adapter import explain
 from labspawner.providers.adapter.options import AdapterSettings, check_traits, spawner_class
 from labspawner.providers.adapter.standins import Identity
+from labspawner.providers.consumption import measure
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
@@ -155,8 +156,19 @@ class AdapterProvider:
         return None
 
     async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
-        """Nothing is known."""
-        return {}
+        """What the processes of each server use on this machine; of one that runs elsewhere nothing can be told."""
+        try:
+            listing = await self.host.listing(max_age_s=_FRESH_S)
+        except ProviderUnavailable as exc:
+            log.warning("cannot tell usage: %s", exc)
+            return {}
+
+        def measured() -> dict[LeaseId, Usage]:
+            asked = {handle.lease_id: listing.of_lease(handle.lease_id, self._hub_id) for handle in handles}
+            found = {lease_id: measure(processes) for lease_id, processes in asked.items()}
+            return {lease_id: usage for lease_id, usage in found.items() if usage is not None}
+
+        return await self.host.in_thread(measured)
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """Empty: a Spawner class has no common way to ask."""

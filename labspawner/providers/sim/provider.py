@@ -37,6 +37,7 @@ from labspawner.providers.sim.settings import Knobs, SimSettings, read
 from labspawner.providers.sim.simulation import Simulation
 from labspawner.providers.sim.world import HIBERNATED, LAUNCHING, PARKED, STOPPED, Row, World
 from labspawner.sentences import Sentence
+from labspawner.units import parse_bytes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -189,8 +190,15 @@ class SimProvider:
         return Activity(last_activity=when, busy=knobs.busy, evidence="simulated")
 
     async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
-        """Nothing is known."""
-        return {}
+        """What the knobs say that each running server uses, of what its lease was promised."""
+        wanted = {handle.lease_id for handle in handles}
+        try:
+            knobs, rows = await self._sim.run(lambda world: (self._sim.knobs(listing=True), world.rows(self._hub)))
+        except ProviderUnavailable as error:
+            log.debug("cannot tell usage provider=%s error=%s", self.name, error)
+            return {}
+        now = time.time()
+        return {row.lease_id: _usage(row, knobs, now) for row in rows if row.lease_id in wanted and row.serves(now)}
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """What a server of this kind would have printed."""
@@ -328,6 +336,23 @@ class SimProvider:
             row.lease_id: ServerState.GONE if row.state in PARKED or row.dead(now) else ServerState.RUNNING
             for row in world.rows(self._hub)
         }
+
+
+def _usage(row: Row, knobs: Knobs, now: float) -> Usage:
+    busy_s = None if knobs.uses_cpu is None else knobs.uses_cpu * (now - (row.ready_at or now))
+    return Usage(
+        taken_at=datetime.fromtimestamp(now, timezone.utc),
+        memory_bytes=_bytes(knobs.uses_memory),
+        memory_limit_bytes=row.memory_bytes,
+        cpu_s=busy_s,
+        cpu_limit=row.cpu,
+        processes=knobs.uses_processes,
+        disk_bytes=_bytes(knobs.uses_disk),
+    )
+
+
+def _bytes(text: str | None) -> int | None:
+    return None if text is None else parse_bytes(text)
 
 
 def _failure(launch: _Launch, kind: str) -> LabError:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from labspawner.errors import BadConfig
 from labspawner.model import Json
@@ -19,7 +28,13 @@ def _size(value: object) -> object:
     return value if value is None else parse_bytes(value)
 
 
+def _checked(text: str) -> str:
+    parse_bytes(text)
+    return text
+
+
 Size = Annotated[int, BeforeValidator(_size)]
+SizeText = Annotated[str, AfterValidator(_checked)]  # knobs are read again and again, so they stay as they were written
 
 
 class _Model(BaseModel):
@@ -87,6 +102,7 @@ class Knobs(LaunchKnobs):
     stop_s: how long a release takes, if its grace allows. release_fails, listing_fails, unavailable: those calls, or
     all of them, raise ProviderUnavailable; `observe` then answers UNKNOWN (release_fails does not touch it).
     busy, idle_for_s: what `activity` reports: work in progress, and how long ago the last sign of life was.
+    uses_memory, uses_cpu (cores), uses_processes, uses_disk: what `usage` reports of each running server; None: nothing.
     """
 
     stop_s: Seconds = 0.0
@@ -95,6 +111,10 @@ class Knobs(LaunchKnobs):
     unavailable: bool = False
     busy: bool | None = None
     idle_for_s: Seconds | None = None
+    uses_memory: SizeText | None = None
+    uses_cpu: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    uses_processes: int | None = Field(default=None, ge=0)
+    uses_disk: SizeText | None = None
 
 
 class SimSettings(Knobs):
