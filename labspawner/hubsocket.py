@@ -29,12 +29,10 @@ class HubSocket:
     def __init__(self, application: Application, *, hub_prefix: str, path: Path) -> None:
         """Listen at `path` now; a socket that an earlier hub left there is replaced at once. Raises OSError.
 
-        hub_prefix: starts and ends with a slash. The folder is made where it is missing. Who may enter the folders
-        above it may connect: the socket itself is open to all, because a keeper has given up every right by then.
+        hub_prefix: starts and ends with a slash. The socket itself is open to all, because a keeper has given up every
+        right by the time it connects: the folders above keep others out.
         """
         self.path = path
-        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        path.parent.chmod(0o711)
         listening = _listen(path)
         self._inode = path.stat().st_ino
         served = PathMatches(rf"{re.escape(hub_prefix)}(?:api|labspawner)(?:/.*)?$")

@@ -1,5 +1,6 @@
 """A folder for each lease, on the host: where its server's socket is. Blocking.
 
+    <base>/hub.sock                 the hub's API, see `labspawner.hubsocket`; keepers hold the folder to get there
     <base>/<lease>/                 the hub's user's alone
     <base>/<lease>/in/              seen inside as /run/labspawner; the server makes its socket here
     <base>/<lease>/server.sock      the same socket, linked by the hub: what hub and proxy connect to
@@ -27,6 +28,7 @@ from labspawner.providers.local.network.address import SOCKET_NAME
 
 _LONGEST = 100 - len(f"/{LeaseId('l' + 15 * 'x')}/{SOCKET_NAME}:80")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+HUB_SOCKET_NAME = "hub.sock"
 _DRAFT = ".new"
 _INSIDE = "in"
 
@@ -51,6 +53,11 @@ class RunDirs:
     def __init__(self, base: Path) -> None:
         self.base = base
 
+    @property
+    def hub_socket(self) -> Path:
+        """Where the hub serves its API for sandboxes; `make_base` before."""
+        return self.base / HUB_SOCKET_NAME
+
     def socket(self, lease_id: LeaseId) -> Path:
         """Where hub and proxy find the server's socket, once `publish` has said so."""
         return self._of(lease_id) / SOCKET_NAME
@@ -65,7 +72,7 @@ class RunDirs:
         gid: the group of the server, which may write there until `publish`; None: nobody but the hub's user.
         """
         self.remove(lease_id)
-        self._make_base()
+        self.make_base()
         folder = self._of(lease_id)
         folder.mkdir(mode=0o700)
         inside = folder / _INSIDE
@@ -118,27 +125,31 @@ class RunDirs:
             )
         if os.path.lexists(folder):
             raise OSError(errno.ENOTEMPTY, "cannot be removed", str(folder))
+        with contextlib.suppress(OSError):  # others are still there
+            self.base.rmdir()
 
     def leases(self) -> frozenset[LeaseId]:
         """The leases that have a folder."""
         with contextlib.suppress(FileNotFoundError):
-            return frozenset(LeaseId(entry.name) for entry in os.scandir(self.base))
+            return frozenset(
+                LeaseId(entry.name) for entry in os.scandir(self.base) if entry.is_dir(follow_symlinks=False)
+            )
         return frozenset()
 
     def _of(self, lease_id: LeaseId) -> Path:
         return self.base / safe_name(lease_id)
 
-    def _make_base(self) -> None:
-        """Every folder that is ours to make belongs to us, and nobody else may write there."""
-        self.base.parent.mkdir(mode=0o711, exist_ok=True)
-        self.base.mkdir(mode=0o711, exist_ok=True)
-        for folder in (self.base.parent, self.base):
+    def make_base(self) -> None:
+        """Make the base. Nobody else gets through the folder above it; who holds the base itself may pass."""
+        for folder, mode in ((self.base.parent, 0o700), (self.base, 0o711)):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=mode)
             with self._opened(folder) as descriptor:
                 seen = os.fstat(descriptor)
                 if seen.st_uid != os.geteuid():
                     raise PermissionError(errno.EPERM, f"belongs to uid {seen.st_uid}", str(folder))
-                if seen.st_mode & 0o022:
-                    os.fchmod(descriptor, 0o711)
+                if stat.S_IMODE(seen.st_mode) != mode:
+                    os.fchmod(descriptor, mode)
 
     @staticmethod
     @contextlib.contextmanager

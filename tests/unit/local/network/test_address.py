@@ -1,0 +1,150 @@
+"""Where a server listens, and what it and its keeper are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labspawner.providers.local.confinement import Network
+from labspawner.providers.local.network.address import Way, at_port, at_socket, choose_way, hub_inside
+from labspawner.providers.local.network.plan import network_plan
+
+HUB_SOCKET = Path("/run/labspawner/hub/hub.sock")
+
+
+def the_way(*argv: str, **changes: bool) -> Way:
+    return choose_way(argv, **{"unix_urls": True, "own_interpreter": True, **changes})
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("jupyterhub-singleuser",),
+        ("/opt/hub/bin/jupyterhub-singleuser", "--debug"),
+        ("jupyter-labhub",),
+        ("/opt/hub/bin/python3", "-m", "jupyterhub.singleuser"),
+    ],
+)
+def test_a_single_user_server_of_the_hubs_own_environment_listens_on_a_socket(argv: tuple[str, ...]) -> None:
+    assert the_way(*argv) is Way.SOCKET
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("code-server",),
+        ("python3", "-m", "jupyterhub.tests.mocksu"),
+        ("jupyterhub-singleuser", "--ServerApp.port=8888"),
+        ("jupyterhub-singleuser", "--ip", "0.0.0.0"),
+        ("jupyterhub-singleuser", "--ServerApp.sock=/home/ann/s"),
+    ],
+)
+def test_any_other_command_listens_on_a_port(argv: tuple[str, ...]) -> None:
+    assert the_way(*argv) is Way.PORT
+
+
+def test_a_hub_or_proxy_or_environment_that_knows_no_sockets_gets_a_port() -> None:
+    assert the_way("jupyterhub-singleuser", unix_urls=False) is Way.PORT
+    assert the_way("jupyterhub-singleuser", own_interpreter=False) is Way.PORT
+
+
+def test_a_socket_has_one_name_outside_and_one_inside() -> None:
+    address = at_socket("/run/labspawner/hub/l1/server.sock")
+
+    assert address.way is Way.SOCKET
+    assert address.url == "http+unix://%2Frun%2Flabspawner%2Fhub%2Fl1%2Fserver.sock"
+    assert address.url_inside == "http+unix://%2Frun%2Flabspawner%2Fserver.sock"
+    assert address.arguments == ("--ServerApp.sock=/run/labspawner/server.sock",)
+
+
+@pytest.mark.parametrize("path", ["/run/Hub/server.sock", "/run/" + "x" * 100, "/run/é/server.sock"])
+def test_a_path_that_would_be_garbled_on_the_way_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="not a path"):
+        at_socket(path)
+
+
+def test_a_port_is_the_same_inside() -> None:
+    address = at_port(41234)
+
+    assert (address.way, address.port, address.arguments) == (Way.PORT, 41234, ())
+    assert address.url == address.url_inside == "http://127.0.0.1:41234"
+
+
+def of_hub(url: str, **more: str) -> dict[str, str]:
+    return {"JUPYTERHUB_API_URL": url, "JUPYTERHUB_ACTIVITY_URL": f"{url}/users/ann/activity", "HOME": "/h", **more}
+
+
+@pytest.mark.parametrize(
+    ("outside", "inside", "port"),
+    [
+        ("http://127.0.0.1:8081/hub/api", "http://127.0.0.1:8081/hub/api", 8081),
+        ("http://127.0.0.1:9999/x/hub/api", "http://127.0.0.1:9999/x/hub/api", 9999),
+        ("http://lab.example:8085/hub/api", "http://127.0.0.1:8085/hub/api", 8085),
+        ("http://[::1]:8085/hub/api", "http://127.0.0.1:8085/hub/api", 8085),
+        ("https://192.0.2.7:8081/hub/api", "http://127.0.0.1:8081/hub/api", 8081),
+        ("http+unix://%2Frun%2Fhub.sock/hub/api", "http://127.0.0.1:8081/hub/api", 8081),
+        ("http://lab.example/hub/api", "http://127.0.0.1:8081/hub/api", 8081),
+    ],
+)
+def test_the_hub_is_on_the_sandboxs_own_loopback_wherever_it_is_outside(outside: str, inside: str, port: int) -> None:
+    environment, listened = hub_inside(of_hub(outside))
+
+    assert environment == of_hub(inside)
+    assert listened == port
+
+
+@pytest.mark.parametrize(("taken", "port"), [(8085, 8086), (65535, 8081)])
+def test_hub_and_server_do_not_meet_on_one_port(taken: int, port: int) -> None:
+    environment, listened = hub_inside(of_hub(f"http://lab.example:{taken}/hub/api"), avoid=taken)
+
+    assert listened == port
+    assert environment["JUPYTERHUB_API_URL"] == f"http://127.0.0.1:{port}/hub/api"
+
+
+def test_an_environment_without_a_hub_stays_as_it_is() -> None:
+    assert hub_inside({"HOME": "/h"}) == ({"HOME": "/h"}, 8081)
+
+
+def a_plan(network: Network, address: Any = None, **changes: Any) -> Any:
+    address = address or at_socket("/run/labspawner/hub/l1/server.sock")
+    return network_plan(network, address, hub_port=8081, hub_socket=HUB_SOCKET, **changes)
+
+
+def test_a_server_on_the_hosts_network_needs_no_plan() -> None:
+    assert a_plan(Network.HOST, at_port(41234)) is None
+
+
+def test_without_egress_there_is_only_the_way_to_the_hub() -> None:
+    plan = a_plan(Network.NONE, egress=("slirp4netns",), deny=("192.0.2.2/32",))
+
+    (pump,) = plan["pumps"]
+    assert (pump["in"], pump["listen"], pump["to"]) == (
+        "sandbox",
+        {"tcp": ["127.0.0.1", 8081]},
+        {"unix": str(HUB_SOCKET)},
+    )
+    assert (plan["deny"], plan["egress"]) == ([], None)
+
+
+def test_a_server_on_a_port_is_reached_through_its_keeper() -> None:
+    plan = a_plan(Network.NONE, at_port(41234, ip="127.0.0.2"))
+
+    assert {
+        "in": "host",
+        "listen": {"tcp": ["127.0.0.2", 41234]},
+        "to": {"tcp": ["127.0.0.1", 41234]},
+    } in plan["pumps"]
+
+
+def test_egress_has_its_command_what_it_may_not_reach_and_the_marks() -> None:
+    plan = a_plan(Network.EGRESS, egress=("slirp4netns", "-c"), deny=("192.0.2.2/32",), marks={"LABSPAWNER_X": "y"})
+
+    assert plan["deny"] == ["192.0.2.2/32"]
+    assert plan["egress"] == {"argv": ["slirp4netns", "-c"], "env": {"LABSPAWNER_X": "y"}}
+
+
+def test_egress_without_a_way_is_an_error_not_a_silent_none() -> None:
+    with pytest.raises(ValueError, match="no way"):
+        a_plan(Network.EGRESS)
