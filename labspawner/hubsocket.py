@@ -41,11 +41,16 @@ class HubSocket:
 
     async def close(self) -> None:
         """Stop listening, and remove the socket unless another hub has put its own there. May be repeated."""
+        self.remove()
         self._server.stop()
-        with contextlib.suppress(FileNotFoundError):
+        await self._server.close_all_connections()
+
+    def remove(self) -> None:
+        """Remove the socket, and its folder when it is empty, unless another hub has put its own there: the hub ends."""
+        with contextlib.suppress(OSError):
             if self.path.stat().st_ino == self._inode:
                 self.path.unlink()
-        await self._server.close_all_connections()
+                self.path.parent.rmdir()
 
 
 def _listen(path: Path) -> socket.socket:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
-import shutil
 import sys
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from jupyterhub.app import JupyterHub
@@ -18,13 +18,18 @@ from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
 from labspawner.demo import ACCOUNTS
 from labspawner.errors import BadConfig
+from labspawner.hubsocket import HubSocket
 from labspawner.pages.hub import DemoHint, configure
+from labspawner.providers.contract import Provider
+from labspawner.providers.local import LocalProvider
+from labspawner.providers.local.network.rundir import RunDirs, default_base
+from labspawner.proxies import PROXY, proxy_command, reach_sockets
 from labspawner.runtime import Runtime
 from labspawner.store.sqlite import tune_all_sqlite
 
 log = logging.getLogger(__name__)
 
-PROXY = "configurable-http-proxy"
+__all__ = ["PROXY", "proxy_command", "reach_sockets", "run_culler", "wire"]
 
 
 def wire(c: Any, *, demo: bool = False) -> None:
@@ -65,30 +70,9 @@ def run_culler(c: Any, *, dry_run: bool = False) -> None:
     c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), service]
 
 
-def proxy_command() -> list[str]:
-    """The proxy to run: npm's `configurable-http-proxy` where it is on PATH, else the pure-Python one beside us.
-
-    npm's has metrics and is what JupyterHub's own tests use; PyPI's needs no Node.js.
-    """
-    for folder in os.get_exec_path():
-        candidate = Path(folder) / PROXY
-        if os.access(candidate, os.X_OK) and _is_node(candidate):
-            return [str(candidate)]
-    ours = Path(sys.executable).parent / PROXY
-    return [str(ours) if ours.exists() else shutil.which(PROXY) or PROXY]
-
-
 def _given(section: Any, key: str, otherwise: Any) -> Any:
     """What the file set so far; a plain look would make traitlets invent a value."""
     return section[key] if key in section else otherwise  # noqa: SIM401 - traitlets' get() invents one too
-
-
-def _is_node(script: Path) -> bool:
-    try:
-        with script.open("rb") as file:
-            return b"node" in file.readline(200)
-    except OSError:
-        return False
 
 
 async def _check(config: Config) -> None:
@@ -116,6 +100,7 @@ async def _start_with_the_hub() -> None:
         await asyncio.sleep(0.1)
     app = JupyterHub.instance()
     runtime = Runtime.of(app.users.settings, app.config)
+    _serve_sandboxes(app, runtime.settings.hub_id, runtime.engine.providers.values())
     while True:
         try:
             await runtime.courses()
@@ -125,3 +110,21 @@ async def _start_with_the_hub() -> None:
             await asyncio.sleep(10)
         else:
             return
+
+
+_SOCKETS: list[HubSocket] = []
+
+
+def _serve_sandboxes(app: JupyterHub, hub_id: str, providers: Iterable[Provider]) -> None:
+    """Let servers that share no network with the hub reach its API. A provider may stand in front of the local one."""
+    if not any(isinstance(getattr(provider, "inner", provider), LocalProvider) for provider in providers):
+        return
+    folders = RunDirs(default_base(hub_id, environment=os.environ, uid=os.geteuid()))
+    try:
+        folders.make_base()
+        served = HubSocket(app.tornado_application, hub_prefix=app.hub_prefix, path=folders.hub_socket)
+    except OSError:
+        log.exception("servers in sandboxes cannot reach this hub")
+        return
+    _SOCKETS.append(served)
+    atexit.register(served.remove)

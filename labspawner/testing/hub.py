@@ -8,6 +8,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import psutil
 
 from labspawner.model import Decision, Json, Lease, Phase
 from labspawner.naming import new_lease_id
+from labspawner.providers.local.network.rundir import default_base
 from labspawner.providers.processes import HostProcess, marks, walk
 from labspawner.store import Store
 from labspawner.testing.waiting import eventually_sync
@@ -157,11 +159,12 @@ class RealHub:
             self.process = None
 
     def close(self) -> None:
-        """End the hub, then every process that carries its id."""
+        """End the hub, then every process that carries its id; remove the run folders that a killed hub left."""
         try:
             self.stop()
         finally:
             end_processes(self.hub_id)
+            shutil.rmtree(default_base(self.hub_id, environment=os.environ, uid=os.geteuid()), ignore_errors=True)
 
     def log(self) -> str:
         """All that the hub, and every hub before it in this folder, wrote."""
