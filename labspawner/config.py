@@ -41,6 +41,8 @@ class Settings:
     orphan_grace: timedelta
     forgotten_grace: timedelta
     brake_share: float
+    report_every_s: float
+    usage_interval_s: float
 
 
 class Labspawner(Configurable):
@@ -121,6 +123,19 @@ class Labspawner(Configurable):
         config=True
     )
 
+    report_every_s = Float(
+        60.0,
+        help="""Seconds between two reports that a server sends of its use; it reports more often near its end, and at least
+        four times within the idle limit of its profile. Higher is cheaper; the culler then knows less.""",
+        min=1.0,
+    ).tag(config=True)
+    usage_interval_s = Float(
+        60.0,
+        help="""Seconds between two looks at what the hosts measure of each server. Where a server sends no reports, this is
+        how the culler knows whether it works.""",
+        min=0.2,
+    ).tag(config=True)
+
     @default("hub_id")
     def _default_hub_id(self) -> str:
         name: str = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().split(".")[0].lower())
@@ -159,6 +174,8 @@ class Labspawner(Configurable):
             orphan_grace=timedelta(seconds=self.orphan_grace_s),
             forgotten_grace=timedelta(seconds=self.forgotten_grace_s),
             brake_share=self.brake_share,
+            report_every_s=self.report_every_s,
+            usage_interval_s=self.usage_interval_s,
         )
 
 

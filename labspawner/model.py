@@ -59,6 +59,7 @@ class Feature(str, Enum):
     LOGS = "logs"
     CONSOLE = "console"
     ACTIVITY = "activity"
+    REPORTS = "reports"  # its servers carry our extension, so that they report their use to the hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

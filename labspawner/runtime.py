@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from jupyterhub import orm
@@ -13,13 +13,12 @@ from traitlets.config import Config
 
 from labspawner.config import Labspawner, Settings, open_providers
 from labspawner.courses import Catalog, Snapshot
-from labspawner.errors import NotAllowed
+from labspawner.evidence import EvidenceBook, HubFacts, Sampler
 from labspawner.lifecycle import Engine, EngineSettings, Notice
 from labspawner.lifecycle.usages import Usages, Use
-from labspawner.model import Evidence, Lease, LeaseId
+from labspawner.model import Evidence, Feature, Lease, LeaseId
 from labspawner.pages.home.facts import Extension
 from labspawner.reconciler import Rules
-from labspawner.sentences import Sentence
 from labspawner.store import Store
 
 log = logging.getLogger(__name__)
@@ -31,11 +30,22 @@ KEY = "labspawner"
 class Runtime:
     """Built from the configuration, once per hub. It is the `Desk` of the pages: they ask nothing but this."""
 
-    def __init__(self, settings: Settings, engine: Engine, catalog: Catalog) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, catalog: Catalog, evidence: EvidenceBook, usages: Usages
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.catalog = catalog
-        self.usages = Usages(engine.providers, engine.book)
+        self.evidence = evidence
+        self.usages = usages
+        self.sampler = Sampler(
+            evidence,
+            leases=engine.book.all,
+            uses=usages.of,
+            reporting=[name for name, provider in engine.providers.items() if Feature.REPORTS in provider.features],
+            interval_s=settings.usage_interval_s,
+        )
+        self._sampling: asyncio.Task[None] | None = None
         self._refreshed_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -46,15 +56,35 @@ class Runtime:
         if isinstance(found, cls):
             return found
         settings = Labspawner(config=config).settings()
+        store = Store.open(settings.database_url)
         engine = Engine(
-            store=Store.open(settings.database_url),
+            store=store,
             providers=open_providers(settings),
             settings=_engine_settings(settings),
             servers=lambda: _active_servers(hub_settings),
         )
-        runtime = cls(settings, engine, Catalog(settings.courses_dir))
+        evidence = EvidenceBook(
+            store,
+            settings.hub_id,
+            ready=engine.start,
+            live=engine.book.get,
+            facts=lambda lease: _hub_facts(hub_settings, lease),
+            report_every_s=settings.report_every_s,
+        )
+        usages = Usages(engine.providers, engine.book)
+        runtime = cls(settings, engine, Catalog(settings.courses_dir), evidence, usages)
         hub_settings[KEY] = runtime
         return runtime
+
+    async def start(self) -> None:
+        """Start all that runs beside requests: the engine, the book of evidence, and the looks at what servers use.
+
+        Safe to repeat; what failed is tried again by the next call.
+        """
+        await self.engine.start()
+        await self.evidence.open()
+        if self._sampling is None:
+            self._sampling = asyncio.get_running_loop().create_task(self.sampler.run())
 
     async def courses(self) -> Catalog:
         """The catalog, looked at again when the last look is older than the configured interval."""
@@ -96,15 +126,16 @@ class Runtime:
 
     async def known(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Evidence]:
         """What is known of the use of servers beside the hub's own `last_activity`."""
-        return {}
+        return {lease.id: await self.evidence.known(lease.id) for lease in leases}
 
     async def extension(self, lease: Lease, now: datetime) -> Extension | None:
         """What one click would add to the time of this server; None where its profile offers none."""
-        return None
+        found = await self.evidence.extension(lease, now)
+        return Extension(step_s=found[0], left_today=found[1], refused=found[2]) if found else None
 
     async def extend(self, lease: Lease, now: datetime) -> None:
         """Put off the stop of a server by one step. Raises LabError."""
-        raise NotAllowed(Sentence("The profile of this server offers no extension."))
+        await self.evidence.extend(lease, now)
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:
@@ -134,3 +165,17 @@ def _active_servers(hub_settings: Mapping[str, Any]) -> Collection[tuple[str, st
         .filter(orm.Spawner.server_id.isnot(None))
     )
     return {(user, server) for user, server in rows}
+
+
+def _hub_facts(hub_settings: Mapping[str, Any], lease: Lease) -> HubFacts:
+    """What the hub's own database has of a server; nothing where it does not know it (any more)."""
+    try:
+        spawner = hub_settings["users"][lease.user].spawners[lease.server_name].orm_spawner
+    except (KeyError, AttributeError):
+        return HubFacts()
+    return HubFacts(_aware(spawner.started), _aware(spawner.last_activity))
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    """JupyterHub's database holds UTC without saying so."""
+    return moment.replace(tzinfo=timezone.utc) if moment is not None and moment.tzinfo is None else moment

@@ -16,6 +16,7 @@ from traitlets import default
 
 from labspawner.courses import Choice, options_from_form, parse_choice
 from labspawner.errors import BadChoice, LabError, Transient
+from labspawner.evidence import every_s
 from labspawner.lifecycle import Order
 from labspawner.model import Lease, LeaseId, Progress
 from labspawner.ordering import order_for
@@ -144,7 +145,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
             server_name=self.name,
             base_url=self.base_url_of_server(),
             command=(*self.cmd, *self.get_args()),
-            environment=self.environment_for_server(),
+            environment={**self.environment_for_server(), **self._environment_for_reports(self._choice)},
         )
 
     def base_url_of_server(self) -> str:
@@ -156,6 +157,12 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         env = self.get_env()
         env.pop("JUPYTERHUB_SERVICE_URL", None)
         return {key: str(value) for key, value in env.items() if value is not None}
+
+    def _environment_for_reports(self, choice: Choice) -> dict[str, str]:
+        """How often our extension in the server reports its use: several times within the idle limit."""
+        after = choice.profile.idle.after
+        seconds = every_s(self.runtime.settings.report_every_s, after.total_seconds() if after else None)
+        return {"LABSPAWNER_REPORT_EVERY_S": f"{seconds:g}"}
 
     async def _start(self, order: Order) -> Any:
         try:

@@ -18,6 +18,7 @@ from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
 from labspawner.demo import ACCOUNTS
 from labspawner.errors import BadConfig
+from labspawner.evidence import handlers as evidence_handlers
 from labspawner.hubsocket import HubSocket
 from labspawner.pages.hub import DemoHint, configure
 from labspawner.providers.contract import Provider
@@ -41,6 +42,7 @@ def wire(c: Any, *, demo: bool = False) -> None:
     # A refused choice answers at once with its sentence; whatever takes longer than this gets the progress page.
     c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 1, **_given(c.JupyterHub, "tornado_settings", {})}
     configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
+    c.JupyterHub.extra_handlers = [*c.JupyterHub.extra_handlers, *evidence_handlers.extra_handlers()]
     tune_all_sqlite()
     _log_with_the_hub()
     try:
@@ -104,7 +106,7 @@ async def _start_with_the_hub() -> None:
     while True:
         try:
             await runtime.courses()
-            await runtime.engine.start()
+            await runtime.start()
         except Exception:
             log.exception("labspawner could not start; trying again in 10 s")
             await asyncio.sleep(10)

@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from labspawner.culler.hub import HubServer
-from labspawner.culler.sweep import BY, Leases, policy_of, utcnow
+from labspawner.culler.sweep import BY, Leases, evidence_in, policy_of, utcnow
 from labspawner.culling import Cull, CullPolicy, ServerView, decide, evidence
 from labspawner.errors import LabError
 from labspawner.model import Decision, Ending, Json, Lease, Phase
+from labspawner.store import Standing
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class _Arbiter:
     async def _arbitrate(self, model: dict[str, Any], inactive_limit: float) -> bool:
         server_name = model["name"]
         user = model["full_name"].removesuffix(f"/{server_name}")
-        lease = await self.book.find(user, server_name) if self.book else None
+        lease, standing = await self.book.find(user, server_name) if self.book else (None, None)
         server = HubServer.from_model(user, server_name, model)
         view = ServerView(
             user=user,
@@ -78,6 +79,7 @@ class _Arbiter:
             started=server.started,
             last_activity=server.last_activity,
             lease_id=lease.id if lease else None,
+            known=evidence_in(standing),
         )
         options = model.get("user_options") or {}
         profile = options.get("profile") if isinstance(options, dict) else None
@@ -100,17 +102,18 @@ class _LeaseBook:
         self._hub_id = hub_id
         self._store: Leases | None = None
         self._lock = asyncio.Lock()
-        self._leases: dict[tuple[str, str], Lease] = {}
+        self._leases: dict[tuple[str, str], tuple[Lease, Standing | None]] = {}
         self._read_at = -_LEASES_FOR_S
 
-    async def find(self, user: str, server_name: str) -> Lease | None:
+    async def find(self, user: str, server_name: str) -> tuple[Lease | None, Standing | None]:
         async with self._lock:
             if time.monotonic() - self._read_at >= _LEASES_FOR_S:
                 self._store = self._store or self._open()
-                leases = await self._store.live(self._hub_id)
-                self._leases = {(lease.user, lease.server_name): lease for lease in leases}
+                leases = await self._store.live_with_standings(self._hub_id)
+                active = [pair for pair in leases if pair[0].phase is not Phase.PARKED]
+                self._leases = {(pair[0].user, pair[0].server_name): pair for pair in active}
                 self._read_at = time.monotonic()
-        return self._leases.get((user, server_name))
+        return self._leases.get((user, server_name), (None, None))
 
     async def intend(self, lease: Lease, view: ServerView, verdict: Cull, now: datetime) -> None:
         assert self._store is not None  # a lease comes from `find` only

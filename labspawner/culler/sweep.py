@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Protocol
@@ -12,8 +12,9 @@ from typing import Protocol
 from labspawner.culler.hub import Hub, HubServer, Outcome, Stop
 from labspawner.culling import Cull, CullPolicy, Keep, ServerView, Verdict, decide, evidence
 from labspawner.errors import LabError
-from labspawner.model import Decision, Ending, Json, Lease, LeaseId, Phase, ReleaseMode
+from labspawner.model import Decision, Ending, Evidence, Json, Lease, LeaseId, Phase, ReleaseMode
 from labspawner.sentences import Sentence
+from labspawner.store import Standing
 
 BY = "culler"
 
@@ -21,7 +22,9 @@ BY = "culler"
 class Leases(Protocol):
     """The part of `labspawner.store.Store` that the culler uses."""
 
-    async def live(self, hub_id: str) -> list[Lease]: ...
+    async def live_with_standings(self, hub_id: str) -> list[tuple[Lease, Standing | None]]: ...
+
+    async def standings(self, lease_ids: Collection[LeaseId]) -> dict[LeaseId, Standing]: ...
 
     async def intend(self, lease_id: LeaseId, ending: Ending, release_mode: ReleaseMode) -> object: ...
 
@@ -68,6 +71,11 @@ class _Case:
         return self.server.user, self.server.name, self.server.started
 
 
+def evidence_in(standing: Standing | None) -> Evidence:
+    """What is known of a server's use; nothing where it has no standing yet."""
+    return standing.evidence if standing else Evidence()
+
+
 def utcnow() -> datetime:
     return datetime.now(timezone.utc)
 
@@ -110,10 +118,14 @@ class Sweep:
         """One pass. Raises HubUnavailable, with nothing culled, if the hub's list is not whole; likewise the store's
         errors. One server's trouble never keeps another from being culled."""
         servers = await self._hub.active_servers()
-        live = await self._store.live(self._rules.hub_id)
-        leases = {(lease.user, lease.server_name): lease for lease in live if lease.phase is not Phase.PARKED}
+        live = await self._store.live_with_standings(self._rules.hub_id)
+        leases = {(lease.user, lease.server_name): lease for lease, _ in live if lease.phase is not Phase.PARKED}
+        standings = {lease.id: standing for lease, standing in live}
         now = self._clock()
-        cases = [self._consider(server, leases.get((server.user, server.name)), now) for server in servers]
+        cases = []
+        for server in servers:
+            lease = leases.get((server.user, server.name))
+            cases.append(self._consider(server, lease, standings[lease.id] if lease else None, now))
         self._forget_all_but(cases)
         if not self._rules.dry_run:
             await self._clear_stale_intents(cases)
@@ -125,8 +137,8 @@ class Sweep:
             await self._record(records)
         return Summary(seen=len(cases), culled=applied, not_applied=len(culls) - applied)
 
-    def _consider(self, server: HubServer, lease: Lease | None, now: datetime) -> _Case:
-        view = self._view(server, lease, now)
+    def _consider(self, server: HubServer, lease: Lease | None, standing: Standing | None, now: datetime) -> _Case:
+        view = self._view(server, lease, evidence_in(standing), now)
         try:
             policy = policy_of(lease, self._rules.default)
         except ValueError as exc:
@@ -138,7 +150,7 @@ class Sweep:
             policy = replace(policy, stuck_after_s=self._rules.stuck_after_s)
         return _Case(server, lease, policy, view, decide(view, policy, now))
 
-    def _view(self, server: HubServer, lease: Lease | None, now: datetime) -> ServerView:
+    def _view(self, server: HubServer, lease: Lease | None, known: Evidence, now: datetime) -> ServerView:
         return ServerView(
             user=server.user,
             server_name=server.name,
@@ -148,6 +160,7 @@ class Sweep:
             started=server.started,
             last_activity=server.last_activity,
             lease_id=lease.id if lease else None,
+            known=known,
         )
 
     def _pending_since(self, server: HubServer, lease: Lease | None, now: datetime) -> datetime | None:
@@ -227,7 +240,9 @@ class Sweep:
         server, lease = await self._hub.server(case.server.user, case.server.name), case.lease
         if server is None:
             return Sentence("already gone")
-        verdict = decide(self._view(server, lease, self._clock()), case.policy, self._clock())
+        standing = (await self._store.standings([lease.id])).get(lease.id) if lease else None
+        view = self._view(server, lease, evidence_in(standing), self._clock())
+        verdict = decide(view, case.policy, self._clock())
         if not isinstance(verdict, Cull) or server.started != case.server.started:
             return Sentence("in use again")
         # A stop that is stuck has its reason already, and whoever began it wrote it.

@@ -120,10 +120,10 @@ async def test_a_store_that_does_not_answer_keeps_all_servers_and_is_asked_again
     answers = iter([False, True])
 
     class Flaky:
-        async def live(self, hub_id):
+        async def live_with_standings(self, hub_id):
             if not next(answers):
                 raise StoreUnavailable(plain("later"))
-            return await store.live(hub_id)
+            return await store.live_with_standings(hub_id)
 
         intend, add_decisions = store.intend, store.add_decisions
 
