@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from labspawner.cli.bench.engine import engine
+from labspawner.cli.bench.start import start
 
 
 @click.group()
@@ -12,5 +13,5 @@ def bench() -> None:
     """Measure, and print a table. Times depend on the machine: compare rows of one run."""
 
 
-for command in (engine,):
+for command in (engine, start):
     bench.add_command(command)

@@ -101,9 +101,9 @@ class Child:
             await asyncio.to_thread(self.process.wait)
 
 
-def environment_changed(watched: Watched) -> bool:
-    """Whether what an environment is made of has changed since. Blocks for a moment."""
-    return any(state_of(path) != state for path, state in watched.items())
+def environment_changed(watched: Watched) -> str | None:
+    """What an environment is made of that has changed since; None where nothing has. Blocks for a moment."""
+    return next((path for path, state in watched.items() if state_of(path) != state), None)
 
 
 def _popen(

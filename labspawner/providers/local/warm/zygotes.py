@@ -148,8 +148,9 @@ class Zygotes:
         slot.used_at = time.monotonic()
         if time.monotonic() - slot.looked_at >= _LOOK_EVERY_S:
             slot.looked_at = time.monotonic()
-            if await asyncio.to_thread(environment_changed, slot.watched):
-                log.info("environment changed, zygote renewed interpreter=%s", slot.interpreter)
+            changed = await asyncio.to_thread(environment_changed, slot.watched)
+            if changed is not None:
+                log.info("environment changed, zygote renewed interpreter=%s path=%s", slot.interpreter, changed)
                 slot.stale = True
         self._renew(slot, warm=True)
         assert slot.making is not None
