@@ -9,6 +9,7 @@ from labspawner.cli.bench import bench
 from labspawner.cli.hold import hold
 from labspawner.cli.profiles import profiles
 from labspawner.cli.servers import down, reconcile
+from labspawner.cli.top import top
 from labspawner.cli.up import up
 
 
@@ -18,5 +19,5 @@ def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
 
 
-for command in (up, down, profiles, reconcile, bench, hold):
+for command in (up, down, profiles, reconcile, top, bench, hold):
     main.add_command(command)

@@ -77,13 +77,14 @@ def down(config: Path | None, data_dir: Path | None, yes: bool) -> None:
 
 def _with_engine(config: Path | None, data_dir: Path | None, work: Callable[[Engine], Awaitable[T]]) -> T:
     try:
-        settings = _settings(config or find_config(), data_dir)
+        settings = settings_from(config or find_config(), data_dir)
         return asyncio.run(_run(settings, work))
     except LabError as exc:
         raise click.ClickException(f"{exc.message} ({exc})" if str(exc) != str(exc.message) else str(exc)) from exc
 
 
-def _settings(config: Path, data_dir: Path | None) -> Settings:
+def settings_from(config: Path, data_dir: Path | None) -> Settings:
+    """The settings of the hub that this configuration starts. Raises BadConfig."""
     if data_dir is not None:
         os.environ["LABSPAWNER_DATA_DIR"] = str(data_dir.absolute())
     loaded = PyFileConfigLoader(config.name, path=str(config.parent)).load_config()

@@ -24,7 +24,7 @@ def test_help_lists_every_command():
     result = run("--help")
 
     assert result.exit_code == 0
-    for command in ("up", "down", "profiles", "reconcile", "bench"):
+    for command in ("up", "down", "profiles", "reconcile", "top", "bench"):
         assert command in result.output
 
 
