@@ -3,8 +3,9 @@
  *
  * Times are milliseconds. The hub's clock decides; the browser's may be wrong by hours. */
 
-export const ASK_MS = 20000; // while nothing is near
+export const ASK_MS = 20000; // while nothing is near; the hub's `report_every_s` where that is shorter
 export const ASK_NEAR_MS = 4000;
+export const ASK_SHORTEST_MS = 2000;
 export const ASK_HIDDEN_MS = 60000; // a hidden tab may hold unsaved work, so it never stops asking altogether
 const NEAR_MS = 150000;
 const BEAT_MS = 20000;
@@ -58,7 +59,7 @@ export class Watch {
     if (now - this._beatAt >= (this._freshInput ? BEAT_AT_ONCE_MS : this._pause(BEAT_MS))) {
       work.push(this.beat());
     }
-    if (now - this._askedAt >= this._pause(this._near() ? ASK_NEAR_MS : ASK_MS)) {
+    if (now - this._askedAt >= this._pause(this._askEvery())) {
       work.push(this.ask());
     }
     if (this._near() && this.endsAt - this.hubNow() <= LAST_SAVE_MS) {
@@ -139,6 +140,11 @@ export class Watch {
 
   _near() {
     return Boolean(this.endsAt) && this.endsAt - this.hubNow() < NEAR_MS;
+  }
+
+  _askEvery() {
+    const news = ((this.answer && this.answer.report_every_s) || 60) * 1000; // our server knows nothing newer before
+    return Math.max(ASK_SHORTEST_MS, Math.min(this._near() ? ASK_NEAR_MS : ASK_MS, news));
   }
 
   _pause(shown) {
