@@ -146,7 +146,11 @@ class Group:
         if pid in {0, 1, os.getpid()}:
             return
         with contextlib.suppress(OSError):  # it ended first, or is another user's
-            descriptor = os.pidfd_open(pid)
+            try:
+                descriptor = os.pidfd_open(pid)
+            except (AttributeError, PermissionError):  # this Python, or a container's filter, has no such call
+                os.kill(pid, signal.SIGKILL)
+                return
             try:
                 if pid in self.pids():  # else the pid went to a stranger before we held on to it
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)

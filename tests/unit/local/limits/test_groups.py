@@ -87,15 +87,14 @@ def test_a_fork_bomb_stops_at_the_limit(groups: Groups, member):
 
 def test_a_busy_loop_gets_no_more_than_its_share_of_each_period(groups: Groups, member):
     need(groups.limits_cpu, "CPU")
-    group = groups.create("lease1", Limits(cpu=0.5))
+    group = groups.create("lease1", Limits(cpu=0.1))
 
     member(group.inside_files, "sh", "-c", "while :; do :; done")
 
-    _, throttled = eventually_sync(lambda: (seen := periods_of(group))[0] >= 10 and seen, 30)
+    eventually_sync(lambda: (seen := periods_of(group))[0] >= 10 and seen[1] > 0, 60)
     used_s = group.usage().cpu_s
-    assert throttled > 0
     if used_s is not None:
-        assert used_s <= 0.5 * (periods_of(group)[0] + 3) * PERIOD_US / 1e6
+        assert used_s <= 0.1 * (periods_of(group)[0] + 3) * PERIOD_US / 1e6
 
 
 def periods_of(group) -> tuple[int, int]:
@@ -324,6 +323,17 @@ def test_v1_without_a_freezer_still_ends_everybody(groups: Groups, member):
     group = groups.create("lease1", GENEROUS)
     server = member(group.inside_files, "sh", "-c", "sleep 60 & echo up; wait")
     server.line()
+
+    assert group.kill()
+    assert server.child.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_without_pid_descriptors_everybody_is_killed_by_number(groups: Groups, member, monkeypatch):
+    if not isinstance(groups._dialect, V1):
+        pytest.skip("this machine has the unified hierarchy")
+    monkeypatch.delattr(os, "pidfd_open")
+    group = groups.create("lease1", GENEROUS)
+    server = member(group.inside_files, "cat")
 
     assert group.kill()
     assert server.child.wait(timeout=10) == -signal.SIGKILL
