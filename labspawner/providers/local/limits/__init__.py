@@ -2,6 +2,19 @@
 
 from labspawner.providers.local.limits.groups import Group, GroupMaker, Groups, Probed
 from labspawner.providers.local.limits.probing import probe
+from labspawner.providers.local.limits.quota import Quotas, probe_quota
 from labspawner.providers.local.limits.scope import Scopes, probe_scopes
+from labspawner.providers.local.limits.usage import usage_now
 
-__all__ = ["Group", "GroupMaker", "Groups", "Probed", "Scopes", "probe", "probe_scopes"]
+__all__ = [
+    "Group",
+    "GroupMaker",
+    "Groups",
+    "Probed",
+    "Quotas",
+    "Scopes",
+    "probe",
+    "probe_quota",
+    "probe_scopes",
+    "usage_now",
+]

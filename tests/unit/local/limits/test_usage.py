@@ -9,15 +9,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from labspawner.model import LeaseId
+from labspawner.errors import ProviderUnavailable
+from labspawner.model import Handle, LeaseId
 from labspawner.providers import consumption
 from labspawner.providers.consumption import measure
 from labspawner.providers.local.confinement import Limits
 from labspawner.providers.local.limits.dialects import V2
 from labspawner.providers.local.limits.groups import Groups
 from labspawner.providers.local.limits.quota import Disk
-from labspawner.providers.local.limits.usage import usage_of
-from labspawner.providers.processes import HostProcess
+from labspawner.providers.local.limits.usage import usage_now, usage_of
+from labspawner.providers.processes import HostProcess, Listing
+from labspawner.sentences import plain
 
 MIB = 2**20
 LEASE = LeaseId("lease1")
@@ -129,3 +131,46 @@ def test_a_home_without_a_quota_tells_no_disk(greedy):
     usage = usage_of([LEASE], groups=None, processes={LEASE: [found(greedy)]}, quotas=Quotas(), owners={LEASE: 20001})
 
     assert usage[LEASE].disk_bytes is None
+
+
+class Host:
+    """A machine whose processes are `found`, without walking it; None: it cannot be listed."""
+
+    def __init__(self, found) -> None:
+        self.found, self.walks = found, 0
+
+    async def in_thread(self, work, *args, **kwargs):
+        return work(*args, **kwargs)
+
+    async def listing(self, *, max_age_s: float = 0.0) -> Listing:
+        self.walks += 1
+        if self.found is None:
+            raise ProviderUnavailable(plain("no answer"))
+        return Listing(asked=0.0, marked=tuple(self.found), living={})
+
+
+HANDLE = Handle(lease_id=LEASE, provider="local")
+
+
+async def test_a_provider_walks_the_machine_only_where_a_group_does_not_tell(doubled: Groups, folder, greedy):
+    doubled.create("lease1", Limits())
+    (folder.root / "labspawner/hub/local/lease1/inside/cgroup.procs").write_text("1")
+    host = Host([found(greedy)])
+
+    assert set(await usage_now([HANDLE], host=host, hub_id="h", groups=doubled)) == {LEASE}
+    assert host.walks == 0
+
+    usage = await usage_now([HANDLE], host=host, hub_id="h", groups=None)
+    assert usage[LEASE].memory_bytes >= 50 * MIB
+    assert host.walks == 1
+
+
+async def test_a_machine_that_cannot_be_listed_tells_what_groups_tell(doubled: Groups):
+    assert await usage_now([HANDLE], host=Host(None), hub_id="h", groups=doubled) == {}
+
+
+async def test_nobody_is_asked_about_nobody():
+    host = Host(None)
+
+    assert await usage_now([], host=host, hub_id="h", groups=None) == {}
+    assert host.walks == 0
