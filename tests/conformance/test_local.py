@@ -1,18 +1,22 @@
-"""The local provider keeps the contract, with real processes."""
+"""The local provider keeps the contract, with real processes, on every rung that this machine allows."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
+import pytest
 
 from labspawner.errors import LabError, SetupError, StartFailed
 from labspawner.model import Feature, LaunchRequest
 from labspawner.providers.contract import Provider
 from labspawner.providers.local import LocalProvider
+from labspawner.providers.local.ladder import find_sandbox
+from labspawner.providers.local.limits import probe
 from labspawner.testing import tinyserver
 from labspawner.testing.conformance import ProviderConformance
 from labspawner.testing.requests import launch_request
@@ -35,20 +39,39 @@ def no_process_table() -> Iterator[None]:
         psutil.PROCFS_PATH = before
 
 
-def marked_processes(root: Path) -> list[str]:
-    """Every process on this machine that works for a test in `root`, found without any code of ours."""
+def left_of(hub_id: str) -> list[str]:
+    """Everything on this machine that works for a hub, or for one of its kin, found without any code of ours."""
     left = []
     for process in psutil.process_iter():
         try:
-            marked = "LABSPAWNER_LEASE_ID" in process.environ() and str(root) in process.environ().get("HOME", "")
+            marked = process.environ().get("LABSPAWNER_HUB_ID", "").startswith(hub_id)
         except psutil.Error:
             continue
         if marked and process.status() != psutil.STATUS_ZOMBIE:
             left.append(f"{process.pid} {process.cmdline()}")
-    return left
+    folders = [
+        *Path("/run/labspawner").glob(f"{hub_id}*/*"),
+        *Path(f"/tmp/labspawner-{os.geteuid()}").glob(f"{hub_id}*/*"),
+    ]
+    groups = Path("/sys/fs/cgroup").glob(f"**/labspawner/{hub_id}*/*/*")
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if hub_id in line]
+    return [*left, *map(str, folders), *map(str, groups), *mounts]
 
 
-class TestLocal(ProviderConformance):
+@pytest.fixture(scope="session")
+def findings() -> dict[str, str]:
+    """What does not work here, by the name of the rung; asked once."""
+    bwrap = find_sandbox()
+    missing = {"rlimit": "" if bwrap is None else str(bwrap), "plain": ""}
+    control = probe(hub_id="kit-probe", provider="local")
+    missing["cgroup"] = missing["rlimit"] or ("" if control.groups is not None else control.words)
+    return missing
+
+
+class OnARung(ProviderConformance):
+    """rung: the value of the setting `sandbox`."""
+
+    rung: ClassVar[str]
     entry_point = "labspawner.providers.local:LocalProvider"
     features = frozenset({Feature.LOGS})
     checkpoints = 3
@@ -57,11 +80,17 @@ class TestLocal(ProviderConformance):
     concurrency = 8
     scarce_settings = {"max_servers": 1}
 
+    @pytest.fixture(autouse=True)
+    def _allowed(self, findings: dict[str, str]) -> None:
+        if findings[self.rung]:
+            pytest.skip(f"no {self.rung} here: {findings[self.rung]}")
+
     def slow_request(self, stage: str, **changes: Any) -> LaunchRequest:
         return launch_request(**{"command": COMMANDS[stage], **changes})
 
     def failing_request(self, stage: str, **changes: Any) -> LaunchRequest:
-        return launch_request(**{"command": COMMANDS[stage], "ready_timeout_s": 1.0, **changes})
+        deadline = {"ready_timeout_s": 1.0} if stage == "silent" else {}
+        return launch_request(**{"command": COMMANDS[stage], **deadline, **changes})
 
     def failing_error(self, stage: str) -> type[LabError]:
         return SetupError if stage == "missing" else StartFailed
@@ -87,4 +116,25 @@ class TestLocal(ProviderConformance):
         return provider.host.walks
 
     async def left_on_host(self, root: Path) -> list[str]:
-        return marked_processes(root)
+        return left_of(self.hub_id)
+
+
+class TestPlain(OnARung):
+    """Plain processes."""
+
+    rung = "plain"
+    settings = {"sandbox": "plain"}
+
+
+class TestRlimit(OnARung):
+    """bubblewrap alone, with no way out."""
+
+    rung = "rlimit"
+    settings = {"sandbox": "rlimit", "network": "none"}
+
+
+class TestCgroup(OnARung):
+    """bubblewrap in control groups, with a way out where there is one."""
+
+    rung = "cgroup"
+    settings = {"sandbox": "cgroup"}

@@ -13,7 +13,10 @@ _PORT_TAKEN = re.compile(
     r"address already in use|port \d+ is (?:already in use|not available)|EADDRINUSE", re.IGNORECASE
 )
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _IMPORT = re.compile(r"^(?:ModuleNotFoundError|ImportError): (.{1,200})", re.MULTILINE)
+
+_PORT_TAKEN_TWICE = Sentence("The network port for your server was taken by something else, twice. Try again.")
 
 
 def port_was_taken(log_tail: str) -> bool:
@@ -35,19 +38,33 @@ def not_found(command: str) -> SetupError:
     return SetupError(message, detail=f"command not found: {command!r}")
 
 
+def not_seen(command: str) -> SetupError:
+    """The command stands where no sandbox shows it."""
+    return SetupError(
+        Sentence(
+            "The command {command} of this profile is not visible to servers. "
+            "Administrator: add its folder to read_only_paths.",
+            command=PurePath(command).name,
+        ),
+        detail=f"command not visible in the sandbox: {command!r}",
+    )
+
+
 def refused(exc: OSError | ValueError, command: str) -> LabError:
     """The operating system would not start the process."""
     number = exc.errno if isinstance(exc, OSError) else None
     detail = f"cannot start {command!r}: {exc}"
     if number == errno.ENOENT:
         return not_found(command)
+    if number == errno.EADDRINUSE:
+        return StartFailed(_PORT_TAKEN_TWICE, detail=detail, log_tail="Address already in use")
     if number in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}:
         return ProviderUnavailable(
             Sentence("The server machine is too busy to start one more server. Try again in a minute."),
             detail=detail,
             retry_after_s=30.0,
         )
-    if number in {errno.ENOSPC, errno.EDQUOT}:
+    if number in FULL:
         return SetupError(
             Sentence("There is no disk space left for the log of your server. Tell your administrator."), detail=detail
         )
@@ -71,7 +88,7 @@ def died(exit_code: int, log_tail: str) -> StartFailed:
             "Try again later, or pick a smaller profile."
         )
     elif port_was_taken(log_tail):
-        message = Sentence("The network port for your server was taken by something else, twice. Try again.")
+        message = _PORT_TAKEN_TWICE
     elif _DISK_FULL.search(log_tail):
         message = Sentence("Your server found the disk full while it was starting. Delete files, then try again.")
     elif found is not None:

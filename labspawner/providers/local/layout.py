@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from labspawner.providers.local.confinement import Bind, Confinement
 
+PROGRAM = "bwrap"
 RUN_INSIDE = "/run/labspawner"
 HOLDER = ("/bin/sh", "-c", "cat >/dev/null; exit 0")
 """What holds the namespaces until its stdin ends. A shell that waits buries the orphans that it inherits; one that reads
@@ -70,11 +71,13 @@ def look_at_host(root: Path = Path("/")) -> HostView:
     return HostView(links=tuple(links.items()), folders=tuple(name for name in present if name not in links))
 
 
-def layout(confinement: Confinement, *, host: HostView, etc: str, hidden: Collection[str] = ()) -> tuple[str, ...]:
+def layout(
+    confinement: Confinement, *, host: HostView, etc: str, hidden: Collection[str] = (), program: str = PROGRAM
+) -> tuple[str, ...]:
     """The command line of bubblewrap up to, and without, the command that holds the namespaces.
 
     etc: a folder of the host with the files `MADE_FILES` and an empty `ld.so.preload`, made for this account.
-    hidden: paths of the host that are never seen, also where they stand below something that is.
+    hidden: paths of the host that are never seen, also where they stand below something that is. program: bubblewrap.
     """
     mounts = _Mounts()
     for name, target in host.links:
@@ -104,7 +107,7 @@ def layout(confinement: Confinement, *, host: HostView, etc: str, hidden: Collec
     mounts.put(confinement.home_inside, "--bind", confinement.home)
     mounts.put(RUN_INSIDE, "--bind", confinement.run_dir)
     closed = [word for path in (*mounts.masked, "/dev", "/") for word in ("--remount-ro", path)]
-    return ("bwrap", *_namespaces(confinement), *mounts.words, *closed)
+    return (program, *_namespaces(confinement), *mounts.words, *closed)
 
 
 def _namespaces(confinement: Confinement) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,6 +71,46 @@ class LocalSettings(BaseModel):
         description="Largest log of one server, with its unit; a longer one loses its beginning. Default 10MiB.",
     )
     logs_kept: int = Field(default=200, ge=0, description="How many logs of ended servers are kept. Default 200.")
+    sandbox: Literal["auto", "systemd", "cgroup", "rlimit", "plain"] = Field(
+        default="auto",
+        description="Rung of the sandbox ladder: the best that works (auto), or one that must work.",
+    )
+    allow_unsandboxed: bool = Field(
+        default=True,
+        description="Whether `auto` may end at plain processes, with a warning in the log. False for a lab; True by "
+        "default because servers listen on loopback only and the demo must start anywhere.",
+    )
+    uid_range: tuple[int, int] = Field(
+        default=(200000, 265535),
+        description="First and last uid for students where the hub is root; no account of the machine may be in it.",
+    )
+    read_only_paths: tuple[str, ...] = Field(
+        default=(),
+        description="Folders and files of this machine that servers see, read-only: data sets, course files.",
+    )
+    hidden_paths: tuple[str, ...] = Field(
+        default=(), description="What stays invisible although it is below something that servers see."
+    )
+    devices: tuple[str, ...] = Field(default=(), description="Device nodes that every server sees.")
+    preload: str | None = Field(
+        default=None, description="A file that stands, read-only, as /etc/ld.so.preload in every sandbox."
+    )
+    network: Literal["none", "egress"] | None = Field(
+        default=None,
+        description="What servers reach where their profile does not say: the hub (none), or also the internet "
+        "(egress). Default: egress where this machine can give it.",
+    )
+    egress_deny: tuple[str, ...] = Field(
+        default=(), description="Networks that no server reaches, for example the campus LAN: ['10.0.0.0/8']."
+    )
+    unix_sockets: bool = Field(
+        default=False,
+        description="Whether hub and proxy reach servers over unix sockets: JupyterHub 6 with npm's proxy can.",
+    )
+    tmp_size: Size = Field(default=2**30, description="Size of a server's own /tmp and /dev/shm. Default 1GiB.")
+    max_processes: int = Field(
+        default=2048, ge=16, description="Processes and threads that one server may have. Default 2048."
+    )
 
     @field_validator("bind_ip")
     @classmethod
@@ -87,6 +128,35 @@ class LocalSettings(BaseModel):
     def _absolute(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_absolute():
             raise ValueError(f"{str(value)!r} is relative; write an absolute path")
+        return value
+
+    @field_validator("uid_range")
+    @classmethod
+    def _students(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1000 < value[0] <= value[1] < 2**31:
+            raise ValueError("write first and last uid, above 1000, for example [200000, 265535]")
+        return value
+
+    @field_validator("read_only_paths", "hidden_paths", "devices")
+    @classmethod
+    def _paths(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for path in value:
+            _check_path(path)
+        return value
+
+    @field_validator("preload")
+    @classmethod
+    def _path(cls, value: str | None) -> str | None:
+        return value if value is None else _check_path(value)
+
+    @field_validator("egress_deny")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ValueError(f"{network!r} is no network; write for example 10.0.0.0/8") from None
         return value
 
     @field_validator("port_range")
@@ -118,6 +188,18 @@ class LocalVariant(BaseModel):
         "(JupyterHub then waits for the answer itself).",
     )
 
+    network: Literal["none", "egress"] | None = Field(
+        default=None, description="What the server reaches: the hub only (none), or also the internet (egress)."
+    )
+    interpreter: str | None = Field(
+        default=None, description="Path of the python of another environment, which has jupyterhub and jupyterlab."
+    )
+
+    @field_validator("interpreter")
+    @classmethod
+    def _python(cls, value: str | None) -> str | None:
+        return value if value is None else _check_path(value)
+
     @field_validator("environment")
     @classmethod
     def _harmless(cls, value: dict[str, str]) -> dict[str, str]:
@@ -134,3 +216,10 @@ class LocalVariant(BaseModel):
         if value is not None and (not value.startswith("/") or value.startswith("//") or "\0" in value):
             raise ValueError(f"{value!r} must begin with one slash, for example /lab")
         return value
+
+
+def _check_path(path: str) -> str:
+    """A plain absolute path, as it is both here and inside. Raises ValueError."""
+    if "\0" in path or not path.startswith("/") or path != os.path.normpath(path) or path == "/":
+        raise ValueError(f"{path!r} must be an absolute path without '.' and '..', and not the root")
+    return path

@@ -1,22 +1,24 @@
-"""The local provider: servers as plain processes on the hub's own machine. A demo on loopback, not a sandbox."""
+"""The local provider: each server as a process on the hub's own machine, in the best sandbox that this machine allows.
+
+    hub -> zygote (one per interpreter) -> keeper (one per server, outside its sandbox) -> server (inside)
+
+A handle names the keeper: its end is the end of the server and of everything in the sandbox. What was made for a lease
+(run folder, control group, port) derives from its id.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import getLogger
-from pathlib import Path
 
 import psutil
 
-from labspawner.errors import ProviderUnavailable, StartFailed
+from labspawner.errors import LabError, ProviderUnavailable, StartFailed
 from labspawner.model import (
     Activity,
     Capacity,
@@ -39,21 +41,18 @@ from labspawner.naming import safe_name
 from labspawner.providers import probe
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.launches import Launches
-from labspawner.providers.local import explain, sandbox
-from labspawner.providers.local.homes import prepare_home
+from labspawner.providers.local import explain
+from labspawner.providers.local.homes import Home, prepare_home
 from labspawner.providers.local.logs import LogBook, secrets_in
+from labspawner.providers.local.machine import Found, Machine
+from labspawner.providers.local.network.address import Address, Way, at_port, at_socket, choose_way
+from labspawner.providers.local.network.rundir import RunDirs, default_base
 from labspawner.providers.local.options import LocalSettings, LocalVariant
 from labspawner.providers.local.ports import Ports
+from labspawner.providers.local.starting import Job, Place, Preparer, handle_of
+from labspawner.providers.local.warm import Started, Zygotes
 from labspawner.providers.options import read_options
-from labspawner.providers.processes import (
-    HostProcesses,
-    Identity,
-    Listing,
-    environment_of,
-    listens_on,
-    marks,
-    start_detached,
-)
+from labspawner.providers.processes import HostProcesses, Identity, Listing, environment_of, listens_on, marks
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
@@ -63,31 +62,15 @@ _FRESH_S = 0.5  # one listing answers all that is asked within this time
 _PRUNE_EVERY_S = 60.0
 _ROLLBACK_GRACE_S = 2.0
 _TAIL_LINES = 40
-_CHILDREN_REMEMBERED = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """One launch, worked out before anything is touched."""
-
-    request: LaunchRequest
-    variant: LocalVariant
-    argv: tuple[str, ...]
-    home: Path
-    log: Path
-    deadline: float
-
-    def handle(self, provider: str, *, port: int | None = None, identity: Identity | None = None) -> Handle:
-        data: dict[str, Json] = {"home": str(self.home), "log": str(self.log)}
-        if port is not None:
-            data["port"] = port
-        if identity is not None:
-            data["pid"], data["created"] = identity
-        return Handle(lease_id=self.request.lease_id, provider=provider, data=data)
+_STARTED_REMEMBERED = 1000
+_HOME_IS_FULL = Sentence("Your home is full: the server starts so that you can delete files, and saves nothing")
 
 
 class LocalProvider:
-    """Starts each server as a detached process with a home of its own, and finds it again by its mark."""
+    """Starts each server in a sandbox with a home of its own, and finds it again by its mark.
+
+    hub_socket: where servers in a sandbox reach the hub; the hub must listen there, and make the folder if need be.
+    """
 
     features = frozenset({Feature.LOGS})
 
@@ -101,12 +84,31 @@ class LocalProvider:
         )
         self._ports = Ports(self.settings.bind_ip, self.settings.port_range)
         self.host = HostProcesses()
+        self.machine = Machine(context, self.settings, homes=self._homes, in_thread=self.host.in_thread)
+        base = default_base(context.hub_id, environment=os.environ, uid=os.geteuid())
+        self._run_dirs = RunDirs(base)
+        self.hub_socket = self._run_dirs.hub_socket
+        self._prepare = Preparer(self.machine, self.settings, self._logs, self._run_dirs, hub_socket=self.hub_socket)
+        self._zygotes = Zygotes({name: os.environ[name] for name in self.settings.env_keep if name in os.environ})
+        self._uids = range(self.settings.uid_range[0], self.settings.uid_range[1] + 1) if os.geteuid() == 0 else None
         self._launches = Launches(self.settings.max_servers)
-        self._forks: dict[LeaseId, asyncio.Future[tuple[subprocess.Popen[bytes], Identity]]] = {}
+        self._starts: dict[LeaseId, asyncio.Future[Started]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
-        self._children: dict[LeaseId, subprocess.Popen[bytes]] = {}
+        self._started: dict[LeaseId, Started] = {}
         self._secrets: dict[LeaseId, frozenset[str]] = {}
         self._pruned_at = 0.0
+
+    async def warm_up(self) -> None:
+        """Get ready for the first student: ask the machine, and import JupyterLab once. For a hub, when it starts."""
+        try:
+            await self.machine.found()
+        except LabError as exc:
+            log.error("no server can be started here: %s", exc)
+        await self._zygotes.open()
+
+    async def describe_sandbox(self) -> tuple[Sentence, ...]:
+        """For people: what servers are protected against here, and what not. Raises SetupError."""
+        return (await self.machine.found()).describe()
 
     async def capacity(self) -> Capacity:
         """This machine: memory as it is free now, and the servers that `max_servers` still allows.
@@ -133,33 +135,46 @@ class LocalProvider:
         running = (await self.host.listing()).leases(self._hub_id, self.name)
         self._launches.begin(request.lease_id, running=running.keys())
         try:
-            yield Checkpoint(job.handle(self.name))
+            yield Checkpoint(handle_of(job, self.name))
             yield Progress(5, Sentence("Preparing your home"))
-            await self.host.in_thread(
-                prepare_home, job.home, request.user, min_free_bytes=self.settings.min_free_disk, uids=None
+            found = await self.machine.found()
+            home = await self.host.in_thread(
+                prepare_home,
+                job.home,
+                request.user,
+                min_free_bytes=self.settings.min_free_disk,
+                uids=self._uids if found.sandboxed else None,
             )
+            if home.full:
+                yield Progress(10, _HOME_IS_FULL)
             for percent, again in ((20, True), (40, False)):  # once more, on another port, if the first was taken
-                url, port = await self._take_port(job)
-                yield Checkpoint(job.handle(self.name, port=port))
+                place = await self._place(job, found, home)
+                yield Checkpoint(handle_of(job, self.name, place=place))
                 yield Progress(percent, Sentence("Starting JupyterLab"))
-                child, identity = await self._fork(job, url)
-                yield Checkpoint(job.handle(self.name, port=port, identity=identity))
-                yield Progress(percent + 15, Sentence("Waiting for it to answer"))
                 try:
-                    await self._until_ready(job, child, url, port)
+                    started = await self._start(job, place)
+                    yield Checkpoint(handle_of(job, self.name, place=place, keeper=started.keeper))
+                    yield Progress(percent + 15, Sentence("Waiting for it to answer"))
+                    await self._until_ready(job, started, place)
                     break
                 except StartFailed as exc:
                     if not (again and explain.port_was_taken(exc.log_tail)):
                         raise
-                    log.warning("port taken, trying another lease=%s port=%s", request.lease_id, port)
+                    log.warning("port taken, trying another lease=%s port=%s", request.lease_id, place.address.port)
         except BaseException:
             await self._roll_back(request.lease_id)
             raise
         finally:
             self._launches.end(request.lease_id)
             self._ports.give_back(request.lease_id)
-        log.debug("server answers lease=%s user=%s pid=%s port=%s", request.lease_id, request.user, identity[0], port)
-        yield Ready(url)
+        log.debug(
+            "server answers lease=%s user=%s pid=%s rung=%s",
+            request.lease_id,
+            request.user,
+            started.keeper[0],
+            found.rung,
+        )
+        yield Ready(place.address.url)
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
         """Say what is true now, from one walk over the machine's processes at most half a second old."""
@@ -208,25 +223,33 @@ class LocalProvider:
         """The last `lines` lines the server printed, tokens hidden; also for some time after its end."""
         secrets = self._secrets.get(handle.lease_id, frozenset())
         if not secrets:  # started by an earlier hub process: ask the server itself what to hide
-            for process in (await self.host.listing(max_age_s=_FRESH_S)).of_lease(handle.lease_id, self._hub_id)[:1]:
-                secrets = secrets_in(await self.host.in_thread(environment_of, process))
+            for process in (await self.host.listing(max_age_s=_FRESH_S)).of_lease(handle.lease_id, self._hub_id):
+                secrets |= secrets_in(await self.host.in_thread(environment_of, process))
         return await self.host.in_thread(self._logs.tail, handle.lease_id, lines, secrets=secrets)
 
     def exit_status(self, lease_id: LeaseId) -> int | None:
         """How a server that this process started has ended, as `subprocess` counts; None while it runs, or unknown."""
-        child = self._children.get(lease_id)
-        return None if child is None else child.poll()
+        started = self._started.get(lease_id)
+        return None if started is None else started.exit_status()
 
     async def close(self) -> None:
-        """Finish roll-backs that are under way and give the threads back. Servers keep running."""
+        """Finish roll-backs that are under way, and give threads and zygotes back. Servers keep running."""
         if self._rollbacks:
             await asyncio.wait(self._rollbacks)
+        await self.machine.close()
+        await self._zygotes.close()
+        for started in self._started.values():
+            started.close()
+        self._started.clear()
         await self.host.close()
+        for folder in (self._run_dirs.base, self._run_dirs.base.parent):
+            with contextlib.suppress(OSError):  # another hub's, or in use
+                folder.rmdir()
 
-    def _job(self, request: LaunchRequest) -> _Job:
+    def _job(self, request: LaunchRequest) -> Job:
         where = f"Profile {request.profile}, variant of provider {self.name}"
         variant = read_options(LocalVariant, request.settings, where=where)
-        return _Job(
+        return Job(
             request=request,
             variant=variant,
             argv=variant.command or request.command,
@@ -235,69 +258,88 @@ class LocalProvider:
             deadline=time.monotonic() + request.ready_timeout_s,
         )
 
-    async def _take_port(self, job: _Job) -> tuple[str, int]:
+    async def _place(self, job: Job, found: Found, home: Home) -> Place:
+        """Where the server will be; nothing of it is made yet but a promise of a port."""
+        lease_id = job.request.lease_id
+        network = self.machine.network_of(found, job.variant)
+        software = await self.host.in_thread(self.machine.software_of, found, job.variant)
+        way = choose_way(
+            job.argv,
+            unix_urls=self.settings.unix_sockets and found.sandboxed,
+            own_interpreter=job.variant.interpreter is None,
+        )
+        address = at_socket(str(self._run_dirs.socket(lease_id))) if way is Way.SOCKET else await self._take_port(job)
+        return Place(
+            found=found,
+            home=home,
+            software=software,
+            network=network,
+            address=address,
+            run_dir=self._run_dirs.inside(lease_id) if found.sandboxed or home.full else None,
+            group=None if found.groups is None else found.groups.group(lease_id),
+        )
+
+    async def _take_port(self, job: Job) -> Address:
         listing = await self.host.listing(max_age_s=_FRESH_S)
         used = {process.port for process in listing.marked if process.port is not None}
-        port = self._ports.take(job.request.lease_id, avoid=used)
-        return f"http://{self.settings.bind_ip}:{port}", port
+        return at_port(self._ports.take(job.request.lease_id, avoid=used), ip=self.settings.bind_ip)
 
-    async def _fork(self, job: _Job, url: str) -> tuple[subprocess.Popen[bytes], Identity]:
-        """Start the process in a thread. A cancelled caller leaves the fork in `_forks` for the roll-back."""
-        request = job.request
-        environment = sandbox.environment_for(
-            request,
-            job.variant,
-            url=url,
-            kept={name: os.environ[name] for name in self.settings.env_keep if name in os.environ},
-            marks=marks(request.lease_id, hub_id=self._hub_id, provider=self.name, user=request.user),
-        )
-        environment["PATH"] = _with_own_folder(environment.get("PATH", os.defpath))
-        self._secrets[request.lease_id] = secrets_in(environment)
-        self._launches.go_on(request.lease_id)
-        invocation = sandbox.plain(job.argv, home=str(job.home), environment=environment, as_root=os.geteuid() == 0)
-        fork = asyncio.ensure_future(self.host.in_thread(self._start, request.lease_id, invocation))
-        self._forks[request.lease_id] = fork
-        started = await asyncio.shield(fork)
-        self._forks.pop(request.lease_id, None)
-        self._children[request.lease_id] = started[0]
-        while len(self._children) > _CHILDREN_REMEMBERED:
-            self._children.pop(next(iter(self._children)))
+    async def _start(self, job: Job, place: Place) -> Started:
+        """Start the server. A cancelled caller leaves the start in `_starts` for the roll-back."""
+        lease_id = job.request.lease_id
+        self._launches.go_on(lease_id)
+        start = asyncio.ensure_future(self._begin(job, place))
+        self._starts[lease_id] = start
+        started = await asyncio.shield(start)
+        self._starts.pop(lease_id, None)
+        self._started[lease_id] = started
+        while len(self._started) > _STARTED_REMEMBERED:
+            self._started.pop(next(iter(self._started))).close()
+        self._launches.go_on(lease_id)
         self.host.expire()
         return started
 
-    def _start(self, lease_id: LeaseId, invocation: sandbox.Invocation) -> tuple[subprocess.Popen[bytes], Identity]:
-        command = invocation.argv[0]
-        if shutil.which(command, path=invocation.environment["PATH"]) is None and not Path(command).exists():
-            raise explain.not_found(command)
+    async def _begin(self, job: Job, place: Place) -> Started:
+        request = job.request
+        known = marks(request.lease_id, hub_id=self._hub_id, provider=self.name, user=request.user)
+        order = await self.host.in_thread(self._prepare.order, job, place, known)
+        self._secrets[request.lease_id] = secrets_in(order.environment)
         try:
-            output_fd = self._logs.open(lease_id)
-            try:
-                return start_detached(
-                    invocation.argv, environment=invocation.environment, cwd=invocation.cwd, output_fd=output_fd
-                )
-            finally:
-                os.close(output_fd)
+            started = await self._zygotes.start(order)
         except (OSError, ValueError) as exc:
-            raise explain.refused(exc, command) from exc
+            raise explain.refused(exc, job.argv[0]) from exc
+        finally:
+            os.close(order.output_fd)
+        if place.group is not None:
+            await self.host.in_thread(place.group.joined)
+        return started
 
-    async def _until_ready(self, job: _Job, child: subprocess.Popen[bytes], url: str, port: int) -> None:
+    async def _until_ready(self, job: Job, started: Started, place: Place) -> None:
         """Return when the server itself answers. Raises StartFailed when it dies, or when time is up."""
         lease_id = job.request.lease_id
         while True:
-            exit_code = child.poll()
+            exit_code = started.exit_status()
             if exit_code is None and job.variant.ready == "started":
                 return
             if exit_code is not None:
                 raise explain.died(exit_code, await self._tail(lease_id))
-            left_s = job.deadline - time.monotonic()
-            if left_s <= 0:
+            if job.left_s() <= 0:
                 raise explain.silent(job.request.ready_timeout_s, await self._tail(lease_id))
-            if await probe.answers(url + job.request.base_url + "api", timeout_s=min(2.0, left_s)):
-                listing = await self.host.listing()
-                ours = listing.of_lease(lease_id, self._hub_id)
-                if await self.host.in_thread(listens_on, ours, port) is not False:
-                    return
+            if await self._answers(job, place):
+                return
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _answers(self, job: Job, place: Place) -> bool:
+        """Whether the server answers, and not a stranger in its place."""
+        lease_id, address = job.request.lease_id, place.address
+        if address.port is None and not await self.host.in_thread(self._run_dirs.publish, lease_id):
+            return False
+        if not await probe.answers(address.url + job.request.base_url + "api", timeout_s=min(2.0, job.left_s())):
+            return False
+        if place.found.sandboxed or address.port is None:  # its keeper, or its own folder, is who answers
+            return True
+        ours = (await self.host.listing()).of_lease(lease_id, self._hub_id)
+        return await self.host.in_thread(listens_on, ours, address.port) is not False
 
     async def _tail(self, lease_id: LeaseId) -> str:
         secrets = self._secrets.get(lease_id, frozenset())
@@ -314,13 +356,16 @@ class LocalProvider:
             log.error("roll-back left processes behind lease=%s: %s", lease_id, exc)
 
     async def _end(self, lease_id: LeaseId, *, grace_s: float, main: Identity | None) -> None:
+        """End the processes of a lease, then free what was made for it. Raises ProviderUnavailable."""
         also = [] if main is None else [main]
-        fork = self._forks.pop(lease_id, None)
-        if fork is not None:
-            await asyncio.wait([fork])
-            if fork.exception() is None:
-                also.append(fork.result()[1])
+        start = self._starts.pop(lease_id, None)
+        if start is not None:
+            await asyncio.wait([start])
+            if not start.cancelled() and start.exception() is None:
+                started = self._started[lease_id] = start.result()
+                also.append(started.keeper)
         await self.host.terminate(lease_id, hub_id=self._hub_id, grace_s=grace_s, also=also)
+        await self.host.in_thread(self._prepare.free, lease_id, await self.machine.groups())
 
     def _state(self, handle: Handle, listing: Listing) -> ServerState:
         main = _identity(handle)
@@ -341,10 +386,3 @@ def _identity(handle: Handle) -> Identity | None:
     if isinstance(pid, int) and pid > 1 and isinstance(created, (int, float)) and created > 0:
         return pid, float(created)
     return None
-
-
-def _with_own_folder(path: str) -> str:
-    """PATH with the folder of the hub's Python at its end: where `jupyterhub-singleuser` is when the hub was started
-    by its full path, without activating its environment."""
-    own = str(Path(sys.executable).parent)
-    return path if own in path.split(os.pathsep) else os.pathsep.join(filter(None, (path, own)))

@@ -1,14 +1,25 @@
-"""From a request to a command line. Pure: the rungs of the sandbox ladder are functions of this shape."""
+"""From a request to what is executed, and with which environment. Pure."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from labspawner.model import LaunchRequest, Resources
+from labspawner.providers.local.layout import visible
 from labspawner.providers.local.options import LocalVariant
 
+_WRITTEN = {
+    "JUPYTER_RUNTIME_DIR": "runtime",
+    "JUPYTER_CONFIG_DIR": "config",
+    "JUPYTERLAB_SETTINGS_DIR": "settings",
+    "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+    "IPYTHONDIR": "ipython",
+    "XDG_CACHE_HOME": "cache",
+    "MPLCONFIGDIR": "matplotlib",
+}
 _REFUSES_ROOT = frozenset({"jupyterhub-singleuser", "jupyter-labhub", "jupyter-lab", "jupyter-notebook"})
 
 
@@ -30,6 +41,30 @@ def plain(argv: Sequence[str], *, home: str, environment: Mapping[str, str], as_
     if as_root and PurePath(words[0]).name in _REFUSES_ROOT and "--allow-root" not in words:
         words = (*words, "--allow-root")
     return Invocation(argv=words, cwd=home, environment={**environment, "HOME": home})
+
+
+def confined(
+    argv: Sequence[str], *, home: str, name: str, environment: Mapping[str, str], folder: str, trees: Sequence[str]
+) -> Invocation:
+    """A process in a sandbox, where the home is `home` and the student is called `name`.
+
+    folder: of the commands of the server's environment, first on PATH. Of PATH, what is not seen inside (see `trees`)
+    is left out, so that no path of the host is shown.
+    """
+    parts = [folder, *environment.get("PATH", os.defpath).split(os.pathsep)]
+    path = os.pathsep.join(dict.fromkeys(part for part in parts if part.startswith("/") and visible(part, trees)))
+    inside = {"HOME": home, "USER": name, "LOGNAME": name, "SHELL": "/bin/bash", "PATH": path}
+    return Invocation(argv=tuple(argv), cwd=home, environment={**environment, **inside})
+
+
+def rescue(invocation: Invocation, *, folder: str) -> Invocation:
+    """The same for a home to which nothing can be written: what Jupyter writes by itself goes to `folder`, and what a
+    student deletes is gone, not in a bin in the same home."""
+    argv = invocation.argv
+    if PurePath(argv[0]).name in _REFUSES_ROOT:
+        argv = (*argv, "--FileContentsManager.delete_to_trash=False")
+    elsewhere = {name: f"{folder}/{place}" for name, place in _WRITTEN.items()}
+    return replace(invocation, argv=argv, environment={**invocation.environment, **elsewhere})
 
 
 def environment_for(

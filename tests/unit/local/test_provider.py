@@ -1,4 +1,4 @@
-"""What the local provider does beyond the conformance kit, with real processes."""
+"""What the local provider does beyond the conformance kit, with real processes and without a sandbox."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from labspawner.providers.local import LocalProvider
 from labspawner.testing import tinyserver
 from labspawner.testing.waiting import eventually
 
+PLAIN = {"sandbox": "plain"}
 SHOW = (
     "import json, os, signal, sys; open('seen.json', 'w').write(json.dumps("
     "{'env': dict(os.environ), 'cwd': os.getcwd(), 'stdin': sys.stdin.read(), 'sid': os.getsid(0) == os.getpid()}));"
@@ -38,7 +39,7 @@ def context(tmp_path: Path) -> ProviderContext:
 
 @pytest_asyncio.fixture
 async def provider(context: ProviderContext) -> AsyncIterator[LocalProvider]:
-    made = LocalProvider(context, {})
+    made = LocalProvider(context, PLAIN)
     yield made
     for resource in await made.owned():
         await made.release(resource.handle, ReleaseMode.DESTROY, grace_s=0)
@@ -128,7 +129,7 @@ async def test_a_new_hub_process_still_hides_the_token_in_the_log(
 ) -> None:
     request = tiny(command=then_serve("import os; print('got', os.environ['JUPYTERHUB_API_TOKEN'], flush=True)"))
     handle, _ = await start(provider, request)
-    later = LocalProvider(context, {})
+    later = LocalProvider(context, PLAIN)
 
     text = await later.logs(handle, 5)
     await later.close()
@@ -142,7 +143,7 @@ async def test_what_a_server_started_in_its_own_session_ends_with_it(provider: L
     handle, _ = await start(provider, tiny(command=then_serve(f"{spawn}; {shed}")))
     main = psutil.Process(int(str(handle.data["pid"])))
     children = main.children(recursive=True)
-    assert len(children) == 2
+    assert len(children) == 3  # the server too: its parent is its keeper
 
     await provider.release(handle, ReleaseMode.STOP, grace_s=2)
 
@@ -211,7 +212,9 @@ async def test_a_port_taken_twice_fails_with_a_sentence(provider: LocalProvider)
     assert "network port" in failure.value.message
 
 
-async def test_a_stranger_that_answers_on_the_port_is_not_taken_for_the_server(provider: LocalProvider) -> None:
+async def test_a_stranger_that_answers_on_the_port_is_not_taken_for_the_server(
+    provider: LocalProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -220,14 +223,9 @@ async def test_a_stranger_that_answers_on_the_port_is_not_taken_for_the_server(p
     )
     try:
         request = tiny(command=tinyserver.command(never_listen=True), ready_timeout_s=2.0, user="bob")
-        job = provider._job(request)
-        child = psutil.Popen(["sleep", "1000"])
-        try:
-            with pytest.raises(StartFailed) as failure:
-                await provider._until_ready(job, child, f"http://127.0.0.1:{port}", port)
-        finally:
-            child.kill()
-            child.wait()
+        monkeypatch.setattr(provider._ports, "take", lambda *_, **__: port)
+        with pytest.raises(StartFailed) as failure:
+            await start(provider, request)
     finally:
         other.kill()
         other.wait()
@@ -274,7 +272,7 @@ async def test_a_profile_may_bring_its_own_command(provider: LocalProvider) -> N
 
 
 async def test_capacity_counts_what_runs_against_the_limit(context: ProviderContext) -> None:
-    provider = LocalProvider(context, {"max_servers": 2})
+    provider = LocalProvider(context, {**PLAIN, "max_servers": 2})
     handle, _ = await start(provider, tiny())
 
     capacity = await provider.capacity()

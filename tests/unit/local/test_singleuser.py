@@ -6,11 +6,14 @@ import asyncio
 import json
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseServer, ThreadingMixIn, UnixStreamServer
 
 import pytest
+import pytest_asyncio
 from builders import a_request
 
 from labspawner.model import Checkpoint, Ready, ReleaseMode
@@ -37,20 +40,45 @@ class _Hub(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def hub_api() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+class _UnixHub(ThreadingMixIn, UnixStreamServer):
+    daemon_threads = True
+
+
+@contextmanager
+def serving(server: BaseServer) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/hub/api"
+    yield
     server.shutdown()
     server.server_close()
     thread.join()
 
 
+@pytest_asyncio.fixture(params=["plain", "auto"])
+async def provider(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[LocalProvider]:
+    context = ProviderContext(name="local", hub_id=f"hub-{new_lease_id()}", data_dir=tmp_path)
+    made = LocalProvider(context, {"sandbox": request.param})
+    yield made
+    for resource in await made.owned():
+        await made.release(resource.handle, ReleaseMode.DESTROY, grace_s=0)
+    made.hub_socket.unlink(missing_ok=True)
+    await made.close()
+
+
+@pytest.fixture
+def hub_api(provider: LocalProvider) -> Iterator[str]:
+    """A hub on loopback, which answers at the provider's socket too."""
+    provider.hub_socket.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    tcp, unix = ThreadingHTTPServer(("127.0.0.1", 0), _Hub), _UnixHub(str(provider.hub_socket), _Hub)
+    provider.hub_socket.chmod(0o666)
+    with serving(tcp), serving(unix):
+        yield f"http://127.0.0.1:{tcp.server_port}/hub/api"
+
+
 @pytest.mark.parametrize("path", ["of the hub's environment", "without it"])
-async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(tmp_path: Path, hub_api: str, path: str) -> None:
-    provider = LocalProvider(ProviderContext(name="local", hub_id=f"hub-{new_lease_id()}", data_dir=tmp_path), {})
+async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(
+    provider: LocalProvider, hub_api: str, path: str
+) -> None:
     plain = a_request()
     environment = {
         **plain.environment,
@@ -70,7 +98,6 @@ async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(tmp_path: P
     answer = await asyncio.to_thread(urllib.request.urlopen, f"{ready.url}{request.base_url}api")
     with answer:
         assert "version" in json.load(answer)
-    assert str(tmp_path / "homes" / "student1") in await provider.logs(handle, 200)
+    assert "/student1" in await provider.logs(handle, 200)
     await provider.release(handle, ReleaseMode.STOP, grace_s=10)
     assert await provider.owned() == []
-    await provider.close()
