@@ -74,6 +74,10 @@ class Pumps:
             self.close()
             raise
 
+    def egress_pid(self) -> int | None:
+        """The process that is the way to the world; None where there is none."""
+        return None if self._egress is None else self._egress.pid
+
     async def run(self) -> None:
         """Move bytes until cancelled; then close everything."""
         try:

@@ -410,3 +410,28 @@ def _descriptor_limit() -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_nobody_behind_a_port_is_a_refusal_too_and_a_server_that_comes_later_is_reached() -> None:
+    front, behind = free_ports(2)
+    mover = Mover(
+        [{"in": "host", "listen": {"tcp": ["127.0.0.1", front]}, "to": {"tcp": ["127.0.0.1", behind]}, "limit": 2}]
+    )
+    mover.attach(asyncio.get_running_loop())
+    for _ in range(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        await hang_up(writer)
+    await eventually(lambda: len(mover) == 0)
+
+    server = await asyncio.start_server(echo, "127.0.0.1", behind)
+    reader, writer = await asyncio.open_connection("127.0.0.1", front)
+    writer.write(b"now\n")
+
+    assert await reader.readline() == b"now\n"
+    await hang_up(writer)
+    await eventually(lambda: len(mover) == 0)
+    mover.close()
+    server.close()
+    await server.wait_closed()
