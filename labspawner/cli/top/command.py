@@ -150,7 +150,7 @@ def _keys(pressed: asyncio.Queue[str], keyboard: int | None) -> Iterator[bool]:
         for letter in letters or "q":  # nothing: the terminal was closed
             pressed.put_nowait(letter)
 
-    tty.setcbreak(descriptor)
+    tty.setcbreak(descriptor, termios.TCSANOW)  # what was typed early counts too
     loop.add_reader(descriptor, read)
     try:
         yield True

@@ -177,6 +177,14 @@ async def test_a_key_changes_the_order(board: Board, terminal):
     assert asked[0] == "user"
 
 
+async def test_a_key_that_was_pressed_before_the_first_look_counts(board: Board, terminal):
+    os.write(terminal[0], b"q")
+
+    task, _ = await watched(board, terminal)
+
+    await asyncio.wait_for(task, 10)
+
+
 async def test_a_database_that_does_not_answer_is_said_and_asked_again(board: Board, terminal):
     class Flaky(Board):
         async def rows(self, sort: str) -> list[Row]:
