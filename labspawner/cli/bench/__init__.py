@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from labspawner.cli.bench.cull import cull
 from labspawner.cli.bench.engine import engine
 from labspawner.cli.bench.start import start
 
@@ -13,5 +14,5 @@ def bench() -> None:
     """Measure, and print a table. Times depend on the machine: compare rows of one run."""
 
 
-for command in (engine, start):
+for command in (cull, engine, start):
     bench.add_command(command)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 import click
@@ -85,6 +86,15 @@ class Row:
 def name_of(number: int) -> str:
     """A student."""
     return f"student{number}"
+
+
+class Starts(Protocol):
+    """What is measured."""
+
+    def add(self, users: Sequence[str]) -> None: ...
+    def seconds_to_ready(self, users: Sequence[str]) -> list[float]: ...
+    def stop(self, users: Sequence[str]) -> None: ...
+    def memory_bytes(self) -> int: ...
 
 
 class Side:
@@ -170,14 +180,14 @@ def a_side(*, ours: bool) -> Iterator[Side]:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Of one side: medians in seconds, and bytes. kernel: how long the first cell of a server waits is not among them."""
+    """Of one side: medians in seconds, and bytes."""
 
     alone_s: float
     together_s: float
     memory_bytes: int
 
 
-def measure(side: Side, *, runs: int, together: int, idle: int, settle_s: float) -> Readings:
+def measure(side: Starts, *, runs: int, together: int, idle: int, settle_s: float) -> Readings:
     """Starts one by one, then many at once, then a room of idle servers."""
     names = [name_of(number) for number in range(max(together, idle))]
     side.add(names)
@@ -209,6 +219,15 @@ def _settled(read: Callable[[], int], settle_s: float) -> int:
         last = now
 
 
+def compare(upstream: Readings, here: Readings, *, together: int, idle: int) -> list[Row]:
+    """The table's rows, with their targets."""
+    return [
+        Row("request to ready, one server", upstream.alone_s, here.alone_s, 1 / 5, _seconds),
+        Row(f"request to ready, {together} at once", upstream.together_s, here.together_s, 1 / 5, _seconds),
+        Row(f"memory of {idle} idle servers", upstream.memory_bytes, here.memory_bytes, 1 / 2, _bytes),
+    ]
+
+
 @click.command()
 @click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True, help="Starts of one server; median.")
 @click.option("--together", type=click.IntRange(1, 64), default=8, show_default=True, help="Starts at once.")
@@ -226,12 +245,7 @@ def start(runs: int, together: int, idle: int, settle_s: float) -> None:
     for ours in (False, True):
         with a_side(ours=ours) as side:
             readings[ours] = measure(side, runs=runs, together=together, idle=idle, settle_s=settle_s)
-    upstream, here = readings[False], readings[True]
-    rows = [
-        Row("request to ready, one server", upstream.alone_s, here.alone_s, 1 / 5, _seconds),
-        Row(f"request to ready, {together} at once", upstream.together_s, here.together_s, 1 / 5, _seconds),
-        Row(f"memory of {idle} idle servers", upstream.memory_bytes, here.memory_bytes, 1 / 2, _bytes),
-    ]
+    rows = compare(readings[False], readings[True], together=together, idle=idle)
     show(rows)
     sys.exit(0 if all(row.reached for row in rows) else 1)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from labspawner.deadlines import finished, within
 from labspawner.providers.local.warm.preload import state_of
 from labspawner.providers.processes import adopt
 
@@ -21,6 +25,7 @@ ROOM_BYTES = 8192
 """How much of its keepers' and servers' visible environment and command line has room: as much as its own has."""
 
 _READY_S = 180.0
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 _END_S = 5.0
 
 
@@ -45,28 +50,28 @@ class Child:
         """Start one, and wait until it is ready. Raises Refused; a caller that is cancelled leaves none."""
         ours, theirs = socket.socketpair()
         settings = {"control": theirs.fileno(), "warm": warm, "path": path}
-        with theirs:
-            try:
-                process = await asyncio.shield(
-                    asyncio.to_thread(_popen, interpreter, settings, environment, theirs.fileno(), warm)
-                )
-            except OSError as exc:
-                ours.close()
-                raise Refused(f"cannot run {interpreter}: {exc}") from exc
-            except BaseException:
-                ours.close()  # what the thread may still start reads the end of the connection, and ends
-                raise
-        child = cls(process, ours, {})
+        made: list[Child] = []
+
+        async def run() -> None:
+            process = await asyncio.to_thread(_popen, interpreter, settings, environment, theirs.fileno(), warm)
+            made.append(cls(process, ours, {}))
+
         try:
-            answer = await asyncio.wait_for(child._first_line(), _READY_S)
+            with theirs:
+                await finished(run())
+            answer = await within(_READY_S, made[0]._first_line())
             if not answer.get("ready"):
                 raise Refused(str(answer.get("why", "it ended without a word")), answer.get("watched"))
-        except asyncio.TimeoutError:
-            await child.end()
-            raise Refused(f"not ready after {_READY_S:g} s") from None
-        except BaseException:
-            await asyncio.shield(child.end())
+        except BaseException as exc:
+            ours.close()
+            if made:
+                await finished(made[0].end())
+            if isinstance(exc, asyncio.TimeoutError):
+                raise Refused(f"not ready after {_READY_S:g} s") from exc
+            if isinstance(exc, OSError):
+                raise Refused(f"cannot run {interpreter}: {exc}") from exc
             raise
+        (child,) = made
         child.watched = answer["watched"]
         return child
 
@@ -110,14 +115,38 @@ def _popen(
     interpreter: str, settings: Mapping[str, Any], environment: Mapping[str, str], control: int, warm: bool
 ) -> subprocess.Popen[bytes]:
     options = ["-I"] if warm else ["-I", "-S"]
-    process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - an administrator's interpreter
-        [interpreter, *options, str(PROGRAM), json.dumps(settings), " " * ROOM_BYTES],
-        env={**environment, "HOME": "/nonexistent", "LABSPAWNER_ROOM": "-" * ROOM_BYTES},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[control],
-        start_new_session=True,
-    )
+    real = os.path.realpath(interpreter)
+    sealed = _sealed_copy(real) if warm and os.geteuid() != 0 and os.access(real, os.W_OK) else None
+    try:
+        process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - an administrator's interpreter
+            [interpreter, *options, str(PROGRAM), json.dumps(settings), " " * ROOM_BYTES],
+            executable=None if sealed is None else f"/proc/self/fd/{sealed}",
+            env={**environment, "HOME": "/nonexistent", "LABSPAWNER_ROOM": "-" * ROOM_BYTES},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[control] if sealed is None else [control, sealed],
+            start_new_session=True,
+        )
+    finally:
+        if sealed is not None:
+            os.close(sealed)
     adopt(process)
     return process
+
+
+def _sealed_copy(path: str) -> int:
+    """A descriptor of a copy that nobody can change.
+
+    A fork's /proc/<pid>/exe leads to the file that was executed, past the sandbox's read-only mounts. Where the hub's
+    user, whom its students are outside, owns that file, a student could write to it as soon as nobody executes it.
+    """
+    descriptor = os.memfd_create("python", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(path, "rb") as source, os.fdopen(os.dup(descriptor), "wb") as copy:
+            shutil.copyfileobj(source, copy, 2**20)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -84,12 +84,14 @@ class _Keeper:
         """The job in the server; None in the keeper, once the server runs and the hub has noted it."""
         request = self._request
         join(request["outside_files"])
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, *_FORWARDED})
         if request["sandbox"] is not None:
             pid = self._hold(request["sandbox"])
             self._inside = linux.Namespaces(pid)
             self._open_network(pid)
             self._inside.enter("pid")  # for children: the server is this process's own child, and counts from inside
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGCHLD, *_FORWARDED}
+        )  # after the helpers, who would inherit it
         reading, writing = os.pipe()
         self._server = os.fork()
         if self._server == 0:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from labspawner.deadlines import within
 from labspawner.errors import ProviderUnavailable, SetupError
 from labspawner.providers.local.warm import wire
 from labspawner.providers.local.warm.child import Child, Refused, Watched, environment_changed
@@ -234,7 +235,7 @@ class Zygotes:
         try:
             with theirs:
                 child.hand_over(theirs)
-            started = await asyncio.wait_for(_converse(ours, order, words), _START_S)
+            started = await within(_START_S, _converse(ours, order, words))
             ours.send(wire.GO)
         except BaseException as exc:
             ending = asyncio.ensure_future(_wait_for_end(ours))
@@ -318,7 +319,7 @@ async def _wait_for_end(ours: socket.socket) -> None:
         try:
             ours.shutdown(socket.SHUT_WR)
             until = time.monotonic() + _ROLLBACK_S
-            while await asyncio.wait_for(loop.sock_recv(ours, 4096), max(0.0, until - time.monotonic())):
+            while await within(until - time.monotonic(), loop.sock_recv(ours, 4096)):
                 pass
         except (OSError, asyncio.TimeoutError):
             return

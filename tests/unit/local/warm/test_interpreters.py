@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from labspawner.providers.local.warm.child import _sealed_copy
 from labspawner.providers.local.warm.orders import Program, program_of
 from labspawner.providers.local.warm.trust import distrust
 
@@ -51,6 +52,23 @@ async def test_every_python_can_be_the_keeper_of_another_program(bench: Bench, n
     bench.zygotes._closed, bench.zygotes._cold.making = False, None
 
     assert await bench.run("", argv=("sh", "-c", "exit 22")) == 22, bench.log()
+
+
+def test_an_interpreter_that_its_students_own_outside_is_run_from_a_copy_that_nobody_can_change() -> None:
+    descriptor = _sealed_copy(os.path.realpath(sys.executable))
+    code = "import sys; print(sys.executable, sys.prefix); open('/proc/self/exe', 'r+b')"
+
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], executable=f"/proc/self/fd/{descriptor}", pass_fds=[descriptor],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert run.stdout.split() == [sys.executable, sys.prefix]
+    assert "Error" in run.stderr
+    for change in (lambda: os.pwrite(descriptor, b"x", 0), lambda: os.ftruncate(descriptor, 0)):
+        with pytest.raises(PermissionError):
+            change()
+    os.close(descriptor)
 
 
 def script(folder: Path, first_line: str, name: str = "jupyterhub-singleuser") -> str:
