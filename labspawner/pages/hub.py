@@ -170,6 +170,10 @@ class Lab:
         """`text` in the language of this request as HTML; instants in it follow the reader's clock."""
         return i18n.markup(text, self._language(context))
 
+    def moment(self, instant: datetime) -> Markup:
+        """`instant` by the reader's clock. One without a timezone is UTC, as in JupyterHub's database."""
+        return i18n.html_instant(_aware(instant))
+
     @pass_context
     def pick(self, context: Context, texts: Mapping[str, str]) -> str:
         """What an instructor wrote, in the language of this request."""

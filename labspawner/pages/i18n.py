@@ -92,8 +92,13 @@ def _html_value(value: object, language: str) -> object:
     if isinstance(value, Sentence):
         return markup(value, language)
     if isinstance(value, datetime):
-        return Markup('<time class="lab-at" datetime="{}">{}</time>').format(value.isoformat(), clock(value))
+        return html_instant(value)
     return _value(value, language)
+
+
+def html_instant(instant: datetime) -> Markup:
+    """`instant` as `clock` says it, in a `<time>`."""
+    return Markup('<time class="lab-at" datetime="{}">{}</time>').format(instant.isoformat(), clock(instant))
 
 
 def clock(instant: datetime) -> str:

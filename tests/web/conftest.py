@@ -38,7 +38,7 @@ c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
 c.Spawner.environment = {{"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
 c.JupyterHub.last_activity_interval = 1
-c.Labspawner.providers = {{"local": {{}}, "sim": {{}}}}
+c.Labspawner.providers = {{"local": {{}}, "sim": {{"uses_memory": "300MiB", "uses_cpu": 0.4}}}}
 """
 
 COURSE = """

@@ -69,12 +69,16 @@ class Inside:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """What the server uses of what it may use; None: it cannot be told, or there is no limit. cores: busy ones."""
+    """What the server uses of what it may use; None: it cannot be told, or there is no limit.
+
+    cores: busy ones. measuring: how many is known from the next look on.
+    """
 
     memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
     cores: float | None = None
     cores_limit: float | None = None
+    measuring: bool = False
     disk_bytes: int | None = None
     disk_limit_bytes: int | None = None
 

@@ -231,6 +231,7 @@ def _used(use: Use) -> Used:
         memory_limit_bytes=usage.memory_limit_bytes,
         cores=use.cores,
         cores_limit=usage.cpu_limit,
+        measuring=use.cores is None and usage.cpu_s is not None,
         disk_bytes=usage.disk_bytes,
         disk_limit_bytes=usage.disk_limit_bytes,
     )

@@ -81,7 +81,7 @@ class ExtendHandler(BaseHandler):  # type: ignore[misc]
 
     def _refuse(self, error: LabError) -> None:
         if not wants_json(self):
-            refusal: Any = web.HTTPError(error.status_code, str(error).replace("%", "%%"))
+            refusal: Any = web.HTTPError(error.status_code, "not extended: %s", error)
             refusal.jupyterhub_message = error.message
             raise refusal from error
         self.set_status(error.status_code)

@@ -202,8 +202,9 @@ def _meters(used: Used) -> tuple[Meter, ...]:
     if used.cores is not None:
         percent = _percent(used.cores, used.cores_limit)
         meters.append(Meter(key="cpu", label=Sentence("CPU"), text=_of_cores(used), percent=percent))
-    elif used.cores_limit is not None:
-        text = Sentence("being measured, of {count} cores", count=f"{used.cores_limit:g}")
+    elif used.measuring:
+        limit = f"{used.cores_limit:g}" if used.cores_limit else None
+        text = Sentence("being measured; its limit is {count}", count=limit) if limit else Sentence("being measured")
         meters.append(Meter(key="cpu", label=Sentence("CPU"), text=text, measuring=True))
     if used.disk_bytes is not None and used.disk_limit_bytes:
         percent = _percent(used.disk_bytes, used.disk_limit_bytes)

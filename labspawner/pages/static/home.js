@@ -97,7 +97,7 @@
     const now = new Map(answer.servers.map((server) => [server.key, server]));
     if (known) {
       const news = answer.servers.filter((server) => known.get(server.key)?.spoken !== server.spoken);
-      const gone = [...known.values()].filter((server) => !now.has(server.key) && server.name);
+      const gone = [...known.values()].filter((server) => !now.has(server.key) && server.name && server.key === server.name);
       const texts = [
         ...news.map((server) => server.spoken),
         ...gone.map((server) => words.gone.replace("{server}", server.name)),
@@ -185,6 +185,7 @@
   timer = setTimeout(look, servers.querySelector("[data-measuring], [data-state=starting], [data-state=stopping]") ? SOON_MS : LOOK_MS);
   known = new Map();
   for (const panel of servers.querySelectorAll("[data-key]")) {
-    known.set(panel.dataset.key, { key: panel.dataset.key, name: panel.dataset.key, spoken: panel.dataset.spoken });
+    const { key, name, spoken: text } = panel.dataset;
+    known.set(key, { key, name, spoken: text });
   }
 })();

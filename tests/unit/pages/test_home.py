@@ -129,9 +129,11 @@ def test_memory_and_processor_are_bars_with_numbers_and_a_name_for_screen_reader
 
 
 def test_a_processor_that_was_seen_once_is_being_measured_and_the_page_looks_again_soon():
-    html = home(a_running_user(FullDesk(a_ready_lease(), uses={LEASE: Use(Usage(taken_at=NOW, cpu_limit=2.0))})))
+    html = home(
+        a_running_user(FullDesk(a_ready_lease(), uses={LEASE: Use(Usage(taken_at=NOW, cpu_s=9, cpu_limit=2.0))}))
+    )
 
-    assert html.select_one("[data-measuring]").text.split() == ["CPU", "being", "measured,", "of", "2", "cores"]
+    assert html.select_one("[data-measuring]").text.split() == ["CPU", "being", "measured;", "its", "limit", "is", "2"]
 
 
 def test_without_a_limit_there_are_numbers_and_no_bar():
