@@ -43,10 +43,10 @@ if DEMO:
 c.Labspawner.courses_dir = os.environ.get("LABSPAWNER_COURSES_DIR", str(HERE / "courses"))
 
 # -- Providers: what hosts the servers ---------------------------------------------------------------------------------
-# `local` starts plain processes as the hub's own user: nothing keeps students apart. Good for a demo, not for a lab.
-# See docs/local.md.
+# `local` starts each server in the best sandbox that this machine allows; the log says which, and docs/local.md what
+# it protects against. Servers are at unix sockets where this hub and the proxy above can reach those.
 c.Labspawner.providers = {
-    "local": {},
+    "local": {"unix_sockets": wiring.reach_sockets(c.ConfigurableHTTPProxy.command)},
     # Any existing JupyterHub spawner can be a provider, under a name of your own:
     # "docker": {"kind": "adapter", "spawner_class": "dockerspawner.DockerSpawner", "config": {"image": "lab/scipy"}},
 }
