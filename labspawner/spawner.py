@@ -17,6 +17,7 @@ from traitlets import default
 from labspawner.courses import Choice, options_from_form, parse_choice
 from labspawner.errors import BadChoice, LabError, Transient
 from labspawner.evidence import every_s
+from labspawner.gate import READY, turnstile_of
 from labspawner.lifecycle import Order
 from labspawner.model import Lease, LeaseId, Progress
 from labspawner.ordering import order_for
@@ -81,6 +82,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         super().__init__(**kwargs)
         self._events: list[dict[str, object]] = []
         self._news = asyncio.Event()
+        self._in_line = False
 
     @default("user_options")
     def _default_user_options(self) -> dict[str, Any]:
@@ -127,7 +129,9 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
 
     def start(self) -> Awaitable[Any]:
         """JupyterHub reads `start_timeout` as soon as this returns, so it is set here and not in the coroutine."""
-        self._events.clear()
+        if not self._in_line:
+            self._events.clear()
+        self._in_line = False
         try:
             self._order = self.make_order()
         except LabError as exc:
@@ -172,6 +176,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         finally:
             self._tell(None)
         self._lease_id = lease.id
+        await turnstile_of(self.user.settings).turn(READY)
         return lease.url
 
     async def _launch(self, order: Order) -> Lease:
@@ -266,6 +271,23 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
                     return
                 yield event
             await news.wait()
+
+    def tell_place(self, place: int) -> None:
+        """Say how many are before this start, at the gate in front of it; nothing where nobody is."""
+        if not self._in_line:
+            if place == 1:
+                return
+            self._in_line = True
+            self._events.clear()
+        self._report(Progress(0, Sentence("You are number {place} of those who start now.", place=place)))
+
+    async def check_options(self, user_options: Any) -> None:
+        """Raise what a start with these options would be refused with; None: those of the last start."""
+        saved = getattr(self.orm_spawner, "user_options", None)
+        try:
+            await self.choose(user_options if user_options is not None else saved or {})
+        except LabError as exc:
+            raise refused(self, exc) from exc
 
     def _report(self, progress: Progress) -> None:
         self._tell(

@@ -13,6 +13,7 @@ from typing import Any
 from jupyterhub.app import JupyterHub
 from traitlets.config import Config
 
+from labspawner import gate
 from labspawner.config import Labspawner, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
@@ -44,6 +45,9 @@ def wire(c: Any, *, demo: bool = False) -> None:
     configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
     c.JupyterHub.extra_handlers = [*c.JupyterHub.extra_handlers, *evidence_handlers.extra_handlers()]
     tune_all_sqlite()
+    gate.lookups.install()
+    if gate.install() and "concurrent_spawn_limit" not in c.JupyterHub:
+        c.JupyterHub.concurrent_spawn_limit = 0  # the gate paces them; a refusal would be retried by hand
     _log_with_the_hub()
     try:
         _START_TASKS.append(asyncio.get_running_loop().create_task(_start_with_the_hub()))

@@ -1,0 +1,111 @@
+"""One piece of work per turn of the loop, in order, with nobody forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from labspawner.gate import Turnstile
+
+
+async def turns_of_the_loop(stop: asyncio.Event) -> int:
+    count = 0
+    while not stop.is_set():
+        await asyncio.sleep(0)
+        count += 1
+    return count
+
+
+async def in_order(turnstile: Turnstile, kinds: list[str]) -> list[int]:
+    """Who came through first, second ...: all ask at once."""
+    came: list[int] = []
+
+    async def one(number: int, kind: str) -> None:
+        await turnstile.turn(kind)
+        came.append(number)
+
+    await asyncio.gather(*(one(number, kind) for number, kind in enumerate(kinds)))
+    return came
+
+
+async def test_one_is_let_through_per_turn_of_the_loop():
+    turnstile, stop = Turnstile({"a": 1}), asyncio.Event()
+    counting = asyncio.create_task(turns_of_the_loop(stop))
+
+    await in_order(turnstile, ["a"] * 50)
+    stop.set()
+
+    assert await counting >= 50
+
+
+async def test_first_come_first_served():
+    assert await in_order(Turnstile({"a": 1}), ["a"] * 20) == list(range(20))
+
+
+async def test_who_has_more_weight_gets_more_turns_and_nobody_waits_for_ever():
+    turnstile = Turnstile({"often": 3, "seldom": 1})
+
+    came = await in_order(turnstile, ["seldom"] * 10 + ["often"] * 30)
+
+    assert sum(number < 10 for number in came[:20]) == 5
+    assert sorted(came) == list(range(40))
+
+
+async def test_who_was_away_has_saved_up_no_turns():
+    turnstile = Turnstile({"a": 1, "b": 1})
+    await in_order(turnstile, ["a"] * 100)
+
+    came = await in_order(turnstile, ["a"] * 10 + ["b"] * 10)
+
+    assert 4 <= sum(number < 10 for number in came[:10]) <= 6
+
+
+async def test_a_cancelled_wait_leaves_the_line_and_holds_up_nobody():
+    turnstile = Turnstile({"a": 1})
+    waits = [asyncio.ensure_future(turnstile.turn("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    waits[1].cancel()
+    await asyncio.wait(waits, timeout=5)
+
+    assert [wait.cancelled() for wait in waits] == [False, True, False]
+    assert turnstile.waiting("a") == 0
+
+
+async def test_a_line_that_ran_empty_starts_again():
+    turnstile = Turnstile({"a": 1})
+    await turnstile.turn("a")
+
+    await asyncio.wait_for(turnstile.turn("a"), 5)
+
+
+async def test_each_hears_the_place_at_once_and_whenever_it_has_halved():
+    turnstile = Turnstile({"a": 1})
+    heard: dict[int, list[int]] = {number: [] for number in range(1, 9)}
+
+    await asyncio.gather(*(turnstile.turn("a", heard[number].append) for number in heard))
+
+    assert heard[1] == [1]
+    assert heard[8] == [8, 4, 2, 1]
+    assert heard[5] == [5, 2, 1]
+
+
+async def test_who_left_in_front_is_not_counted_once_the_line_has_come_so_far():
+    turnstile = Turnstile({"a": 1})
+    heard: list[int] = []
+    waits = [asyncio.ensure_future(turnstile.turn("a")) for _ in range(9)]
+    last = asyncio.ensure_future(turnstile.turn("a", heard.append))
+    await asyncio.sleep(0)
+
+    for wait in waits[:8]:
+        wait.cancel()
+    await asyncio.wait([*waits, last], timeout=5)
+
+    assert heard[0] == 10
+    assert heard == sorted(heard, reverse=True)
+
+
+async def test_a_kind_that_does_not_exist_is_an_error():
+    with pytest.raises(KeyError):
+        await Turnstile({"a": 1}).turn("b")
