@@ -213,7 +213,7 @@ class Groups:
         group = self.group(name)
         existed = group.exists()
         try:
-            self._make(group.name)
+            make(self._dialect, group.name)
             self._dialect.limit(group.name, limits)
         except OSError as exc:
             if not existed:
@@ -223,15 +223,6 @@ class Groups:
                 detail=f"control group {group.name}: {exc}",
             ) from exc
         return group
-
-    def _make(self, name: PurePosixPath) -> None:
-        for left in range(_TRIES, 0, -1):
-            try:
-                self._dialect.make(name)
-                break
-            except OSError as exc:  # another lease's end takes the empty tree away under our feet
-                if exc.errno not in _VANISHED or left == 1:
-                    raise
 
     def group(self, name: str) -> Group:
         """The group of this name, whether it exists or not."""
@@ -243,6 +234,20 @@ class Groups:
             path.name for folder in self._dialect.folders(self._folder) for path in self._dialect.fs.groups_in(folder)
         }
         return {LeaseId(name): Group(self._dialect, self._folder / name) for name in sorted(found)}
+
+
+def make(dialect: Dialect, name: PurePosixPath) -> None:
+    """Make a group and all above it, though another lease's end may take the empty tree away under our feet.
+
+    Raises OSError.
+    """
+    for left in range(_TRIES, 0, -1):
+        try:
+            dialect.make(name)
+            break
+        except OSError as exc:
+            if exc.errno not in _VANISHED or left == 1:
+                raise
 
 
 def _deepest_first(folder: Path, below: Callable[[Path], list[Path]]) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from labspawner.naming import safe_name
 from labspawner.providers.local.confinement import Limits
 from labspawner.providers.local.limits.cgroupfs import PROC_SELF, CgroupFs, Mounts, find_mounts
 from labspawner.providers.local.limits.dialects import V1, V2, WANTED, Dialect
-from labspawner.providers.local.limits.groups import TREE, Group, Groups, Probed
+from labspawner.providers.local.limits.groups import TREE, Group, Groups, Probed, make
 
 TRIAL = Limits(cpu=1.0, memory_bytes=64 * 2**20, processes=16)
 _TRIAL_S = 10.0
@@ -92,7 +92,7 @@ def _try_out(dialect: Dialect, hub_id: str) -> str | None:
     name = PurePosixPath(TREE, safe_name(hub_id), "_trial", str(os.getpid()))
     group = Group(dialect, name)
     try:
-        dialect.make(name)
+        make(dialect, name)
         dialect.limit(name, TRIAL)
         return what_fails(group, dialect.controllers)
     except OSError as exc:
