@@ -101,7 +101,7 @@ class Started:
                     self._status = json.loads(line).get("exited", self._status)
             if ended and self._status is None:
                 self._status = _KILLED
-            if ended:
+            if self._status is not None:
                 self.connection.close()
         return self._status
 
