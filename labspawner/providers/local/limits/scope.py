@@ -65,20 +65,20 @@ def command(unit: str, limits: Limits, *, user_manager: bool) -> tuple[str, ...]
 
 
 class ScopeGroup(Group):
-    """One lease's scope."""
+    """One lease's scope. anchors: of this hub process, by unit; whoever asks for a scope again shares them."""
 
     def __init__(
-        self, dialect: V2, unit: str, *, user_manager: bool, anchor: subprocess.Popen[bytes] | None = None
+        self, dialect: V2, unit: str, *, user_manager: bool, anchors: dict[str, subprocess.Popen[bytes]]
     ) -> None:
         super().__init__(dialect, PurePosixPath(unit))
         self._user_manager = user_manager
-        self._anchor = anchor
+        self._anchors = anchors
 
     def joined(self) -> None:
         """Let go of the anchor, so that the scope lives as long as who joined it."""
-        if self._anchor is not None:
-            _let_go(self._anchor)
-            self._anchor = None
+        anchor = self._anchors.pop(self.name.name, None)
+        if anchor is not None:
+            _let_go(anchor)
 
     def kill(self, *, deadline_s: float = EMPTY_S) -> bool:
         """Kill all processes of the scope; whether none is left."""
@@ -108,13 +108,14 @@ class Scopes:
         self._dialect = dialect
         self._hub_id, self._provider = hub_id, provider
         self._user_manager = user_manager
+        self._anchors: dict[str, subprocess.Popen[bytes]] = {}
         self.words = words
         self.limits_memory = "memory" in dialect.controllers
         self.limits_cpu = "cpu" in dialect.controllers
         self.limits_processes = "pids" in dialect.controllers
 
     def create(self, name: str, limits: Limits) -> Group:
-        """A scope of this name with these limits; call `joined` when the keeper is in it.
+        """A scope of this name with these limits; call `joined` when the keeper is in it, or it is kept for nothing.
 
         An existing one, left by a hub that was killed, is killed first. Raises SetupError with what systemd said.
         """
@@ -122,7 +123,8 @@ class Scopes:
         if old.exists():
             old.kill()
             old.remove()
-        group = start(self._dialect, self._unit(name), limits, user_manager=self._user_manager)
+        self._anchors[old.name.name] = start(old.name.name, limits, user_manager=self._user_manager)
+        group = self.group(name)
         try:
             folder = self._dialect.folders(group.name)[0]
             self._dialect.fs.make(folder / OUTSIDE)
@@ -138,24 +140,27 @@ class Scopes:
 
     def group(self, name: str) -> Group:
         """The scope of this name, whether it exists or not."""
-        return ScopeGroup(self._dialect, self._unit(name), user_manager=self._user_manager)
+        return self._scope(self._unit(name))
 
     def list_groups(self) -> dict[LeaseId, Group]:
         """Every scope of this provider and hub that is there, by its lease."""
         head, tail = self._unit("\0").rsplit("_", 1)[0] + "_", ".scope"
         units = [path.name for path in self._dialect.fs.groups_in(self._dialect.parents[0])]
         return {
-            LeaseId(unit[len(head) : -len(tail)]): ScopeGroup(self._dialect, unit, user_manager=self._user_manager)
+            LeaseId(unit[len(head) : -len(tail)]): self._scope(unit)
             for unit in units
             if unit.startswith(head) and unit.endswith(tail)
         }
+
+    def _scope(self, unit: str) -> Group:
+        return ScopeGroup(self._dialect, unit, user_manager=self._user_manager, anchors=self._anchors)
 
     def _unit(self, name: str) -> str:
         return unit_name(hub_id=self._hub_id, provider=self._provider, name=name)
 
 
-def start(dialect: V2, unit: str, limits: Limits, *, user_manager: bool) -> ScopeGroup:
-    """A new scope with nothing in it but its anchor. Raises SetupError with what systemd said."""
+def start(unit: str, limits: Limits, *, user_manager: bool) -> subprocess.Popen[bytes]:
+    """The anchor of a new scope, which has nothing else in it. Raises SetupError with what systemd said."""
     words = command(unit, limits, user_manager=user_manager)
     try:
         anchor = subprocess.Popen(  # noqa: S603 - our own words
@@ -176,7 +181,7 @@ def start(dialect: V2, unit: str, limits: Limits, *, user_manager: bool) -> Scop
             anchor.kill()
         _let_go(anchor)
         raise _refused(f"systemd-run {unit}: {said.decode(errors='replace')}")
-    return ScopeGroup(dialect, unit, user_manager=user_manager, anchor=anchor)
+    return anchor
 
 
 def probe_scopes(
@@ -208,7 +213,7 @@ def probe_scopes(
 
 def _try_out(fs: CgroupFs, mount: Path, unit: str, *, user_manager: bool) -> tuple[V2, str | None]:
     """The slice in which scopes stand, and what of them does not work."""
-    first = start(V2(fs, mount), unit, Limits(), user_manager=user_manager)
+    anchor = start(unit, Limits(), user_manager=user_manager)
     try:
         path = _systemctl(user_manager, "show", "--property=ControlGroup", "--value", unit)
         folder = mount / path.strip("/")
@@ -216,7 +221,7 @@ def _try_out(fs: CgroupFs, mount: Path, unit: str, *, user_manager: bool) -> tup
             return V2(fs, mount), f"systemd does not say where its scope is ({path or 'no answer'})"
         dialect = V2(fs, folder.parent)
     finally:
-        first.joined()
+        _let_go(anchor)
         _systemctl(user_manager, "stop", unit)
     scopes = Scopes(dialect, hub_id="trial", provider="trial", user_manager=user_manager)
     group = scopes.create(f"p{os.getpid()}", TRIAL)

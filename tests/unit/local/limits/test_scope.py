@@ -141,6 +141,16 @@ def test_the_anchor_goes_when_it_is_not_needed_any_more_and_the_hub_collects_it(
     assert group.remove()
 
 
+def test_whoever_asks_for_the_scope_may_say_that_the_keeper_has_joined(scopes):
+    (anchor,) = scopes.create("lease1", LIMITS).pids()
+    assert Path(f"/proc/{anchor}").exists()
+
+    scopes.group("lease1").joined()
+
+    assert not Path(f"/proc/{anchor}").exists()
+    assert scopes.group("lease1").remove()
+
+
 def test_kill_ends_the_anchor_too(scopes, systemd: SystemdDouble):
     group = scopes.create("lease1", LIMITS)
     (anchor,) = group.pids()
