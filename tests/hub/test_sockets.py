@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
+from unit.local.network.sandboxes import why_not
 
 from labspawner.proxies import proxy_command, reach_sockets
 from labspawner.testing.hub import RealHub, free_ports
@@ -38,6 +39,9 @@ c.Spawner.args = ["--allow-root"]
 @pytest.fixture(params=[True, False], ids=["socket", "port"])
 def lab(request: pytest.FixtureRequest, new_hub: Any) -> Iterator[RealHub]:
     """A hub with a real proxy in front and one JupyterLab behind it, in a sandbox."""
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed in the hub's environment")
+    if why := why_not():
+        pytest.skip(why)
     command = proxy_command()
     if request.param and not reach_sockets(command):
         pytest.skip("this JupyterHub, or the proxy that is installed, cannot reach unix sockets")
