@@ -43,6 +43,7 @@ from labspawner.providers.contract import ProviderContext
 from labspawner.providers.launches import Launches
 from labspawner.providers.local import explain
 from labspawner.providers.local.homes import Home, prepare_home
+from labspawner.providers.local.limits import usage_now
 from labspawner.providers.local.logs import LogBook, secrets_in
 from labspawner.providers.local.machine import Found, Machine
 from labspawner.providers.local.network.address import Address, Way, at_port, at_socket, choose_way
@@ -216,8 +217,9 @@ class LocalProvider:
         return None
 
     async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
-        """Nothing is known."""
-        return {}
+        """What each server uses now: as its control group counts, else its processes."""
+        groups = await self.machine.groups()
+        return await usage_now(handles, host=self.host, hub_id=self._hub_id, groups=groups)
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """The last `lines` lines the server printed, tokens hidden; also for some time after its end."""
