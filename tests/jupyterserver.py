@@ -56,6 +56,7 @@ def a_jupyter_server(
         "LABSPAWNER_LEASE_ID": "lease-of-a-test",
         "LABSPAWNER_REPORT_EVERY_S": "2",
         "SHELL": "/bin/bash",
+        **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         **(extra or {}),
     }
     environment = {name: value for name, value in environment.items() if value}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from logging import getLogger
 from typing import Any, Protocol
 
@@ -83,7 +84,7 @@ class Reporter:
             self._failures = 0
             self.answer, self.answered_at = reply.body, now
             self._every_s = _clamped(reply.body.get("report_every_s"), self._every_s)
-            self._due = now + self._every_s * self._jitter()
+            self._due = now + min(self._every_s * self._jitter(), _until_the_next_mark(reply.body))
             return
         if not self._failures:  # once, not at every attempt
             log.warning("labspawner: the hub takes no report (%s); trying again", reply.status or "no answer")
@@ -91,6 +92,23 @@ class Reporter:
         slowest = LONGEST_S if reply.status in _REFUSED else max(self._every_s, 60.0)
         first = 60.0 if reply.status in _REFUSED else _FIRST_RETRY_S
         self._due = now + min(first * 2.0 ** min(self._failures - 1, 16), slowest) * self._jitter()
+
+
+def _until_the_next_mark(answer: Mapping[str, Any]) -> float:
+    """Seconds until just after the next instant of which the answer speaks: then the hub has something new to say."""
+    marks = answer.get("warn_at")
+    now = _instant(answer.get("now"))
+    instants = [_instant(text) for text in [*(marks if isinstance(marks, list) else []), answer.get("ends_at")]]
+    ahead = [(at - now).total_seconds() for at in instants if now is not None and at is not None and at > now]
+    return min(ahead, default=LONGEST_S) + 1.0
+
+
+def _instant(text: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(text).replace("Z", "+00:00"))  # Python before 3.11 reads no `Z`
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
 
 
 def _clamped(seconds: object, otherwise: float = 60.0) -> float:

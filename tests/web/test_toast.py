@@ -78,7 +78,7 @@ def look(page, name: str, request) -> None:
     """A picture for people; where `--basetemp` is kept it can be looked at."""
     folder = Path(request.config._tmp_path_factory.getbasetemp()) / "pictures"
     folder.mkdir(exist_ok=True)
-    page.screenshot(path=str(folder / f"{name}.png"))
+    page.screenshot(path=str(folder / f"{name}.png"), animations="disabled")
 
 
 def test_a_warning_says_when_and_why_and_extend_reaches_the_hub(open_file, hub, request):
@@ -89,7 +89,7 @@ def test_a_warning_says_when_and_why_and_extend_reaches_the_hub(open_file, hub, 
     toast(page, "Your server stops at").wait_for(timeout=LONG_MS)
     said = toast(page).inner_text()
     look(page, "warning", request)
-    page.get_by_role("button", name="Extend by 30 min (3 left today)").click()
+    page.get_by_role("button", name="Extend by 30 min (3 left)").click()
     toast(page, "Extended: your server now stops at").wait_for(timeout=LONG_MS)
     look(page, "extended", request)
 
@@ -176,15 +176,17 @@ def test_a_chinese_browser_is_warned_in_chinese(open_file, hub, request):
     toast(page, "您的服务器将于").wait_for(timeout=LONG_MS)
     look(page, "chinese", request)
     assert "已闲置 18 分钟" in toast(page).inner_text()
-    assert page.get_by_role("button", name="延长 30 分钟（今天还可 3 次）").is_visible()
+    assert page.get_by_role("button", name="延长 30 分钟（剩 3 次）").is_visible()
 
 
-def test_the_status_bar_counts_down_and_says_what_is_held(open_file, hub):
+def test_the_status_bar_counts_down_and_says_what_is_held(open_file, hub, request):
     page = open_file()
     bar = page.locator(".labspawner-bar")
 
     hub.end_in(700, MARKS_S)
     playwright.expect(bar).to_have_text("Stops in 12 min unless used", timeout=LONG_MS)
+    playwright.expect(bar).to_be_visible()
+    look(page, "bar", request)
     hub.hear("hold", {"seconds": 7200})
 
     playwright.expect(bar).to_have_text(re.compile(r"Kept until \d\d:\d\d"), timeout=LONG_MS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -130,7 +131,8 @@ def test_the_command_wants_a_time_or_a_release(arguments):
 
 def run_module(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "labspawner.extension", *arguments]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    measured = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+    return subprocess.run(argv, env={**env, **measured}, capture_output=True, text=True, check=False)
 
 
 def test_it_works_where_only_the_package_is(hub, inside):
@@ -142,3 +144,16 @@ def test_it_works_where_only_the_package_is(hub, inside):
     assert [ran.returncode for ran in (kept, released, outside, wrong)] == [0, 0, 2, 2]
     assert "kept until" in kept.stdout
     assert "usage: hold" in wrong.stderr
+
+
+def test_a_day_and_more_is_said_with_its_date(hub, inside):
+    _, sentence = hold("3d", environment=inside)
+
+    assert (datetime.now().astimezone() + timedelta(days=3)).strftime("%Y-%m-%d ") in sentence
+
+
+def test_with_internal_ssl_a_broken_certificate_is_no_traceback(inside, tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    tls = {"JUPYTERHUB_API_URL": "https://127.0.0.1:1/hub/api", "JUPYTERHUB_SSL_CLIENT_CA": str(tmp_path / "ca.pem")}
+
+    assert hold("2h", environment={**inside, **tls})[0] == 1

@@ -47,7 +47,7 @@ class View {
     this.words = words;
     this.actions = actions;
     this.node = document.createElement('span');
-    this.node.className = 'labspawner-bar';
+    this.node.className = 'labspawner-bar jp-StatusBar-TextItem';
     this._toast = null;
   }
 
@@ -66,7 +66,8 @@ class View {
     const actions = [{ label: t.saveAll, callback: () => this.actions.save() }];
     if (answer.extend && answer.extend.left_today > 0) {
       const label = t.extend(Math.round(answer.extend.step_s / 60), answer.extend.left_today);
-      actions.unshift({ label, displayType: 'accent', callback: () => this.actions.extend() });
+      const caption = t.leftToday(answer.extend.left_today);
+      actions.unshift({ label, caption, displayType: 'accent', callback: () => this.actions.extend() });
     }
     this._message = message;
     this._toast = Notification.emit(message, 'warning', { autoClose: false, actions });
