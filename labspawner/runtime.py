@@ -120,6 +120,15 @@ class Runtime:
         """All live leases of a server, as this process knows them: the active one, and those that are parked."""
         return self.engine.book.of(user, server_name)
 
+    def all_leases(self) -> Sequence[Lease]:
+        """All live leases of this hub."""
+        return self.engine.book.all()
+
+    @property
+    def providers(self) -> Mapping[str, object]:
+        """The providers that this hub has, by name."""
+        return self.engine.providers
+
     async def uses(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Use]:
         """What servers use now; see `Usages.of`."""
         return await self.usages.of(leases)

@@ -17,6 +17,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from labspawner.pages import i18n
+from labspawner.pages.admin import AdminHandler
 from labspawner.pages.form import TEMPLATES_DIR
 from labspawner.pages.handlers import (
     STATIC_DIR,
@@ -265,8 +266,8 @@ def jinja_options() -> dict[str, Any]:
 
 
 def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
-    """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress, Stop, Extend and the
-    home page's fresh data."""
+    """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress, Stop, Extend, the
+    home page's fresh data, and the administrator's page."""
     return [
         (r"/labspawner/static/(.*)", StaticHandler, {"path": str(STATIC_DIR)}),
         (r"/labspawner/language", LanguageHandler, {}),
@@ -274,6 +275,7 @@ def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
         (r"/labspawner/stop/([^/]+)(?:/([^/]+))?", StopHandler, {}),
         (r"/labspawner/extend/([^/]+)(?:/([^/]+))?", ExtendHandler, {}),
         (r"/labspawner/home", HomeHandler, {}),
+        (r"/labspawner/admin", AdminHandler, {}),
     ]
 
 

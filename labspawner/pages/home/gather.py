@@ -126,7 +126,7 @@ async def _facts(
         label=getattr(spawner, "display_name", "") or spawner.name,
         status=status,
         title={} if off else _title(desk, lease, options),
-        course={} if off or lease is None else _texts(lease.pinned.get("course_title")),
+        course={} if off or lease is None else texts(lease.pinned.get("course_title")),
         since=_since(spawner, lease, status),
         stage=stages[-1]["message"] if stages else None,
         percent=stages[-1]["progress"] if stages else 0,
@@ -149,7 +149,7 @@ async def _running(
     )
     return {
         "outlook": replace(outlook_of(view, lease.pinned, now), extension=await desk.extension(lease, now)),
-        "used": _used(use) if use else None,
+        "used": used_of(use) if use else None,
         "inside": inside_of(view.known),
     }
 
@@ -183,7 +183,7 @@ def _parked(user: Any, spawner: Any, lease: Lease, here: ServerFacts, desk: Desk
         label=here.label,
         status=ServerStatus.PARKED,
         title=_title(desk, lease, {}),
-        course=_texts(lease.pinned.get("course_title")),
+        course=texts(lease.pinned.get("course_title")),
         since=lease.phase_at,
         last_end=here.last_end if free else None,
         again=_again(user, desk, {"profile": lease.profile, "options": options}, now) if free else None,
@@ -219,12 +219,13 @@ def _last_options(spawner: Any) -> Mapping[str, Any]:
 
 def _title(desk: Desk, lease: Lease | None, options: Mapping[str, Any]) -> Mapping[str, str]:
     """What the server runs, as its course called it at the start; its key where there is no more."""
-    pinned = _texts(lease.pinned.get("title")) if lease else {}
+    pinned = texts(lease.pinned.get("title")) if lease else {}
     key = lease.profile if lease else options.get("profile")
     return pinned or (desk.profile_title(key) or {"en": key} if isinstance(key, str) and key else {})
 
 
-def _used(use: Use) -> Used:
+def used_of(use: Use) -> Used:
+    """What a provider said of a server's usage, as the pages show it."""
     usage = use.usage
     return Used(
         memory_bytes=usage.memory_bytes,
@@ -241,7 +242,8 @@ def _last_end(notice: Notice | None) -> LastEnd | None:
     return LastEnd(title=notice.profile_title, ending=notice.ending, at=notice.at) if notice else None
 
 
-def _texts(value: Json) -> dict[str, str]:
+def texts(value: Json) -> dict[str, str]:
+    """Text by language, as a lease pins it; empty where there is none."""
     return {str(key): str(text) for key, text in value.items()} if isinstance(value, dict) else {}
 
 

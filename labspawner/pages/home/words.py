@@ -80,7 +80,7 @@ def card(facts: ServerFacts, now: datetime) -> ServerCard:
         spoken=_spoken(facts, state, tone),
         end=_end(facts, outlook, now),
         tone=tone,
-        meters=_meters(facts.used) if running and facts.used else (),
+        meters=meters_of(facts.used) if running and facts.used else (),
         evidence=_evidence(facts.inside, now) if running and facts.inside else (),
         extend=_extend_button(outlook) if running else None,
         stop=_stop_button(facts, now),
@@ -193,7 +193,8 @@ def _age_line(outlook: Outlook, now: datetime) -> Sentence | None:
 # -- what it uses and does ----------------------------------------------------------------------------------------------
 
 
-def _meters(used: Used) -> tuple[Meter, ...]:
+def meters_of(used: Used) -> tuple[Meter, ...]:
+    """What is used of what may be, as far as it is known."""
     meters = []
     if used.memory_bytes is not None:
         percent = _percent(used.memory_bytes, used.memory_limit_bytes)

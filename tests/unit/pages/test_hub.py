@@ -62,7 +62,7 @@ def test_an_administrator_finds_the_administration_and_services():
     )
 
     links = [link["href"] for link in html.select(".lab-menu a")]
-    assert links == ["/services/console/", "/hub/token", "/hub/admin", "/hub/logout"]
+    assert links == ["/services/console/", "/hub/token", "/hub/admin", "/hub/labspawner/admin", "/hub/logout"]
     assert "alert(1)" not in "".join(script.text for script in html.select("script"))
 
 
@@ -390,4 +390,4 @@ def test_configure_wires_all_of_it():
     assert c.JupyterHub.template_paths == hub.template_paths()
     assert c.JupyterHub.template_vars["lab"](None).demo.accounts == ("a",)
     assert c.JupyterHub.jinja_environment_options["extensions"] == [hub.HtmlLanguage]
-    assert len(c.JupyterHub.extra_handlers) == len(hub.extra_handlers()) == 6
+    assert len(c.JupyterHub.extra_handlers) == len(hub.extra_handlers()) == 7

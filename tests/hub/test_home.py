@@ -1,0 +1,63 @@
+"""The home page in front of a real hub: its data, its buttons, and whose they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from contextlib import suppress
+
+from labspawner.testing.waiting import eventually_sync
+from labspawner.testing.web import Client
+
+
+def fresh(browser):
+    answer = browser.get("/hub/labspawner/home")
+    assert answer.status == 200
+    return json.loads(answer.text)
+
+
+def test_the_page_asks_for_its_own_servers_and_gets_them_as_the_page_shows_them(hub, student):
+    browser = hub.login(student)
+    hub.start_server(student, "py101/sim")
+
+    answer = fresh(browser)
+
+    assert answer["user"] == student
+    assert [(one["name"], one["state"]) for one in answer["servers"]] == [("", "running")]
+    assert "Simulated" in answer["html"]
+    assert 'name="_xsrf"' in answer["html"]
+
+
+def test_without_a_log_in_there_is_no_data_and_no_redirect(hub, student):
+    stranger = Client(hub.base)
+
+    answer = stranger.call("GET", "/hub/labspawner/home")
+    with_a_token = hub.api.call("GET", "/hub/labspawner/home")
+
+    assert (answer.status, json.loads(answer.text)) == (403, {"v": 1, "user": None})
+    assert with_a_token.status == 403
+    assert stranger.call("POST", f"/hub/labspawner/extend/{student}").status == 403
+
+
+def test_a_server_that_ended_while_nobody_looked_is_noticed_by_the_look(hub, student):
+    browser = hub.login(student)
+    hub.start_server(student, "py101/base")
+    for process in hub.processes(student):
+        with suppress(ProcessLookupError):  # it ended with its parent
+            os.kill(process.pid, signal.SIGKILL)
+
+    eventually_sync(lambda: fresh(browser)["servers"][0]["state"] == "off", 20, "the page says that it is gone")
+
+    assert "stopped by itself" in fresh(browser)["html"]
+
+
+def test_an_administrator_sees_the_sandbox_of_each_provider_and_nobody_else_does(hub, student):
+    hub.start_server(student, "py101/sim")
+
+    page = hub.login("admin").get("/hub/labspawner/admin")
+
+    assert page.status == 200
+    assert "Provider sim" in page.text
+    assert student in page.text
+    assert hub.login(student).get("/hub/labspawner/admin").status in {403, 404}
