@@ -7,6 +7,7 @@ import click
 from labspawner.cli.bench.cull import cull
 from labspawner.cli.bench.engine import engine
 from labspawner.cli.bench.start import start
+from labspawner.cli.bench.storm import command as storm
 
 
 @click.group()
@@ -14,5 +15,5 @@ def bench() -> None:
     """Measure, and print a table. Times depend on the machine: compare rows of one run."""
 
 
-for command in (cull, engine, start):
+for command in (cull, engine, start, storm):
     bench.add_command(command)
