@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Protocol
@@ -108,7 +108,7 @@ class Sweep:
         self._closing = False
         self._last: dict[tuple[str, str, datetime | None], tuple[object, ...]] = {}
         self._stopping_since: dict[tuple[str, str, datetime | None], datetime] = {}
-        self._unreadable: set[LeaseId] = set()
+        self._policies: dict[LeaseId, tuple[Mapping[str, Json], CullPolicy | None]] = {}
 
     def close(self) -> None:
         """Begin no further stop. A `run` that is under way ends soon, with what it had begun."""
@@ -139,16 +139,26 @@ class Sweep:
 
     def _consider(self, server: HubServer, lease: Lease | None, standing: Standing | None, now: datetime) -> _Case:
         view = self._view(server, lease, evidence_in(standing), now)
+        policy = self._policy(lease)
+        return _Case(server, lease, policy, view, decide(view, policy, now))
+
+    def _policy(self, lease: Lease | None) -> CullPolicy | None:
+        """What the lease pins, else the default, with the site's own limit; read once for each lease."""
+        pinned, known = self._policies.get(lease.id, (None, None)) if lease else (None, None)
+        if lease and pinned == lease.pinned:
+            return known
         try:
             policy = policy_of(lease, self._rules.default)
         except ValueError as exc:
             policy = None
-            if lease and lease.id not in self._unreadable:
-                self._unreadable.add(lease.id)
-                self._log.warning("server kept, its lease pins an unreadable policy lease=%s: %s", lease.id, exc)
+            self._log.warning(
+                "server kept, its lease pins an unreadable policy lease=%s: %s", lease.id if lease else "-", exc
+            )
         if policy is not None:
             policy = replace(policy, stuck_after_s=self._rules.stuck_after_s)
-        return _Case(server, lease, policy, view, decide(view, policy, now))
+        if lease:
+            self._policies[lease.id] = (lease.pinned, policy)
+        return policy
 
     def _view(self, server: HubServer, lease: Lease | None, known: Evidence, now: datetime) -> ServerView:
         return ServerView(
@@ -184,7 +194,7 @@ class Sweep:
         lease_ids = {case.lease.id for case in cases if case.lease}
         self._last = {key: value for key, value in self._last.items() if key in keys}
         self._stopping_since = {key: since for key, since in self._stopping_since.items() if key in pending}
-        self._unreadable &= lease_ids
+        self._policies = {id_: policy for id_, policy in self._policies.items() if id_ in lease_ids}
 
     async def _clear_stale_intents(self, cases: Iterable[_Case]) -> None:
         """Take back "culled" from the lease of a server that runs on and is to be kept: that stop did not happen."""

@@ -11,7 +11,7 @@ from labspawner.units import MAX_DURATION
 _DURATIONS = ("after_s", "gpu_after_s", "max_age_s", "retain_s")
 _MAX_S = MAX_DURATION.total_seconds()
 _MAX_PER_DAY = 1000
-_ACTIONS = ", ".join(mode.value for mode in ReleaseMode)
+_ACTIONS = tuple(mode.value for mode in ReleaseMode)
 DEFAULT_HOLD_S = 4 * 3600.0
 
 
@@ -64,8 +64,8 @@ class CullPolicy:
         if not isinstance(cull, Mapping):
             raise ValueError(f"cull must be an object, not {cull!r}")
         action = cull.get("action", ReleaseMode.STOP.value)
-        if not isinstance(action, str) or action not in {mode.value for mode in ReleaseMode}:
-            raise ValueError(f"cull.action must be one of {_ACTIONS}, not {action!r}")
+        if action not in _ACTIONS:
+            raise ValueError(f"cull.action must be one of {', '.join(_ACTIONS)}, not {action!r}")
         warn = cull.get("warn_s") or []
         if not isinstance(warn, list):
             raise ValueError(f"cull.warn_s must be a list of seconds, not {warn!r}")

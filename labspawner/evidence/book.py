@@ -207,10 +207,7 @@ class EvidenceBook:
     async def _write_behind(self) -> None:
         failing = False
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._flush_s)
-                await asyncio.sleep(HURRY_S)  # others may hurry too
-            self._hurry.clear()
+            await self._pause()
             try:
                 await self.flush()
             except Exception:
@@ -219,6 +216,17 @@ class EvidenceBook:
                 failing = True
             else:
                 failing = False
+
+    async def _pause(self) -> None:
+        """Until it is time to write. No `wait_for`: it may lose a cancellation that comes with the event."""
+        hurried = asyncio.get_running_loop().create_task(self._hurry.wait())
+        try:
+            done, _ = await asyncio.wait({hurried}, timeout=self._flush_s)
+        finally:
+            hurried.cancel()
+        if done:
+            await asyncio.sleep(HURRY_S)  # others may hurry too
+        self._hurry.clear()
 
     def _say(self, lease: Lease, known: Evidence, policy: CullPolicy | None, now: datetime) -> Outlook:
         """What is to be said of the server now; remembered, with the warning that it may be."""

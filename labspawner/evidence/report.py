@@ -47,7 +47,7 @@ def parse_report(body: bytes, *, now: datetime, valid_for: timedelta) -> Activit
     at = _instant("at", data.get("at"))
     if at is None:
         raise _bad("at", "an instant with its time zone")
-    return _Reader(now, now - at).activity(data, now + valid_for)
+    return _Reader(now, at).activity(data, now + valid_for)
 
 
 def parse_object(body: bytes) -> Fields:
@@ -73,10 +73,10 @@ def parse_hold(body: bytes) -> float:
 
 
 class _Reader:
-    """Reads instants of a clock that is `ahead` behind ours."""
+    """Reads instants of a clock that says `at` when ours says `now`."""
 
-    def __init__(self, now: datetime, ahead: timedelta) -> None:
-        self._now, self._ahead = now, ahead
+    def __init__(self, now: datetime, at: datetime) -> None:
+        self._now, self._at = now, at
 
     def activity(self, data: Fields, valid_until: datetime) -> Activity:
         kernels = [_mapping("kernels", item) for item in _list("kernels", data.get("kernels"), MAX_LISTED)]
@@ -87,11 +87,12 @@ class _Reader:
         uses += [self._instant("last_execution", kernel) for kernel in kernels]
         uses += [self._instant("last_activity", terminal) for terminal in terminals]
         _flag("visible", clients.get("visible"))
-        running = [(kernel, self._instant("busy_since", kernel)) for kernel in kernels]
+        names = [_kernel_name(kernel) for kernel in kernels]
+        running = [self._instant("busy_since", kernel) for kernel in kernels]
         waiting = [_flag("waiting_for_input", kernel.get("waiting_for_input")) for kernel in kernels]
         work = [
-            Work(kind=WorkKind.KERNEL, what=_kernel_name(kernel), since=since)
-            for (kernel, since), waits in zip(running, waiting, strict=True)
+            Work(kind=WorkKind.KERNEL, what=name, since=since)
+            for name, since, waits in zip(names, running, waiting, strict=True)
             if since is not None and not waits
         ]
         work += [found for terminal in terminals if (found := self._terminal(terminal)) is not None]
@@ -101,7 +102,7 @@ class _Reader:
             last_activity=max((use for use in uses if use is not None), default=None),
             work=tuple(sorted(work, key=lambda item: item.since or self._now)[:MAX_SHOWN]),
             work_count=len(work),
-            waiting=sum(since is not None and waits for (_, since), waits in zip(running, waiting, strict=True)),
+            waiting=sum(since is not None and waits for since, waits in zip(running, waiting, strict=True)),
             clients=_count("connected", clients.get("connected")),
             unsaved=len(unsaved),
         )
@@ -116,7 +117,7 @@ class _Reader:
         instant = _instant(name, fields.get(name))
         if instant is None:
             return None
-        return self._now - min(max(self._now - self._ahead - instant, timedelta(0)), _LONG_AGO)
+        return self._now - min(max(self._at - instant, timedelta(0)), _LONG_AGO)
 
 
 def _kernel_name(kernel: Fields) -> str:
