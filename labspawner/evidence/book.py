@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 5.0
 HURRY_S = 0.2
+_DUE = timedelta(minutes=2)
 
 
 class Refused(Permanent):
@@ -234,7 +235,9 @@ class EvidenceBook:
         if said.warned and not _was_warned(known, said, policy):
             known = replace(known, warned_at=now)
         found = said.forecast
-        if self._standing(lease.id).verdict != said.verdict:
+        before = self._standing(lease.id)
+        due = before.ends_at is not None and before.ends_at - now < _DUE and before.ends_at != found.ends_at
+        if due or before.verdict != said.verdict:
             self._hurry.set()  # the culler may be about to act on what was said before
         self._standings[lease.id] = Standing(
             evidence=known, verdict=said.verdict, reason=found.reason, ends_at=found.ends_at, cause=found.cause

@@ -391,3 +391,16 @@ async def test_what_the_host_measured_is_kept_beside_the_reports(desk):
     known = await desk.book.known(lease.id)
     assert (known.host, known.expected) == (host, True)
     assert known.report is not None
+
+
+async def test_use_right_before_the_end_is_written_at_once(desk, store):
+    lease = await desk.lease(warn_s=[])
+    await desk.report(lease, used_min=19)
+    await desk.book.flush()
+
+    await desk.report(lease, used_min=0)
+
+    async def written() -> bool:
+        return (await store.standings([lease.id]))[lease.id].evidence.report.last_activity == NOW
+
+    await eventually(written, deadline_s=20)
