@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jupyterhub.app import JupyterHub
+from jupyterhub.proxy import ConfigurableHTTPProxy
 from traitlets.config import Config
 
 from labspawner import gate
@@ -106,25 +107,42 @@ async def _start_with_the_hub() -> None:
         await asyncio.sleep(0.1)
     app = JupyterHub.instance()
     runtime = Runtime.of(app.users.settings, app.config)
-    _serve_sandboxes(app, runtime.settings.hub_id, runtime.engine.providers.values())
+    if local := _local(runtime.engine.providers.values()):
+        _serve_sandboxes(app, runtime.settings.hub_id)
+        for provider in local:
+            provider.sockets_reached = bool(_SOCKETS) and _proxy_reaches_sockets(app)
+            if provider.settings.prewarm:
+                _START_TASKS.append(asyncio.get_running_loop().create_task(provider.warm_up()))
     while True:
         try:
             await runtime.courses()
             await runtime.start()
+            await gate.lookups.warm_up(app.users)
         except Exception:
             log.exception("labspawner could not start; trying again in 10 s")
             await asyncio.sleep(10)
         else:
+            gate.relax()
             return
 
 
 _SOCKETS: list[HubSocket] = []
 
 
-def _serve_sandboxes(app: JupyterHub, hub_id: str, providers: Iterable[Provider]) -> None:
-    """Let servers that share no network with the hub reach its API. A provider may stand in front of the local one."""
-    if not any(isinstance(getattr(provider, "inner", provider), LocalProvider) for provider in providers):
-        return
+def _local(providers: Iterable[Provider]) -> list[LocalProvider]:
+    """The local providers; another one may stand in front."""
+    inner = (getattr(provider, "inner", provider) for provider in providers)
+    return [provider for provider in inner if isinstance(provider, LocalProvider)]
+
+
+def _proxy_reaches_sockets(app: JupyterHub) -> bool:
+    """Whether hub and proxy can talk to a server at a unix socket; False for a proxy that we do not know."""
+    proxy = app.proxy
+    return isinstance(proxy, ConfigurableHTTPProxy) and proxy.should_start and reach_sockets(proxy.command)
+
+
+def _serve_sandboxes(app: JupyterHub, hub_id: str) -> None:
+    """Let servers that share no network with the hub reach its API."""
     folders = RunDirs(default_base(hub_id, environment=os.environ, uid=os.geteuid()))
     try:
         folders.make_base()

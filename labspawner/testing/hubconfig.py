@@ -80,10 +80,18 @@ def configure(c: Any, spec: Mapping[str, Any]) -> None:
     c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.tests.mocksu"]
     c.Spawner.poll_interval = 1
     settings = {"hub_id": spec["hub_id"], "data_dir": str(folder / "data"), "courses_dir": str(folder / "courses")}
-    c.Labspawner.update({**FAST, **settings, "providers": spec["providers"], **spec["settings"]})
+    c.Labspawner.update({**FAST, **settings, "providers": _lazy(spec["providers"]), **spec["settings"]})
     if spec["culler"] is not None:
         wiring.run_culler(c, dry_run=spec["culler"] == "dry-run")
     wiring.wire(c)
+
+
+def _lazy(providers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The same, but nothing is imported at hub start for servers that few tests start."""
+    return {
+        name: {"prewarm": False, **given} if given.get("kind", name) == "local" else given
+        for name, given in providers.items()
+    }
 
 
 class Steered(Forwarding):

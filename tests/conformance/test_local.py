@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,13 +50,15 @@ def left_of(hub_id: str) -> list[str]:
             continue
         if marked and process.status() != psutil.STATUS_ZOMBIE:
             left.append(f"{process.pid} {process.cmdline()}")
-    folders = [
-        *Path("/run/labspawner").glob(f"{hub_id}*/*"),
-        *Path(f"/tmp/labspawner-{os.geteuid()}").glob(f"{hub_id}*/*"),
-    ]
-    groups = Path("/sys/fs/cgroup").glob(f"**/labspawner/{hub_id}*/*/*")
+    patterns = (
+        f"/run/labspawner/{hub_id}*/*",
+        f"/tmp/labspawner-{os.geteuid()}/{hub_id}*/*",
+        f"/sys/fs/cgroup/*/labspawner/{hub_id}*/*/*",
+        f"/sys/fs/cgroup/labspawner/{hub_id}*/*/*",
+    )
+    folders = [path for pattern in patterns for path in glob.glob(pattern)]
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if hub_id in line]
-    return [*left, *map(str, folders), *map(str, groups), *mounts]
+    return [*left, *folders, *mounts]
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +76,7 @@ class OnARung(ProviderConformance):
 
     rung: ClassVar[str]
     entry_point = "labspawner.providers.local:LocalProvider"
-    features = frozenset({Feature.LOGS})
+    features = frozenset({Feature.LOGS, Feature.REPORTS})
     checkpoints = 3
     slow_stages = ("silent",)
     failing_stages = ("missing", "dies", "silent")

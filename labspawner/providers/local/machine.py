@@ -8,7 +8,7 @@ import resource
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from logging import getLogger
+from logging import INFO, WARNING, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from labspawner.providers.local.ladder import Finding, choose, describe, find_sa
 from labspawner.providers.local.layout import HostView, look_at_host
 from labspawner.providers.local.limits import GroupMaker, probe, probe_scopes, rlimits
 from labspawner.providers.local.limits.groups import Group
+from labspawner.providers.local.limits.quota import Quotas, probe_quota
 from labspawner.providers.local.network.egress import Egress, denied, find_egress, resolv_conf
 from labspawner.providers.local.options import LocalSettings, LocalVariant
 from labspawner.providers.local.software import Software, ask, own_software
@@ -29,12 +30,15 @@ from labspawner.sentences import Sentence, plain
 
 log = getLogger(__name__)
 
+PACKAGES_INSIDE = "/run/labspawner-packages"
+_QUOTA_RESERVE_BYTES = 4 * 2**20  # what Jupyter writes by itself when it starts
 _LIMIT_NAMES = {getattr(resource, name): name for name in dir(resource) if name.startswith("RLIMIT_")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What the probes came to. groups: None on the rungs without. deny: networks that no server reaches."""
+    """What the probes came to. groups: None on the rungs without. deny: networks that no server reaches. quotas: None
+    where homes are not limited."""
 
     rung: Rung
     findings: tuple[Finding, ...]
@@ -43,6 +47,7 @@ class Found:
     groups: GroupMaker | None = None
     egress: Egress = Egress()
     deny: tuple[str, ...] = ()
+    quotas: Quotas | None = None
 
     @property
     def sandboxed(self) -> bool:
@@ -86,10 +91,10 @@ class Machine:
             self._asking = asyncio.ensure_future(self._in_thread(self._look))
         return await asyncio.shield(self._asking)
 
-    async def groups(self) -> GroupMaker | None:
-        """Where control groups are made, None where none can be; never raises for a sandbox's sake."""
+    async def found_or_none(self) -> Found | None:
+        """The same, and None where the sandbox that is set does not work: for what must go on without."""
         with suppress(LabError):
-            return (await self.found()).groups
+            return await self.found()
         return None
 
     async def close(self) -> None:
@@ -126,10 +131,23 @@ class Machine:
             )
         return Network.NONE if wanted == "none" or not found.egress.available else Network.EGRESS
 
-    def confine(self, home: Home, *, network: Network, software: Software, run_dir: Path) -> Confinement:
-        """The sandbox of one server, as a value."""
+    def limit_disk(self, found: Found, home: Home) -> Home:
+        """Hold a home to its quota; the home as it is then: full, where it has reached it. Blocks."""
+        limit_bytes, uid = self._settings.home_quota, home.account.uid
+        if found.quotas is None or limit_bytes is None or found.quotas.limit(home.path, uid, limit_bytes) is not None:
+            return home
+        disk = found.quotas.usage().get(uid)
+        left = None if disk is None or disk.limit_bytes is None else disk.limit_bytes - disk.used_bytes
+        return replace(home, full=home.full or (left is not None and left < _QUOTA_RESERVE_BYTES))
+
+    def confine(
+        self, home: Home, *, network: Network, software: Software, run_dir: Path, package_parent: str | None = None
+    ) -> Confinement:
+        """The sandbox of one server, as a value. package_parent: see `extension.enabling`; for another interpreter."""
         settings, name = self._settings, home.account.name
         binds = [Bind(source=tree, target=tree) for tree in software.trees]
+        if package_parent is not None:
+            binds.append(Bind(source=str(package_parent), target=PACKAGES_INSIDE))
         binds += [Bind(source=path, target=path, optional=True) for path in settings.read_only_paths]
         return Confinement(
             account=home.account,
@@ -221,4 +239,10 @@ class Machine:
         egress = find_egress() if settings.network != "none" else Egress()
         if not egress.available and egress.missing is not None:
             log.warning("servers of provider=%s reach no internet: %s", name, egress.missing)
-        return replace(found, egress=egress, deny=denied(settings.egress_deny) if egress.available else ())
+        quotas = None
+        if settings.home_quota is not None:
+            probed = probe_quota(self._homes, own_uids=os.geteuid() == 0)
+            quotas = probed.quotas
+            log.log(INFO if quotas else WARNING, "provider=%s: %s", name, probed.words)
+        deny = denied(settings.egress_deny) if egress.available else ()
+        return replace(found, egress=egress, deny=deny, quotas=quotas)

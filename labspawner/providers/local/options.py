@@ -103,9 +103,16 @@ class LocalSettings(BaseModel):
     egress_deny: tuple[str, ...] = Field(
         default=(), description="Networks that no server reaches, for example the campus LAN: ['10.0.0.0/8']."
     )
-    unix_sockets: bool = Field(
-        default=False,
-        description="Whether hub and proxy reach servers over unix sockets: JupyterHub 6 with npm's proxy can.",
+    unix_sockets: bool | None = Field(
+        default=None,
+        description="Whether hub and proxy reach servers over unix sockets. Default: where both can, which is JupyterHub 6 "
+        "with npm's proxy.",
+    )
+    home_quota: Size | None = Field(
+        default=None, description="What a home may hold, with its unit, where the file system can limit it."
+    )
+    prewarm: bool = Field(
+        default=True, description="Whether JupyterLab is imported when the hub starts, so that the first server is fast."
     )
     tmp_size: Size = Field(default=2**30, description="Size of a server's own /tmp and /dev/shm. Default 1GiB.")
     max_processes: int = Field(

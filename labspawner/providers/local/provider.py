@@ -71,9 +71,10 @@ class LocalProvider:
     """Starts each server in a sandbox with a home of its own, and finds it again by its mark.
 
     hub_socket: where servers in a sandbox reach the hub; the hub must listen there, and make the folder if need be.
+    sockets_reached: whether hub and proxy can talk to a server at a unix socket; set by who knows.
     """
 
-    features = frozenset({Feature.LOGS})
+    features = frozenset({Feature.LOGS, Feature.REPORTS})
 
     def __init__(self, context: ProviderContext, settings: Mapping[str, Json]) -> None:
         self.name = context.name
@@ -89,7 +90,10 @@ class LocalProvider:
         base = default_base(context.hub_id, environment=os.environ, uid=os.geteuid())
         self._run_dirs = RunDirs(base)
         self.hub_socket = self._run_dirs.hub_socket
-        self._prepare = Preparer(self.machine, self.settings, self._logs, self._run_dirs, hub_socket=self.hub_socket)
+        self._prepare = Preparer(
+            self.machine, self.settings, self._logs, self._run_dirs, packages=context.data_dir / "packages"
+        )
+        self.sockets_reached = False
         self._zygotes = Zygotes({name: os.environ[name] for name in self.settings.env_keep if name in os.environ})
         self._uids = range(self.settings.uid_range[0], self.settings.uid_range[1] + 1) if os.geteuid() == 0 else None
         self._launches = Launches(self.settings.max_servers)
@@ -108,8 +112,9 @@ class LocalProvider:
         await self._zygotes.open()
 
     async def describe_sandbox(self) -> tuple[Sentence, ...]:
-        """For people: what servers are protected against here, and what not. Raises SetupError."""
-        return (await self.machine.found()).describe()
+        """For people: the rung, what servers are protected against on it, and what not. Raises SetupError."""
+        found = await self.machine.found()
+        return (Sentence("Rung of the sandbox: {rung}.", rung=found.rung.value), *found.describe())
 
     async def capacity(self) -> Capacity:
         """This machine: memory as it is free now, and the servers that `max_servers` still allows.
@@ -146,6 +151,8 @@ class LocalProvider:
                 min_free_bytes=self.settings.min_free_disk,
                 uids=self._uids if found.sandboxed else None,
             )
+            if found.quotas is not None:
+                home = await self.host.in_thread(self.machine.limit_disk, found, home)
             if home.full:
                 yield Progress(10, _HOME_IS_FULL)
             for percent, again in ((20, True), (40, False)):  # once more, on another port, if the first was taken
@@ -217,9 +224,17 @@ class LocalProvider:
         return None
 
     async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
-        """What each server uses now: as its control group counts, else its processes."""
-        groups = await self.machine.groups()
-        return await usage_now(handles, host=self.host, hub_id=self._hub_id, groups=groups)
+        """What each server uses now: as its control group counts, else its processes; disk where homes have quotas."""
+        found = await self.machine.found_or_none()
+        owners = {handle.lease_id: uid for handle in handles if isinstance(uid := handle.data.get("uid"), int)}
+        return await usage_now(
+            handles,
+            host=self.host,
+            hub_id=self._hub_id,
+            groups=None if found is None else found.groups,
+            quotas=None if found is None else found.quotas,
+            owners=owners,
+        )
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """The last `lines` lines the server printed, tokens hidden; also for some time after its end."""
@@ -265,9 +280,10 @@ class LocalProvider:
         lease_id = job.request.lease_id
         network = self.machine.network_of(found, job.variant)
         software = await self.host.in_thread(self.machine.software_of, found, job.variant)
+        sockets = self.settings.unix_sockets
         way = choose_way(
             job.argv,
-            unix_urls=self.settings.unix_sockets and found.sandboxed,
+            unix_urls=found.sandboxed and (self.sockets_reached if sockets is None else sockets),
             own_interpreter=job.variant.interpreter is None,
         )
         address = at_socket(str(self._run_dirs.socket(lease_id))) if way is Way.SOCKET else await self._take_port(job)
@@ -367,7 +383,8 @@ class LocalProvider:
                 started = self._started[lease_id] = start.result()
                 also.append(started.keeper)
         await self.host.terminate(lease_id, hub_id=self._hub_id, grace_s=grace_s, also=also)
-        await self.host.in_thread(self._prepare.free, lease_id, await self.machine.groups())
+        found = await self.machine.found_or_none()
+        await self.host.in_thread(self._prepare.free, lease_id, None if found is None else found.groups)
 
     def _state(self, handle: Handle, listing: Listing) -> ServerState:
         main = _identity(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -11,6 +12,8 @@ from logging import getLogger
 from pathlib import Path
 
 from labspawner.errors import ProviderUnavailable
+from labspawner.extension import enabling
+from labspawner.extension.enabling import link_package
 from labspawner.model import Handle, Json, LaunchRequest, LeaseId
 from labspawner.providers.local import explain, sandbox
 from labspawner.providers.local.confinement import Confinement, Network
@@ -19,7 +22,7 @@ from labspawner.providers.local.layout import PROGRAM, layout, visible
 from labspawner.providers.local.limits import GroupMaker
 from labspawner.providers.local.limits.groups import Group
 from labspawner.providers.local.logs import LogBook
-from labspawner.providers.local.machine import Found, Machine
+from labspawner.providers.local.machine import PACKAGES_INSIDE, Found, Machine
 from labspawner.providers.local.network.address import Address, hub_inside
 from labspawner.providers.local.network.plan import network_plan
 from labspawner.providers.local.network.rundir import RunDirs
@@ -70,6 +73,7 @@ def handle_of(job: Job, provider: str, *, place: Place | None = None, keeper: Id
     """All that a later hub process needs to free what this launch makes."""
     data: dict[str, Json] = {"home": str(job.home), "log": str(job.log)}
     if place is not None:
+        data["uid"] = place.home.account.uid
         data["rung"] = place.found.rung.value
         data["url"] = place.address.url
         if place.address.port is not None:
@@ -87,10 +91,11 @@ class Preparer:
     """Makes what one server needs before its process, and frees it after. Every method blocks."""
 
     def __init__(
-        self, machine: Machine, settings: LocalSettings, logs: LogBook, run_dirs: RunDirs, *, hub_socket: Path
+        self, machine: Machine, settings: LocalSettings, logs: LogBook, run_dirs: RunDirs, *, packages: Path
     ) -> None:
+        """packages: a folder for the link by which other interpreters find our extension."""
         self._machine, self._settings, self._logs = machine, settings, logs
-        self._run_dirs, self._hub_socket = run_dirs, hub_socket
+        self._run_dirs, self._packages = run_dirs, packages
 
     def order(self, job: Job, place: Place, marks: Mapping[str, str]) -> StartOrder:
         """Everything about the start, with the log opened for it; run folder, files and control group are there then.
@@ -155,8 +160,15 @@ class Preparer:
         )
         if job.variant.interpreter is not None:
             environment["PATH"] = os.pathsep.join((place.software.folder, environment.get("PATH", os.defpath)))
+        environment |= enabling.environment(environment, self._package_parent(job, place))
         environment["PATH"] = with_folder(environment.get("PATH", os.defpath), place.software.folder)
         return environment
+
+    def _package_parent(self, job: Job, place: Place) -> str | None:
+        """Where an interpreter other than the hub's finds our extension; None where it has it."""
+        if job.variant.interpreter is None:
+            return None
+        return PACKAGES_INSIDE if place.found.sandboxed else link_package(self._packages)
 
     def _plain(self, job: Job, place: Place, environment: Mapping[str, str]) -> sandbox.Invocation:
         self._find_command(job.argv[0], environment["PATH"], ())
@@ -195,7 +207,7 @@ class Preparer:
             place.network,
             place.address,
             hub_port=hub_port,
-            hub_socket=self._hub_socket,
+            hub_socket=self._run_dirs.hub_socket,
             egress=place.found.egress.command,
             deny=place.found.deny,
             marks=marks,
@@ -206,9 +218,11 @@ class Preparer:
         return tuple(bind.target for bind in confinement.binds if bind.source == bind.target)
 
     def _find_command(self, command: str, path: str, trees: tuple[str, ...]) -> None:
-        """Raises LabError where the command is not installed, or is not seen inside."""
+        """Raises LabError where the command is not installed, or is not seen inside; OSError where it is no program."""
         found = shutil.which(command, path=path)
-        if found is None and not Path(command).exists():
+        if found is None:
+            if Path(command).exists():
+                raise PermissionError(errno.EACCES, "not executable", command)
             raise explain.not_found(command)
         if trees and not visible(found or command, trees):
             raise explain.not_seen(command)
