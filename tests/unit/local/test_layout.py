@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from labspawner.providers.local import warm
 from labspawner.providers.local.confinement import Account, Bind, Confinement, Network
 from labspawner.providers.local.etc import files_for, write_etc
 from labspawner.providers.local.layout import HOLDER, HostView, layout, look_at_host, visible
@@ -24,6 +25,29 @@ ROOT = os.geteuid() == 0
 UID = 350123 if ROOT else os.geteuid()
 GID = 350123 if ROOT else os.getegid()
 HOME = "/home/ann"
+WARM = Path(warm.__file__).parent
+ENTER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import linux
+pid, uid, gid = map(int, sys.argv[2:5])
+inside = linux.Namespaces(pid)
+inside.enter("pid")
+child = os.fork()
+if child == 0:
+    inside.enter("cgroup", "ipc", "uts", "net", "mnt", "user")
+    linux.drop_bounding_set()
+    if os.geteuid() == 0 and uid != 0:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    linux.drop_capabilities()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    os.chdir("/")
+    os.execv("/bin/sh", ["sh", "-c", sys.argv[5]])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+"""Become a process of the student's in the sandbox, as the keeper's fork does."""
 Look = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -52,15 +76,12 @@ class Box:
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
         """What a shell of the student, with no more rights than the student has, says to `script`."""
-        enter = ["nsenter", "-t", str(self.inner), "-m", "-p", "-i", "-u", "-n"]
-        if ROOT:
-            enter += ["setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups", "--no-new-privs"]
-            enter += ["--inh-caps=-all", "--bounding-set=-all"]
-        else:
-            enter[1:1] = ["--user", "--preserve-credentials"]
-        environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": HOME}
         return subprocess.run(
-            [*enter, "sh", "-c", script], check=False, capture_output=True, text=True, env=environment
+            [sys.executable, "-I", "-c", ENTER, str(WARM), str(self.inner), str(UID), str(GID), script],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": HOME},
         )
 
     def close(self) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import subprocess
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +19,7 @@ import pytest
 import pytest_asyncio
 from builders import a_request
 
-from labspawner.model import Checkpoint, Ready, ReleaseMode
+from labspawner.model import Checkpoint, LaunchRequest, Ready, ReleaseMode
 from labspawner.naming import new_lease_id
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.local import LocalProvider
@@ -75,21 +78,23 @@ def hub_api(provider: LocalProvider) -> Iterator[str]:
         yield f"http://127.0.0.1:{tcp.server_port}/hub/api"
 
 
-@pytest.mark.parametrize("path", ["of the hub's environment", "without it"])
-async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(
-    provider: LocalProvider, hub_api: str, path: str
-) -> None:
-    plain = a_request()
+def single_user(hub_api: str, **changes: str) -> LaunchRequest:
     environment = {
-        **plain.environment,
+        **a_request().environment,
         "JUPYTERHUB_API_URL": hub_api,
         "JUPYTERHUB_ACTIVITY_URL": f"{hub_api}/users/student1/activity",
         "JUPYTERHUB_BASE_URL": "/",
         "JUPYTERHUB_OAUTH_CALLBACK_URL": "/user/student1/oauth_callback",
+        **changes,
     }
-    if path == "without it":
-        environment["PATH"] = "/usr/bin:/bin"
-    request = a_request(command=("jupyterhub-singleuser",), environment=environment, ready_timeout_s=90.0)
+    return a_request(command=("jupyterhub-singleuser",), environment=environment, ready_timeout_s=90.0)
+
+
+@pytest.mark.parametrize("path", ["of the hub's environment", "without it"])
+async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(
+    provider: LocalProvider, hub_api: str, path: str
+) -> None:
+    request = single_user(hub_api, **({"PATH": "/usr/bin:/bin"} if path == "without it" else {}))
 
     events = [event async for event in provider.launch(request)]
 
@@ -101,3 +106,26 @@ async def test_jupyterhub_singleuser_gets_ready_in_the_students_home(
     assert "/student1" in await provider.logs(handle, 200)
     await provider.release(handle, ReleaseMode.STOP, grace_s=10)
     assert await provider.owned() == []
+
+
+async def test_in_a_home_without_a_free_byte_it_starts(provider: LocalProvider, hub_api: str, tmp_path: Path) -> None:
+    home = tmp_path / "homes" / "student1"
+    home.mkdir(parents=True)
+    mounting = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(home)], check=False, capture_output=True, text=True
+    )
+    if mounting.returncode:
+        pytest.skip(f"no file system can be mounted: {mounting.stderr.strip()}")
+    try:
+        with (home / "data.bin").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+
+        events = [event async for event in provider.launch(single_user(hub_api))]
+
+        handle = [event.handle for event in events if isinstance(event, Checkpoint)][-1]
+        assert isinstance(events[-1], Ready)
+        await provider.release(handle, ReleaseMode.STOP, grace_s=10)
+        assert "data.bin" in os.listdir(home)
+    finally:
+        subprocess.run(["umount", str(home)], check=True)
