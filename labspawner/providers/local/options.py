@@ -112,7 +112,8 @@ class LocalSettings(BaseModel):
         default=None, description="What a home may hold, with its unit, where the file system can limit it."
     )
     prewarm: bool = Field(
-        default=True, description="Whether JupyterLab is imported when the hub starts, so that the first server is fast."
+        default=True,
+        description="Whether JupyterLab is imported when the hub starts, so that the first server is fast.",
     )
     tmp_size: Size = Field(default=2**30, description="Size of a server's own /tmp and /dev/shm. Default 1GiB.")
     max_processes: int = Field(
