@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -56,6 +57,7 @@ def a_jupyter_server(
         "LABSPAWNER_LEASE_ID": "lease-of-a-test",
         "LABSPAWNER_REPORT_EVERY_S": "2",
         "SHELL": "/bin/bash",
+        "JUPYTER_PATH": str(_kernels(folder)),
         **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         **(extra or {}),
     }
@@ -78,6 +80,17 @@ def a_jupyter_server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _kernels(folder: Path) -> Path:
+    """A kernel whose coverage is not measured: it would take ten seconds to begin and to end."""
+    data = folder / "share"
+    spec = data / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    unmeasured = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+    spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python", "env": unmeasured}))
+    return data
 
 
 def _url(process: subprocess.Popen[bytes], log_path: Path) -> str:

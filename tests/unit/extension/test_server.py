@@ -21,7 +21,7 @@ from labspawner.testing.web import Client
 API = BASE + "labspawner/"
 
 
-async def seen(hub: HubDouble, check: Callable[[dict[str, Any]], object], deadline_s: float = 15) -> dict[str, Any]:
+async def seen(hub: HubDouble, check: Callable[[dict[str, Any]], object], deadline_s: float = 40) -> dict[str, Any]:
     """The first report from now on that passes `check`."""
     already = len(hub.reports())
     return await eventually(
@@ -224,11 +224,11 @@ async def test_what_the_hub_refuses_is_said_in_its_own_words(server, hub):
 async def test_a_hub_that_is_broken_is_said_so_and_found_again(server, hub):
     client = server.client()
     hub.status = 500
-    await eventually(lambda: client.call("GET", API + "status").json()["hub"] == "refuses", 15)
+    await eventually(lambda: client.call("GET", API + "status").json()["hub"] == "refuses", 40)
     answer = client.call("POST", API + "extend", {})
     hub.status = 200
 
-    await eventually(lambda: client.call("GET", API + "status").json()["hub"] == "ok", 30)
+    await eventually(lambda: client.call("GET", API + "status").json()["hub"] == "ok", 60)
 
     assert answer.status == 503
     assert "does not answer" in answer.json()["message"]["en"]

@@ -1,0 +1,50 @@
+"""The extension never stands in the way of the server that it is in."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+import labspawner.extension as extension
+
+pytest.importorskip("jupyter_server", reason="jupyter_server is not installed")
+
+STARTED_BY_US = {
+    "LABSPAWNER_LEASE_ID": "lease",
+    "JUPYTERHUB_API_TOKEN": "0123456789-not-a-secret",
+    "JUPYTERHUB_API_URL": "http://127.0.0.1:1/hub/api",
+}
+
+
+@pytest.fixture
+def broken_server() -> SimpleNamespace:
+    """A server that has nothing of what the extension needs but a log."""
+    return SimpleNamespace(log=logging.getLogger("a server"))
+
+
+@pytest.mark.parametrize("missing", STARTED_BY_US)
+def test_where_no_labspawner_hub_started_the_server_it_does_nothing(monkeypatch, caplog, broken_server, missing):
+    for name, value in {**STARTED_BY_US, missing: ""}.items():
+        monkeypatch.setenv(name, value)
+
+    with caplog.at_level(logging.DEBUG):
+        extension._load_jupyter_server_extension(broken_server)
+
+    assert [record.levelname for record in caplog.records if "labspawner" in record.message] == ["DEBUG"]
+
+
+def test_a_server_that_it_does_not_understand_runs_without_it(monkeypatch, caplog, broken_server):
+    for name, value in STARTED_BY_US.items():
+        monkeypatch.setenv(name, value)
+
+    extension._load_jupyter_server_extension(broken_server)
+
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "no reports from this server" in record.message
+    assert STARTED_BY_US["JUPYTERHUB_API_TOKEN"] not in caplog.text
+
+
+def test_jupyter_finds_the_extension_by_its_module():
+    assert extension._jupyter_server_extension_points() == [{"module": "labspawner.extension"}]
