@@ -25,6 +25,7 @@ from typing import Any
 from jupyterhub.handlers import base, pages
 from jupyterhub.user import User
 
+from labspawner.gate.bundle import OneCommit
 from labspawner.gate.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def _paced_start(original: Any) -> Any:
     async def spawn(user: Any, server_name: str = "", *args: Any, **kwargs: Any) -> Any:
         spawner = user.spawners.get(server_name)
         await turnstile_of(user.settings).turn(BEGIN, getattr(spawner, "tell_place", None))
-        return await original(user, server_name, *args, **kwargs)
+        return await OneCommit(original(user, server_name, *args, **kwargs), user.db)
 
     return spawn
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from jupyterhub import orm
+from jupyterhub.user import UserDict
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
@@ -90,6 +93,52 @@ def test_a_user_of_another_session_is_never_answered(db):
     first = orm.User.find(db, "ada")
     with Session(db.get_bind()) as other:
         assert orm.User.find(other, "ada") is not first
+
+
+def test_a_user_that_anything_else_loaded_is_found_without_asking(db, asked):
+    orm.User.find(db, "nobody")
+    db.expunge_all()
+    (ada,) = db.query(orm.User).all()
+    asked.clear()
+
+    assert orm.User.find(db, "ada") is ada
+    assert asked == []
+
+
+async def test_who_came_last_is_warmed_up_first(db, asked):
+    day = datetime(2026, 1, 1)  # noqa: DTZ001 - as JupyterHub stores it
+    db.add_all([orm.User(name=f"user{number}", last_activity=day.replace(day=number)) for number in range(1, 4)])
+    db.commit()
+    db.expunge_all()
+    users = UserDict(lambda: db, {"db": db})
+
+    assert await lookups.warm_up(users, most=2) == 2
+
+    asked.clear()
+    assert [orm.User.find(db, name).name for name in ("user3", "user2")] == ["user3", "user2"]
+    assert asked == []
+    assert orm.User.find(db, "user1").name == "user1"
+    assert asked != []
+
+
+def test_sqlite_is_not_asked_whether_it_is_there_before_every_transaction(db, asked):
+    db.query(orm.User.id).all()
+    db.commit()
+    db.query(orm.User.id).all()
+
+    assert not [text for text in asked if text == "SELECT 1"]
+
+
+def test_other_databases_are_asked_as_before(monkeypatch):
+    registered: list[object] = []
+    monkeypatch.setattr(orm, "register_ping_connection", registered.append)
+    lookups.install()
+    engine = SimpleNamespace(dialect=SimpleNamespace(name="postgresql"))
+
+    orm.register_ping_connection(engine)
+    lookups.uninstall()
+
+    assert registered == [engine]
 
 
 def test_installing_twice_is_as_once_and_uninstalling_restores():
