@@ -47,7 +47,7 @@ def write_etc(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     for name, text in files.items():
         path = folder / name
-        with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             if path.read_text() == text:
                 continue
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")

@@ -78,11 +78,64 @@ def test_an_unknown_key_is_named_together_with_those_there_are() -> None:
         ({"max_servers": 0}, "max_servers"),
         ({"min_free_disk": "50"}, "unit"),
         ({"stop_grace_s": -1}, "stop_grace_s"),
+        ({"sandbox": "jail"}, "auto"),
+        ({"uid_range": [0, 100]}, "above 1000"),
+        ({"uid_range": [300000, 200000]}, "200000, 265535"),
+        ({"read_only_paths": ["data"]}, "absolute"),
+        ({"read_only_paths": ["/"]}, "not the root"),
+        ({"hidden_paths": ["/opt/../root"]}, r"without '\.'"),
+        ({"devices": ["/dev/nul\0l"]}, "absolute"),
+        ({"preload": "lib.so"}, "absolute"),
+        ({"egress_deny": ["campus"]}, "10.0.0.0/8"),
+        ({"network": "host"}, "egress"),
+        ({"home_quota": "5"}, "unit"),
     ],
 )
 def test_a_wrong_setting_is_explained(settings: dict[str, object], said: str) -> None:
     with pytest.raises(BadConfig, match=said):
         read_options(LocalSettings, settings, where="Provider local")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [{"interpreter": "python3"}, {"network": "host"}])
+def test_a_wrong_key_of_a_profile_is_explained(settings: dict[str, object]) -> None:
+    with pytest.raises(BadConfig, match="Profile p"):
+        read_options(LocalVariant, settings, where="Profile p")  # type: ignore[arg-type]
+
+
+def test_good_settings_are_taken_as_they_are() -> None:
+    given = {"egress_deny": ["10.0.0.0/8", "fd00::/8"], "preload": "/opt/x.so", "uid_range": [300000, 300010]}
+
+    settings = read_options(LocalSettings, {**given, "read_only_paths": ["/data sets"]}, where="Provider local")
+
+    assert settings.egress_deny == ("10.0.0.0/8", "fd00::/8")
+    assert settings.read_only_paths == ("/data sets",)
+
+
+def test_inside_path_shows_only_what_is_there_and_the_students_own_commands_first() -> None:
+    environment = {"PATH": "/root/bin:/srv/venv/bin:bin:/usr/bin:/usr/bin", "HOME": "/root", "TOKEN": "x"}
+
+    made = sandbox.confined(
+        ("jupyterhub-singleuser",),
+        home="/home/ann",
+        name="ann",
+        environment=environment,
+        folder="/srv/venv/bin",
+        trees=("/srv/venv",),
+    )
+
+    assert made.environment["PATH"] == "/srv/venv/bin:/usr/bin"
+    assert (made.environment["HOME"], made.environment["USER"], made.cwd) == ("/home/ann", "ann", "/home/ann")
+    assert made.environment["TOKEN"] == "x"
+    assert made.argv == ("jupyterhub-singleuser",)
+
+
+@pytest.mark.parametrize(("command", "told"), [("/opt/bin/jupyterhub-singleuser", True), ("python3", False)])
+def test_in_a_full_home_jupyter_writes_elsewhere_and_deletes_for_good(command: str, told: bool) -> None:
+    made = sandbox.rescue(sandbox.Invocation(argv=(command,), cwd="/", environment={"A": "b"}), folder="/tmp/r")
+
+    assert made.environment["JUPYTER_RUNTIME_DIR"] == "/tmp/r/runtime"
+    assert made.environment["A"] == "b"
+    assert ("--FileContentsManager.delete_to_trash=False" in made.argv) is told
 
 
 def test_every_setting_has_a_description() -> None:
