@@ -110,6 +110,11 @@ class ServerHandler(BaseHandler):  # type: ignore[misc]
         """JSON also where something broke; the log has the rest."""
         self.finish(json.dumps(refusal(Sentence("Something went wrong on our side"))))
 
+    def _log(self) -> None:
+        """A line for what went wrong only: hundreds of servers report each minute."""
+        if self.get_status() >= 400:
+            super()._log()
+
     def _lease(self, runtime: Any) -> Lease:
         """The lease of the server that asks. Raises NotAllowed or UnknownLease."""
         token = self.get_auth_token()

@@ -76,6 +76,14 @@ def test_a_program_in_the_foreground_of_a_terminal_is_work():
     assert isinstance(verdict, Keep)
 
 
+def test_a_program_says_for_how_long_it_has_been_running():
+    work = Work(kind=WorkKind.TERMINAL, what="python train.py", since=ago(minutes=90))
+
+    reason = decide(a_view(a_report(work=(work,), work_count=1)), IDLE_20_MIN, NOW).reason
+
+    assert reason == "in use: python train.py has been running in a terminal for 1 h 30 min"
+
+
 def test_a_cell_that_waits_for_input_is_no_work():
     verdict = decide(a_view(a_report(waiting=1, clients=1)), IDLE_20_MIN, NOW)
 
