@@ -12,9 +12,11 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 _NO = frozenset({"", None})
+_homes: list[tuple[dict[str, Any], str, str]] = []
 
 
 def renew(environment: Mapping[str, str], argv: list[str], base_path: list[str]) -> None:
@@ -34,6 +36,7 @@ def renew(environment: Mapping[str, str], argv: list[str], base_path: list[str])
         sys.orig_argv[:] = [sys.executable, *argv]
     _renew_path(base_path)
     _forget()
+    _renew_homes()
     reseed()
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
@@ -42,6 +45,50 @@ def renew(environment: Mapping[str, str], argv: list[str], base_path: list[str])
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
     gc.enable()
+
+
+def remember_homes() -> None:
+    """Find what the modules that are imported by now made of this process's HOME, for `renew` to make it of another one.
+
+    JupyterLab's folder of settings is the default of a trait, send2trash's is a global. It is looked for here and once:
+    a look at every object in each fork would copy the memory that they share.
+    """
+    home = os.environ["HOME"]
+    _homes[:] = [
+        (holder, key, home)
+        for holder in _holders()
+        for key, value in list(holder.items())
+        if isinstance(value, (str, bytes)) and _in_home(value, home) is not None
+    ]
+
+
+def _holders() -> Iterator[dict[str, Any]]:
+    """Globals of modules, dictionaries among them, and defaults of traits."""
+    for name, module in list(sys.modules.items()):
+        names = getattr(module, "__dict__", None)  # what stands in for a module may have none
+        if type(names) is dict and name not in {"os", "posix", "__main__"}:
+            yield names
+            yield from [value for value in list(names.values()) if type(value) is dict and value is not names]
+    traitlets = sys.modules.get("traitlets")
+    found = [traitlets.HasTraits] if traitlets is not None else []
+    for owner in found:
+        found.extend(each for each in type.__subclasses__(owner) if each not in found)
+        yield owner._static_immutable_initial_values
+        yield from [vars(trait) for trait in vars(owner).values() if isinstance(trait, traitlets.TraitType)]
+
+
+def _in_home(value: str | bytes, home: str) -> str | None:
+    """What follows the home in a path; None where it is no path in there."""
+    text = os.fsdecode(value)
+    return text[len(home) :] if text == home or text.startswith(home + "/") else None
+
+
+def _renew_homes() -> None:
+    for holder, key, home in _homes:
+        value = holder.get(key)
+        if isinstance(value, (str, bytes)) and (rest := _in_home(value, home)) is not None:
+            path = os.path.expanduser("~") + rest
+            holder[key] = os.fsencode(path) if isinstance(value, bytes) else path
 
 
 def reseed() -> None:

@@ -55,6 +55,7 @@ def preload() -> None:
             _try_to_import(name)
     if _must_be_alone() and "numpy.random" in set(sys.modules) - before:
         fresh.reseed()
+    fresh.remember_homes()
     gc.collect()
     gc.freeze()
 

@@ -130,6 +130,32 @@ async def test_the_interpreter_is_as_one_that_was_just_started(bench: Bench) -> 
     }
 
 
+async def test_what_modules_made_of_the_zygotes_home_is_of_the_students(bench: Bench) -> None:
+    (bench.site / "jupyterhub" / "__init__.py").write_text(
+        "import os\n"
+        "from traitlets import HasTraits, Unicode\n"
+        "HOME = os.path.expanduser('~')\n"
+        "TRASH = os.fsencode(HOME) + b'/Trash'\n"
+        "FOLDERS = {'settings': HOME + '/settings', 'other': HOME + '-of-another'}\n"
+        "class App(HasTraits):\n"
+        "    settings = Unicode(FOLDERS['settings'], config=True)\n"
+    )
+    await bench.zygotes.close()
+    bench.zygotes = type(bench.zygotes)({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)})
+    script = (
+        "import jupyterhub as j\n"
+        "class Later(j.App): pass\n"
+        "answer = [j.HOME, j.TRASH.decode(), j.FOLDERS, j.App().settings, Later().settings, j.App.settings.default_value]"
+    )
+
+    home, trash, folders, one, two, three = await bench.answer(script)
+
+    assert (home, trash) == (str(bench.home), f"{bench.home}/Trash")
+    assert folders["settings"] == one == two == three == f"{bench.home}/settings"
+    assert folders["other"].endswith("-of-another")
+    assert not folders["other"].startswith(str(bench.home))
+
+
 async def test_packages_of_the_students_home_are_used_where_the_interpreter_uses_them(
     bench: Bench, tmp_path: Path
 ) -> None:
