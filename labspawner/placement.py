@@ -37,31 +37,46 @@ class TooLarge:
     largest_bytes: int
 
 
-def place(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources]) -> Fits | Full | TooLarge:
-    """Say where `need` goes, after what was already promised.
+class Ledger:
+    """The room that one look at a provider left, after what was promised; each new promise is subtracted once.
 
     admitted: what live leases were promised; those in `capacity.counted` are in the free figures already.
     """
-    hosts = list(capacity.hosts)
-    for lease_id, promised in admitted.items():
-        if lease_id not in capacity.counted:
-            hosts = _charge(hosts, promised)
-    spot = _best(hosts, need)
-    if spot is not None:
-        return spot
-    if any(_fits(_emptied(host), need) is not None for host in capacity.hosts):
-        free = _largest(hosts, need, free=True)
-        return Full(free if free < _wanted(need) else 0)
-    return TooLarge(_wanted(need), _largest(hosts, need, free=False))
+
+    def __init__(self, capacity: Capacity, admitted: Mapping[LeaseId, Resources]) -> None:
+        self._capacity = capacity
+        self._hosts = list(capacity.hosts)
+        for lease_id, promised in admitted.items():
+            self.promise(lease_id, promised)
+
+    def place(self, need: Resources) -> Fits | Full | TooLarge:
+        """Say where `need` goes, after all that was promised until now."""
+        spot = _best(self._hosts, need)
+        if spot is not None:
+            return spot
+        if any(_fits(_emptied(host), need) is not None for host in self._capacity.hosts):
+            free = _largest(self._hosts, need, free=True)
+            return Full(free if free < _wanted(need) else 0)
+        return TooLarge(_wanted(need), _largest(self._hosts, need, free=False))
+
+    def promise(self, lease_id: LeaseId, resources: Resources) -> None:
+        """Count a promise that was made after those known so far."""
+        if lease_id not in self._capacity.counted:
+            self._hosts = _charge(self._hosts, resources)
+
+
+def place(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources]) -> Fits | Full | TooLarge:
+    """Say where `need` goes, after what was already promised; see `Ledger`."""
+    return Ledger(capacity, admitted).place(need)
 
 
 def places(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources], *, most: int) -> int:
     """How many servers like `need` could start now, counted up to `most`."""
-    promised = dict(admitted)
+    ledger = Ledger(capacity, admitted)
     for count in range(most):
-        if not isinstance(place(need, capacity, promised), Fits):
+        if not isinstance(ledger.place(need), Fits):
             return count
-        promised[LeaseId(f"?{count}")] = need
+        ledger.promise(LeaseId(f"?{count}"), need)
     return most
 
 

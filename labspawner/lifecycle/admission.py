@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from labspawner.deadlines import within
 from labspawner.errors import BadConfig, LabError, NeverFits, NoRoom, ProviderUnavailable, Transient
 from labspawner.model import Capacity, LeaseId, Resources
-from labspawner.placement import Fits, Full, TooLarge, place, places
+from labspawner.placement import Fits, Full, Ledger, TooLarge, places
 from labspawner.providers.contract import Provider
 from labspawner.queueing import Wait, estimate, in_words
 from labspawner.sentences import Sentence
@@ -29,6 +29,9 @@ PATIENCE_S = 1.0
 """How long a page waits for a provider's capacity."""
 CAPACITY_S = 30.0
 """How long a start waits for it."""
+FRESH_S = 0.25
+"""How long one answer serves all who ask. An old one never shows too much room: what was promised since is subtracted,
+what was given back since still counts. So only who finds no room in it asks again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,17 @@ class _Ticket:
     lease_id: LeaseId
     resources: Resources
     admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One question to a provider, which many wait for. began: seconds of the event loop's clock."""
+
+    began: float
+    answer: asyncio.Task[Capacity]
+
+    def failed(self) -> bool:
+        return self.answer.done() and (self.answer.cancelled() or self.answer.exception() is not None)
 
 
 class Admission:
@@ -70,15 +84,21 @@ class Admission:
         self._lines: dict[Pool, list[_Ticket]] = {}
         self._doormen: dict[Pool, asyncio.Task[None]] = {}
         self._freed: dict[Pool, asyncio.Event] = {}
+        self._looks: dict[str, _Look] = {}
+        self._given_back: dict[str, float] = {}
+        self._ledgers: dict[str, tuple[Capacity, Ledger]] = {}
 
     def remember(self, lease_id: LeaseId, provider: str, resources: Resources, since: datetime) -> None:
         """Count a lease that was admitted by an earlier hub process."""
         self._promised[lease_id] = Promise(provider, resources, since)
+        self._ledgers.pop(provider, None)
 
     def give_back(self, lease_id: LeaseId) -> None:
         """Free what the lease was promised; who is next in line is let in at once. Safe to repeat."""
         promise = self._promised.pop(lease_id, None)
         if promise is not None:
+            self._ledgers.pop(promise.provider, None)
+            self._given_back[promise.provider] = asyncio.get_running_loop().time()
             for has_gpu in (False, True):
                 if event := self._freed.get((promise.provider, has_gpu)):
                     event.set()
@@ -89,8 +109,11 @@ class Admission:
 
         Nobody is overtaken: with a line in front of the same pool, it is `NoRoom`.
         """
+        began = asyncio.get_running_loop().time()
         capacity = await self._capacity(provider, CAPACITY_S)
-        if self._lines.get((provider, resources.gpu is not None)):
+        if not isinstance(self._ledger(provider, capacity).place(resources), Fits):
+            capacity = await self._capacity(provider, CAPACITY_S, not_before=began)
+        if self._in_line(provider, resources):
             raise _no_room(0)
         verdict = self._place(provider, resources, capacity)
         if isinstance(verdict, Full):
@@ -104,7 +127,7 @@ class Admission:
             capacity = await self._capacity(provider, PATIENCE_S)
         except LabError:
             return None
-        if self._lines.get((provider, resources.gpu is not None)):
+        if self._in_line(provider, resources):
             return 0
         return places(resources, capacity, self._promised_by(provider), most=most)
 
@@ -141,12 +164,15 @@ class Admission:
                 self.give_back(lease_id)
 
     async def close(self) -> None:
-        """End the tasks that watch the lines."""
-        for task in self._doormen.values():
+        """End the tasks that watch the lines, and the questions to providers."""
+        tasks = [*self._doormen.values(), *(look.answer for look in self._looks.values())]
+        for task in tasks:
             task.cancel()
-        for task in self._doormen.values():
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _in_line(self, provider: str, resources: Resources) -> bool:
+        """Whether anybody waits for this kind of place."""
+        return bool(self._lines.get((provider, resources.gpu is not None)))
 
     def _estimate(self, pool: Pool, ticket: _Ticket) -> Wait:
         line = self._lines[pool]
@@ -198,14 +224,26 @@ class Admission:
             self._promise(ticket.lease_id, pool[0], ticket.resources, verdict)
             ticket.admitted.set_result(None)
 
-    async def _capacity(self, provider: str, seconds: float) -> Capacity:
+    async def _capacity(self, provider: str, seconds: float, *, not_before: float = float("-inf")) -> Capacity:
+        """What the provider has, from a look that began `FRESH_S` ago at most, and not before that instant nor before
+        something was given back here."""
         if provider not in self._providers:
             raise BadConfig(
                 Sentence("This profile needs a provider that is not set up here. Tell your instructor."),
                 detail=f"provider={provider} is not configured",
             )
+        now = asyncio.get_running_loop().time()
+        look = self._looks.get(provider)
+        not_before = max(now - FRESH_S, not_before, self._given_back.get(provider, not_before))
+        if look is None or look.began < not_before or look.failed():
+            asked = within(CAPACITY_S, self._providers[provider].capacity(), let_go_s=PATIENCE_S)
+            look = self._looks[provider] = _Look(now, asyncio.get_running_loop().create_task(asked))
+            look.answer.add_done_callback(_heard)
+        done, _ = await asyncio.wait({look.answer}, timeout=seconds)
         try:
-            return await within(seconds, self._providers[provider].capacity(), let_go_s=PATIENCE_S)
+            if not done:
+                raise asyncio.TimeoutError
+            return look.answer.result()
         except asyncio.TimeoutError as exc:
             raise ProviderUnavailable(
                 Sentence("The machines for this profile do not answer. Try again in a few minutes."),
@@ -214,10 +252,17 @@ class Admission:
             ) from exc
 
     def _place(self, provider: str, resources: Resources, capacity: Capacity) -> Fits | Full:
-        verdict = place(resources, capacity, self._promised_by(provider))
+        verdict = self._ledger(provider, capacity).place(resources)
         if isinstance(verdict, TooLarge):
             raise NeverFits(verdict.wanted_bytes, verdict.largest_bytes)
         return verdict
+
+    def _ledger(self, provider: str, capacity: Capacity) -> Ledger:
+        """What is left of this capacity, counted anew only where it is another one or something was given back."""
+        kept = self._ledgers.get(provider)
+        if kept is None or kept[0] is not capacity:
+            kept = self._ledgers[provider] = (capacity, Ledger(capacity, self._promised_by(provider)))
+        return kept[1]
 
     def _promised_by(self, provider: str) -> dict[LeaseId, Resources]:
         return {
@@ -226,7 +271,15 @@ class Admission:
 
     def _promise(self, lease_id: LeaseId, provider: str, resources: Resources, spot: Fits) -> None:
         self._promised[lease_id] = Promise(provider, resources, self._clock())
+        if provider in self._ledgers:
+            self._ledgers[provider][1].promise(lease_id, resources)
         log.info("admitted lease=%s provider=%s host=%s card=%s", lease_id, provider, spot.host, spot.card)
+
+
+def _heard(answer: asyncio.Task[Capacity]) -> None:
+    """An error that nobody waited for any more needs no complaint from asyncio."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _no_room(largest_free_bytes: int) -> NoRoom:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labspawner.model import Capacity, CardCapacity, HostCapacity, LeaseId, Resources, Slice
-from labspawner.placement import Fits, Full, TooLarge, place, places
+from labspawner.placement import Fits, Full, Ledger, TooLarge, place, places
 
 NOW = datetime(2026, 11, 2, 10, 0, tzinfo=timezone.utc)
 GIB = 2**30
@@ -218,3 +218,22 @@ def test_what_is_too_large_stays_so_when_everybody_leaves_and_what_fits_fits_an_
         for host in capacity.hosts
     )
     assert isinstance(place(need, having(*empty), {}), TooLarge) == isinstance(verdict, TooLarge)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=3),
+    st.lists(st.integers(1, 4), max_size=12),
+    st.sets(st.integers(0, 11)),
+)
+def test_a_ledger_that_is_kept_says_what_counting_anew_says(hosts, wants, counted):
+    capacity = having(
+        *(with_memory(f"h{number}", total, min(total, free)) for number, (total, free) in enumerate(hosts)),
+        counted=frozenset(LeaseId(f"l{number}") for number in counted),
+    )
+    ledger, promised = Ledger(capacity, {}), {}
+
+    for number, gib in enumerate(wants):
+        assert ledger.place(memory(gib)) == place(memory(gib), capacity, promised)
+        promised[LeaseId(f"l{number}")] = memory(gib)
+        ledger.promise(LeaseId(f"l{number}"), memory(gib))
