@@ -58,7 +58,7 @@ from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
 
-_LOOK_EVERY_S = 0.1  # at a starting server: its death is noticed within two looks
+_FIRST_LOOK_S, _LOOK_EVERY_S = 0.01, 0.1  # at a starting server: its death is noticed within two looks
 _FRESH_S = 0.5  # one listing answers all that is asked within this time
 _PRUNE_EVERY_S = 60.0
 _ROLLBACK_GRACE_S = 2.0
@@ -203,9 +203,9 @@ class LocalProvider:
         log.info("server released lease=%s mode=%s", handle.lease_id, mode.value)
 
     async def owned(self) -> Sequence[OwnedResource]:
-        """Every lease of this hub that has a process on this machine."""
-        listing = await self.host.listing()
-        return [
+        """Every lease of this hub that has a process on this machine, or a control group that a crash left."""
+        found = (await self.host.listing()).leases(self._hub_id, self.name)
+        owned = [
             OwnedResource(
                 lease_id=lease_id,
                 handle=Handle(
@@ -216,8 +216,14 @@ class LocalProvider:
                 user=process.user,
                 created_at=datetime.fromtimestamp(process.created, timezone.utc),
             )
-            for lease_id, process in listing.leases(self._hub_id, self.name).items()
+            for lease_id, process in found.items()
         ]
+        machine = await self.machine.found_or_none()
+        if machine is not None and machine.groups is not None:
+            groups = await self.host.in_thread(machine.groups.list_groups)
+            lost = groups.keys() - found.keys() - self._launches.leases()
+            owned += [OwnedResource(lease_id=one, handle=Handle(lease_id=one, provider=self.name)) for one in lost]
+        return owned
 
     async def activity(self, handle: Handle) -> Activity | None:
         """None: what the hub and the proxy see is all there is."""
@@ -334,7 +340,7 @@ class LocalProvider:
 
     async def _until_ready(self, job: Job, started: Started, place: Place) -> None:
         """Return when the server itself answers. Raises StartFailed when it dies, or when time is up."""
-        lease_id = job.request.lease_id
+        lease_id, pause_s = job.request.lease_id, _FIRST_LOOK_S
         while True:
             exit_code = started.exit_status()
             if exit_code is None and job.variant.ready == "started":
@@ -345,7 +351,8 @@ class LocalProvider:
                 raise explain.silent(job.request.ready_timeout_s, await self._tail(lease_id))
             if await self._answers(job, place):
                 return
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(_LOOK_EVERY_S, pause_s * 1.3)
 
     async def _answers(self, job: Job, place: Place) -> bool:
         """Whether the server answers, and not a stranger in its place."""

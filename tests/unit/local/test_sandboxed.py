@@ -20,7 +20,7 @@ from labspawner.model import Checkpoint, Handle, Progress, Ready, ReleaseMode, R
 from labspawner.naming import new_lease_id
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.local import LocalProvider
-from labspawner.providers.local.confinement import Rung
+from labspawner.providers.local.confinement import Limits, Rung
 from labspawner.providers.local.ladder import find_sandbox
 from labspawner.testing import tinyserver
 from labspawner.testing.waiting import eventually
@@ -151,6 +151,21 @@ async def test_a_handle_names_all_that_must_be_freed_and_release_frees_it(provid
 
     assert not run_dir.exists()
     assert found.groups is None or not found.groups.group(handle.lease_id).exists()
+
+
+async def test_a_control_group_that_a_crash_left_is_listed_and_can_be_freed(provider: LocalProvider) -> None:
+    found = await provider.machine.found()
+    if found.groups is None:
+        pytest.skip("no control groups here")
+    lost = new_lease_id()
+    found.groups.create(lost, Limits())
+
+    (resource,) = await provider.owned()
+    await provider.release(resource.handle, ReleaseMode.DESTROY, grace_s=0)
+
+    assert resource.lease_id == lost
+    assert await provider.owned() == []
+    assert not found.groups.group(lost).exists()
 
 
 async def test_a_full_home_starts_with_a_word_and_with_what_jupyter_writes_elsewhere(
