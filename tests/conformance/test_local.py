@@ -56,7 +56,7 @@ def left_of(hub_id: str) -> list[str]:
         f"/sys/fs/cgroup/*/labspawner/{hub_id}*/*/*",
         f"/sys/fs/cgroup/labspawner/{hub_id}*/*/*",
     )
-    folders = [path for pattern in patterns for path in glob.glob(pattern)]
+    folders = [path for pattern in patterns for path in glob.glob(pattern) if Path(path).is_dir()]
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if hub_id in line]
     return [*left, *folders, *mounts]
 

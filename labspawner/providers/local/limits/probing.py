@@ -89,7 +89,9 @@ def _v2_parent(fs: CgroupFs, mount: Path, own: str, parent: str | None) -> Path 
 
 def _try_out(dialect: Dialect, hub_id: str) -> str | None:
     """What does not work, in words; None when all does."""
-    name = PurePosixPath(TREE, safe_name(hub_id), "_trial", str(os.getpid()))
+    trials = PurePosixPath(TREE, safe_name(hub_id), "_trial")
+    _bury(dialect, trials)
+    name = trials / str(os.getpid())
     group = Group(dialect, name)
     try:
         make(dialect, name)
@@ -100,6 +102,16 @@ def _try_out(dialect: Dialect, hub_id: str) -> str | None:
     finally:
         group.kill()
         group.remove()
+
+
+def _bury(dialect: Dialect, trials: PurePosixPath) -> None:
+    """Remove the trials of hubs that were killed in the middle of one."""
+    names = {path.name for folder in dialect.folders(trials) for path in dialect.fs.groups_in(folder)}
+    for name in names:
+        if not Path("/proc", name).exists():
+            lost = Group(dialect, trials / name)
+            lost.kill()
+            lost.remove()
 
 
 def what_fails(group: Group, controllers: frozenset[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from unit.local.limits.control_groups import FolderThatActsLikeV2
@@ -164,6 +164,16 @@ def test_a_group_that_cannot_be_joined_is_noticed(tmp_path: Path):
 
     assert result.groups is None
     assert "could not join" in result.words
+
+
+def test_a_trial_of_a_hub_that_was_killed_is_removed_and_one_under_way_is_not(folder, folder_mounts):
+    groups = found(folder, folder_mounts)
+    for pid in ("99999999", "1"):
+        groups.group("x")._dialect.make(PurePosixPath("labspawner", "hub", "_trial", pid))
+
+    probe(hub_id="hub", provider="local", fs=folder, mounts=folder_mounts)
+
+    assert [path.name for path in folder.groups_in(folder.root / "labspawner/hub/_trial")] == ["1"]
 
 
 def test_a_machine_without_control_groups_is_told_so(tmp_path: Path):
