@@ -19,6 +19,13 @@ def test_a_small_storm_prints_both_sides_and_every_target():
         assert words in result.output
 
 
+def test_polling_a_few_servers_is_measured_on_both_sides():
+    result = CliRunner().invoke(bench, ["poll", "--n", "3", "--seconds", "1"])
+
+    assert result.exit_code in {0, 1}, result.output
+    assert "3 running servers" in result.output
+
+
 def test_a_killed_hub_loses_and_leaks_nothing():
     (kill,) = kill_in_storms(1, 4, seed=1)
 

@@ -28,6 +28,7 @@ from labspawner.testing.storm import Student, enrol, latencies, percentile, stor
 from labspawner.testing.waiting import NotInTime, eventually_sync
 
 RECONCILED_S = 60.0
+_PAGE = 100
 _COURSE = """
 course: bench
 title: Bench
@@ -217,13 +218,19 @@ def _settled(hub: RealHub) -> bool:
 def _lost(hub: RealHub, ready: set[LeaseId]) -> int:
     """Servers that were ready when the hub died, and are not now, or of which the hub knows nothing."""
     now = {lease.id: lease.user for lease in hub.ready_leases()}
-    known = _hub_servers(hub)
+    known = ready_users(hub)
     return sum(lease_id not in now or now[lease_id] not in known for lease_id in ready)
 
 
-def _hub_servers(hub: RealHub) -> set[str]:
-    users = hub.api.call("GET", "/hub/api/users?state=ready&limit=1000").json()
-    return {user["name"] for user in users if user["servers"]}
+def ready_users(hub: RealHub) -> set[str]:
+    """Those whose server the hub calls ready; it answers in pages."""
+    found: set[str] = set()
+    while True:
+        path = f"/hub/api/users?state=ready&limit={_PAGE}&offset={len(found)}"
+        page = {user["name"] for user in hub.api.call("GET", path).json()}
+        found |= page
+        if len(page) < _PAGE:
+            return found
 
 
 def _owned(hub: RealHub) -> set[LeaseId]:
@@ -241,9 +248,9 @@ def _owned(hub: RealHub) -> set[LeaseId]:
 
 
 def _stop_all(hub: RealHub) -> None:
-    for user in _hub_servers(hub):
+    for user in ready_users(hub):
         hub.api.call("DELETE", server_path(user))
-    eventually_sync(lambda: not hub.leases() and not _hub_servers(hub), 120.0, "all servers are gone")
+    eventually_sync(lambda: not hub.leases() and not ready_users(hub), 120.0, "all servers are gone")
 
 
 @click.command("storm")
