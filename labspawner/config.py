@@ -72,7 +72,7 @@ class Labspawner(Configurable):
         {"local": {}},
         help="""What hosts servers: name used in course files -> settings of that provider. A key `kind` names the entry
         point when it differs from the name. Example: {'local': {'max_servers': 20}, 'lab-a': {'kind': 'adapter', ...}}.
-        Default: plain processes on this machine.""",
+        Default: servers on this machine, in the best sandbox it allows.""",
     ).tag(config=True)
     courses_refresh_s = Float(
         5.0, help="Seconds between looks at the course folder. A look is one directory listing.", min=0.1

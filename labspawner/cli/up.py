@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -179,7 +180,9 @@ def _greet(port: int, password: str) -> None:
     click.echo(f"\n  labspawner is ready: http://127.0.0.1:{port}/\n")
     click.echo(f"  accounts: {', '.join(ACCOUNTS)}")
     click.echo(f"  password: {password}\n")
-    click.echo("  This is a demo on this machine alone: servers are plain processes, not isolated from one another.")
+    click.echo("  This is a demo, for this machine alone.")
+    if shutil.which("bwrap") is None:
+        click.echo("  Servers are not isolated from one another: bubblewrap is missing (apt-get install bubblewrap).")
     click.echo("  Ctrl-C stops the hub.\n")
 
 
