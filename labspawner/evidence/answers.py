@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from labspawner.culling import Cull, CullPolicy, Forecast, ServerView, decide, forecast
 from labspawner.model import Json
 from labspawner.pages import i18n
+from labspawner.sentences import Sentence
 from labspawner.store import Allowance
 
 VERSION = 1
@@ -63,7 +64,7 @@ def answer(
         "v": VERSION,
         "now": now.isoformat(),
         "verdict": said.verdict,
-        "reason": in_all_languages(found.reason),
+        "reason": in_all_languages(_as_warning(found.reason) if said.verdict == "warn" else found.reason),
         "ends_at": _iso(found.ends_at),
         "cause": "max_age" if found.cause == "max_age" else ("idle" if found.cause else None),
         "warn_at": [mark.isoformat() for mark in found.warn_at],
@@ -74,6 +75,13 @@ def answer(
         },
         "report_every_s": _next_report_s(said, now, report_every_s),
     }
+
+
+def _as_warning(reason: Sentence) -> Sentence:
+    """Why the server is about to stop, where the verdict says why it does not yet."""
+    if not reason.template.startswith("idle for only"):
+        return reason
+    return Sentence("idle for {idle}; this profile's limit is {limit}", **reason.params)
 
 
 def in_all_languages(sentence: str) -> dict[str, Json]:
