@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tornado.ioloop import PeriodicCallback
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 LEASE_MARK = "LABSPAWNER_LEASE_ID"
 FIRST_EVERY = "LABSPAWNER_REPORT_EVERY_S"
 PAGE_FLAG = "labspawner"  # tells our part in the browser that there is somebody to ask
+_COMMAND = "labspawner"
 _LOOK_EVERY_MS = 1000
 
 
@@ -77,6 +81,7 @@ class Watch:
             settings["kernel_websocket_connection_class"] = asking(connection, self.kernels.log)
         settings.setdefault("page_config_data", {})[PAGE_FLAG] = "on"
         self._server.io_loop.add_callback(self._looks.start)
+        offer_command(os.environ)
 
     async def look(self) -> None:
         """One look, and a report when it is time. A fault of ours costs this look and no more."""
@@ -89,6 +94,13 @@ class Watch:
     def _changed(self) -> None:
         """A kernel became busy or idle: look now, not in a second."""
         self._server.io_loop.add_callback(self.reporter.tick)
+
+
+def offer_command(environment: MutableMapping[str, str]) -> None:
+    """Let terminals find `labspawner hold`: a server may run without the folder of its own interpreter in PATH."""
+    path, folder = environment.get("PATH", os.defpath), str(Path(sys.executable).parent)
+    if shutil.which(_COMMAND, path=path) is None and shutil.which(_COMMAND, path=folder) is not None:
+        environment["PATH"] = os.pathsep.join([path, folder])  # last: which `python` is found does not change
 
 
 def _now() -> datetime:

@@ -10,6 +10,7 @@ import pytest
 import labspawner.extension as extension
 
 pytest.importorskip("jupyter_server", reason="jupyter_server is not installed")
+app = pytest.importorskip("labspawner.extension.app")
 
 STARTED_BY_US = {
     "LABSPAWNER_LEASE_ID": "lease",
@@ -48,3 +49,28 @@ def test_a_server_that_it_does_not_understand_runs_without_it(monkeypatch, caplo
 
 def test_jupyter_finds_the_extension_by_its_module():
     assert extension._jupyter_server_extension_points() == [{"module": "labspawner.extension"}]
+
+
+def test_terminals_find_the_command_of_a_server_that_runs_without_its_own_folder_in_path(tmp_path, monkeypatch):
+    folders = [tmp_path / "own", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "labspawner").touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(folders[0] / "python"))
+    lost, found = {"PATH": "/nowhere:/bin"}, {"PATH": str(folders[1])}
+
+    app.offer_command(lost)
+    app.offer_command(lost)
+    app.offer_command(found)
+
+    assert lost == {"PATH": f"/nowhere:/bin:{folders[0]}"}
+    assert found == {"PATH": str(folders[1])}
+
+
+def test_path_stays_where_there_is_no_command_to_offer(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    environment = {"PATH": "/nowhere"}
+
+    app.offer_command(environment)
+
+    assert environment == {"PATH": "/nowhere"}
