@@ -69,8 +69,10 @@ def _holders() -> Iterator[dict[str, Any]]:
         if type(names) is dict and name not in {"os", "posix", "__main__"}:
             yield names
             yield from [value for value in list(names.values()) if type(value) is dict and value is not names]
-    traitlets = sys.modules.get("traitlets")
-    found = [traitlets.HasTraits] if traitlets is not None else []
+    traitlets: Any = sys.modules.get("traitlets")
+    if traitlets is None:
+        return
+    found = [traitlets.HasTraits]
     for owner in found:
         found.extend(each for each in type.__subclasses__(owner) if each not in found)
         yield owner._static_immutable_initial_values
