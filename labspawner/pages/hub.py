@@ -86,12 +86,20 @@ class HtmlLanguage(Extension):
         return source.replace('<html lang="en">', "<html lang=\"{{ lab.language() if lab else 'en' }}\">", 1)
 
 
-class Lab:
-    """What templates call `lab`, for one request: its language, its links, and why the last server ended."""
+def utcnow() -> datetime:
+    return datetime.now(timezone.utc)
 
-    def __init__(self, user: Any, *, demo: DemoHint | None = None) -> None:
+
+class Lab:
+    """What templates call `lab`, for one request: its language, its links, and why the last server ended.
+
+    clock: now, with a timezone.
+    """
+
+    def __init__(self, user: Any, *, demo: DemoHint | None = None, clock: Callable[[], datetime] = utcnow) -> None:
         self.demo = demo
         self._user = user
+        self._now = clock
 
     @pass_context
     def language(self, context: Context) -> str:
@@ -183,7 +191,7 @@ class Lab:
     @pass_context
     async def servers(self, context: Context, user: Any) -> list[ServerCard]:
         """What the home page says of each server of `user`."""
-        return await cards_of(user, desk_of(user), language=self._language(context), now=_now())
+        return await cards_of(user, desk_of(user), language=self._language(context), now=self._now())
 
     @pass_context
     def place(self, context: Context, place: str, user: Any, server_name: str) -> str:
@@ -206,12 +214,12 @@ class Lab:
     def running_for(self, context: Context, spawner: Any) -> str:
         """How long the server of `spawner` has been up, in words."""
         started = getattr(getattr(spawner, "orm_spawner", None), "started", None)
-        return self._ago(_aware(started) if started else _now(), self._language(context))
+        return self._ago(_aware(started) if started else self._now(), self._language(context))
 
     def seconds_since_start(self, spawner: Any) -> int:
         """Seconds since the start of `spawner` was asked for; 0 where that is not known."""
         started = getattr(getattr(spawner, "orm_spawner", None), "started", None)
-        return max(0, round((_now() - _aware(started)).total_seconds())) if started else 0
+        return max(0, round((self._now() - _aware(started)).total_seconds())) if started else 0
 
     @pass_context
     def spawning(self, context: Context, spawner: Any) -> Any:
@@ -244,7 +252,7 @@ class Lab:
         return settings.get("labspawner")
 
     def _ago(self, moment: datetime, language: str) -> str:
-        span = timedelta(seconds=max(0.0, (_now() - moment).total_seconds()))
+        span = timedelta(seconds=max(0.0, (self._now() - moment).total_seconds()))
         if span >= timedelta(minutes=1):
             span -= timedelta(seconds=span.total_seconds() % 60)
         return i18n.translate("{span}", language, span=human_duration(span))
@@ -255,9 +263,11 @@ def template_paths() -> list[str]:
     return [str(TEMPLATES_DIR)]
 
 
-def template_vars(demo: DemoHint | None = None) -> dict[str, Callable[[Any], Lab]]:
+def template_vars(
+    demo: DemoHint | None = None, clock: Callable[[], datetime] = utcnow
+) -> dict[str, Callable[[Any], Lab]]:
     """For `c.JupyterHub.template_vars`: JupyterHub calls `lab` with the user of each request, None before log-in."""
-    return {"lab": lambda user: Lab(user, demo=demo)}
+    return {"lab": lambda user: Lab(user, demo=demo, clock=clock)}
 
 
 def jinja_options() -> dict[str, Any]:
@@ -316,10 +326,6 @@ def _return_path(handler: Any, hub_url: str) -> str:
 @cache
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
 
 
 def _aware(moment: datetime) -> datetime:

@@ -21,6 +21,8 @@ from labspawner.sentences import Sentence
 
 EVIL = "<script>alert(1)</script>"
 
+NOW = datetime.now(timezone.utc).replace(microsecond=0)
+
 
 class Handler:
     """As much of a request handler as our templates look at."""
@@ -58,7 +60,7 @@ class Board(NoDesk):
                 by="culler",
                 reason=Sentence("idle for {idle}; this profile's limit is {limit}", idle="46 min", limit="45 min"),
             ),
-            at=datetime.now(timezone.utc) - timedelta(minutes=7, seconds=20),
+            at=NOW - timedelta(minutes=7, seconds=20),
         )
 
     def profile_title(self, key: str) -> dict[str, str]:
@@ -90,7 +92,7 @@ def a_spawner(user: SimpleNamespace, **changes: Any) -> SimpleNamespace:
         "active": False,
         "ready": False,
         "user_options": {"profile": "py101/base"},
-        "orm_spawner": SimpleNamespace(started=datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(hours=2)),
+        "orm_spawner": SimpleNamespace(started=NOW.replace(tzinfo=None) - timedelta(hours=2)),
         "display_name": "",
         "last_activity": None,
     }
@@ -116,7 +118,7 @@ def rendered(
         "parsed_scopes": {},
         "services": [],
         "xsrf": "token",
-        "lab": hub.template_vars(demo)["lab"](user),
+        "lab": hub.template_vars(demo, lambda: NOW)["lab"](user),
         **names,
     }
     return BeautifulSoup(asyncio.run(environment.get_template(template).render_async(**namespace)), "html.parser")
@@ -124,9 +126,6 @@ def rendered(
 
 def text_of(html: BeautifulSoup) -> str:
     return " ".join(html.select_one("main, .lab-login").text.split())
-
-
-NOW = datetime.now(timezone.utc).replace(microsecond=0)
 
 
 class FullDesk(Board):
