@@ -141,7 +141,14 @@ class Machine:
         return replace(home, full=home.full or (left is not None and left < _QUOTA_RESERVE_BYTES))
 
     def confine(
-        self, home: Home, *, network: Network, software: Software, run_dir: Path, package_parent: str | None = None
+        self,
+        home: Home,
+        *,
+        network: Network,
+        software: Software,
+        run_dir: Path,
+        run_dir_writable: bool = True,
+        package_parent: str | None = None,
     ) -> Confinement:
         """The sandbox of one server, as a value. package_parent: see `extension.enabling`; for another interpreter."""
         settings, name = self._settings, home.account.name
@@ -155,6 +162,7 @@ class Machine:
             home=str(home.path),
             home_inside=f"/home/{name}",
             run_dir=str(run_dir),
+            run_dir_writable=run_dir_writable,
             hostname=f"lab-{name}"[:63],
             network=network,
             binds=tuple(binds),
@@ -200,6 +208,7 @@ class Machine:
                 self.limits(resources),
                 has_gpu=resources.gpu is not None or bool(self._settings.devices),
                 user_namespace=os.geteuid() != 0,
+                own_uid=os.geteuid() == 0,
                 kernel=os.uname().release,
                 files_hard=files_hard,
             )

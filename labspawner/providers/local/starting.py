@@ -129,6 +129,7 @@ class Preparer:
                 rlimits=rlimits,
                 nice=nice,
                 network=plan,
+                log_bytes=self._settings.log_limit,
                 warm=self._settings.preload is None,
             )
         except (OSError, ValueError) as exc:
@@ -182,7 +183,13 @@ class Preparer:
     ) -> tuple[sandbox.Invocation, tuple[str, ...], Json]:
         account = place.home.account
         run_dir = self._run_dirs.prepare(job.request.lease_id, gid=account.gid)
-        confinement = self._machine.confine(place.home, network=place.network, software=place.software, run_dir=run_dir)
+        confinement = self._machine.confine(
+            place.home,
+            network=place.network,
+            software=place.software,
+            run_dir=run_dir,
+            run_dir_writable=place.address.port is None,
+        )
         trees = self._seen(confinement)
         environment, hub_port = hub_inside(environment, avoid=place.address.port)
         invocation = sandbox.confined(

@@ -51,17 +51,20 @@ def in_group(*, files_hard: int) -> ProcessLimits:
     return ProcessLimits(rlimits=always(files_hard=files_hard))
 
 
-def alone(limits: Limits, *, has_gpu: bool, user_namespace: bool, kernel: str, files_hard: int) -> ProcessLimits:
+def alone(
+    limits: Limits, *, has_gpu: bool, user_namespace: bool, kernel: str, files_hard: int, own_uid: bool = False
+) -> ProcessLimits:
     """For the rung without a control group.
 
-    user_namespace: the server has one of its own; then, and on such a kernel only, its processes are counted apart
-    from other students'. kernel: `os.uname().release`. With a GPU the address space is never limited: CUDA reserves
-    hundreds of GiB of it and touches almost none.
+    user_namespace: the server has one of its own; then, on such a kernel, its processes are counted apart from other
+    students'. own_uid: no other student has its uid, so they are too, together with its keeper. kernel:
+    `os.uname().release`. With a GPU the address space is never limited: CUDA reserves hundreds of GiB of it and touches
+    almost none.
     """
     rlimits = always(files_hard=files_hard)
     lacks: list[Sentence] = []
     if limits.processes is not None:
-        if user_namespace and _counts_in_namespace(kernel):
+        if own_uid or (user_namespace and _counts_in_namespace(kernel)):
             rlimits[resource.RLIMIT_NPROC] = (limits.processes, limits.processes)
         else:
             lacks.append(Sentence("The number of processes is not limited: this kernel counts all students together."))

@@ -6,6 +6,7 @@ that is in the sandbox. It outlives the hub.
 A request (JSON): argv, environment, cwd, umask, warm; account ({"uid", "gid"} or null: who this process is already);
 sandbox (bubblewrap's command line without the command, or null), user_namespace; outside_files, inside_files (control
 groups to join, by writing "0"); rlimits ({"RLIMIT_CORE": [soft, hard]}), nice, oom_score_adj (or null); marks; title;
+log_bytes (how long the log may get; on the plain rung the server writes to it itself);
 network (a plan for pumps.py, or null); words (how many words of argv name the single-user server).
 Descriptors: the log.
 """
@@ -25,6 +26,7 @@ from typing import Any, NoReturn
 
 from . import linux, wire
 from .server import Job, Unable, adopt, become, in_words, join
+from .talk import Talk
 
 # Says when it is inside, then lives until its stdin ends. A shell that waits, as process 1, buries the orphans it inherits.
 _HOLDER = "echo; exec >/dev/null 2>&1; cat; exit 0"
@@ -78,6 +80,7 @@ class _Keeper:
         self._holder: subprocess.Popen[bytes] | None = None
         self._inside: linux.Namespaces | None = None
         self._pumps: Any = None
+        self._talk: Talk | None = None
         self._server = 0
 
     def start(self) -> Job | None:
@@ -93,12 +96,19 @@ class _Keeper:
             signal.SIG_BLOCK, {signal.SIGCHLD, *_FORWARDED}
         )  # after the helpers, who would inherit it
         reading, writing = os.pipe()
+        if self._pumps is not None:  # else nobody would listen
+            self._talk = Talk(1, request["log_bytes"])
         self._server = os.fork()
         if self._server == 0:
+            if self._talk is not None:
+                new_uid = request["account"] is not None and not request["user_namespace"]
+                self._talk.speak(request["account"]["uid"] if new_uid else None)
             self._connection.close()
             os.close(reading)
             return adopt(request, writing, self._inside)
         os.close(writing)
+        if self._talk is not None:
+            self._talk.listen()
         if self._inside is not None:
             self._inside.close()
         with os.fdopen(reading, "rb") as pipe:
@@ -189,6 +199,8 @@ class _Keeper:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *_FORWARDED})
         on(signal.SIGCHLD)  # what was blocked until now may have been lost on the way to the loop
         pumping = asyncio.ensure_future(self._pumps.run())
+        if self._talk is not None:
+            self._talk.attach(loop)
         await ended.wait()
         pumping.cancel()
         await asyncio.wait([pumping], timeout=_AFTERMATH_S)
@@ -209,6 +221,8 @@ class _Keeper:
             except subprocess.TimeoutExpired:
                 self._holder.kill()
                 self._holder.wait()
+        if self._talk is not None:
+            self._talk.drain()
 
 
 def _unable(said: bytes) -> OSError:

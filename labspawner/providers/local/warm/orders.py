@@ -27,7 +27,8 @@ class StartOrder:
 
     environment: the server's whole environment, secrets included. marks: the part of it that may be seen in the process
     table; the process walk finds the server by it. title: whose server, for `ps`. cwd: as seen inside.
-    output_fd: where the server writes; the caller closes its own after the start.
+    output_fd: where the server writes; the caller closes its own after the start. log_bytes: how long that may get; in
+    a sandbox only.
     account: whose the server becomes; None: the hub's own user, on the plain rung.
     user_namespace: as in `Confinement`. sandbox: bubblewrap's command line without the command; None: no sandbox.
     outside_files, inside_files: `cgroup.procs` files that keeper and server join.
@@ -52,6 +53,7 @@ class StartOrder:
     oom_score_adj: int | None = None
     umask: int = 0o022
     network: Json = None
+    log_bytes: int = 10 * 2**20
     warm: bool = True
 
     def request(self, *, words: int) -> dict[str, object]:
@@ -64,6 +66,7 @@ class StartOrder:
             "environment": dict(self.environment),
             "marks": dict(self.marks),
             "title": self.title,
+            "log_bytes": self.log_bytes,
             "cwd": self.cwd,
             "account": account,
             "user_namespace": self.user_namespace,

@@ -16,7 +16,7 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
-from . import fresh, linux
+from . import fresh, linux, seccomp
 
 _FAILED = 1
 
@@ -43,7 +43,9 @@ def adopt(request: dict[str, Any], pipe: int, inside: linux.Namespaces | None) -
             inside.close()
             linux.drop_bounding_set()
         become(request)
-        if inside is None:  # no kernel's promise stands behind the keeper's end
+        if inside is not None:
+            seccomp.confine()
+        else:  # no kernel's promise stands behind the keeper's end
             linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)
         os.setsid()
         os.umask(request["umask"])

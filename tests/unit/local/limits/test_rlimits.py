@@ -117,3 +117,10 @@ def limited(plan, *command: str, uid: int | None = None) -> subprocess.Completed
     return subprocess.run(
         command, preexec_fn=before, capture_output=True, timeout=60, check=False, env={"PATH": os.environ["PATH"]}
     )
+
+
+def test_processes_of_a_uid_that_nobody_else_has_are_counted_on_every_kernel() -> None:
+    plan = alone(Limits(processes=50), **{**HERE, "user_namespace": False, "own_uid": True, "kernel": "5.10.0"})
+
+    assert plan.rlimits[resource.RLIMIT_NPROC] == (50, 50)
+    assert plan.not_limited == ()
