@@ -49,7 +49,7 @@ profiles:
     title: {en: Python notebook, zh-CN: Python 笔记本}
     summary: {en: For lectures and weekly exercises., zh-CN: 用于课堂和每周练习。}
     variants:
-      - {provider: local, memory: 64MiB, cpu: 0.5, settings: {default_url: /lab}}
+      - {provider: local, memory: 1GiB, cpu: 0.5, settings: {default_url: /lab}}
     options:
       interface:
         title: {en: Interface, zh-CN: 界面}

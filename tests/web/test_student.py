@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -54,6 +55,13 @@ def stop(page):
     eventually_sync(lambda: page.goto("/hub/home") and page.locator("a#start[href*='/spawn']").count(), deadline_s=30)
 
 
+def put(path, text):
+    """A file of the student's own, whoever that is on this machine."""
+    path.write_text(text)
+    owner = path.parent.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
+
+
 def fits(page):
     """No part of the page is wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -71,8 +79,7 @@ def test_a_student_works_is_culled_and_reads_why(open_page, product):
     page.locator("#jp-main-dock-panel").wait_for()
 
     # run a cell
-    folder = next(path for path in product.folder.rglob("student1") if path.is_dir())
-    (folder / "answer.ipynb").write_text(json.dumps(NOTEBOOK))
+    put(next(product.folder.rglob("homes/student1")) / "answer.ipynb", json.dumps(NOTEBOOK))
     page.goto("/user/student1/lab/tree/answer.ipynb")
     page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
     eventually_sync(lambda: "Idle" in page.locator("body").inner_text(), deadline_s=45, what="the kernel is idle")
