@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -27,6 +28,9 @@ LEASE_MARK = "LABSPAWNER_LEASE_ID"
 FIRST_EVERY = "LABSPAWNER_REPORT_EVERY_S"
 PAGE_FLAG = "labspawner"  # tells our part in the browser that there is somebody to ask
 _COMMAND = "labspawner"
+_FUNCTION = """() {{
+ if type -P labspawner > /dev/null; then command labspawner "$@"; else {python} -m labspawner.extension "$@"; fi
+}}"""
 _LOOK_EVERY_MS = 1000
 
 
@@ -97,10 +101,14 @@ class Watch:
 
 
 def offer_command(environment: MutableMapping[str, str]) -> None:
-    """Let terminals find `labspawner hold`: a server may run without the folder of its own interpreter in PATH."""
+    """Let terminals find `labspawner hold`: a server may run without the folder of its own interpreter in PATH.
+
+    A login shell makes a PATH of its own, so bash gets a function too; it leaves a command that is found alone.
+    """
     path, folder = environment.get("PATH", os.defpath), str(Path(sys.executable).parent)
     if shutil.which(_COMMAND, path=path) is None and shutil.which(_COMMAND, path=folder) is not None:
         environment["PATH"] = os.pathsep.join([path, folder])  # last: which `python` is found does not change
+    environment[f"BASH_FUNC_{_COMMAND}%%"] = _FUNCTION.format(python=shlex.quote(sys.executable))
 
 
 def _now() -> datetime:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -63,8 +66,8 @@ def test_terminals_find_the_command_of_a_server_that_runs_without_its_own_folder
     app.offer_command(lost)
     app.offer_command(found)
 
-    assert lost == {"PATH": f"/nowhere:/bin:{folders[0]}"}
-    assert found == {"PATH": str(folders[1])}
+    assert lost["PATH"] == f"/nowhere:/bin:{folders[0]}"
+    assert found["PATH"] == str(folders[1])
 
 
 def test_path_stays_where_there_is_no_command_to_offer(tmp_path, monkeypatch):
@@ -73,4 +76,27 @@ def test_path_stays_where_there_is_no_command_to_offer(tmp_path, monkeypatch):
 
     app.offer_command(environment)
 
-    assert environment == {"PATH": "/nowhere"}
+    assert environment["PATH"] == "/nowhere"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_a_login_shell_that_makes_a_path_of_its_own_has_the_command(tmp_path):
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": str(Path(extension.__file__).parents[2])}
+    app.offer_command(environment)
+    shell = ["bash", "-l", "-c", "PATH=/usr/bin:/bin; labspawner hold 1m; echo $?; labspawner hold 1; echo $?"]
+    own = tmp_path / "labspawner"
+
+    bare = subprocess.run(shell, env=environment, capture_output=True, text=True, check=True)
+    own.write_text("#!/bin/sh\necho its own: $*\n")
+    own.chmod(0o755)
+    found = subprocess.run(
+        ["bash", "-c", "labspawner top"],
+        env={**environment, "PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert bare.stdout.split() == ["2", "2"]
+    assert "This command works in a terminal of your own server" in bare.stderr
+    assert found.stdout == "its own: top\n"
