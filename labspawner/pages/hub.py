@@ -101,6 +101,12 @@ class Lab:
         self._user = user
         self._now = clock
 
+    @property
+    def bare(self) -> bool:
+        """Whether some provider is known to start servers without a sandbox."""
+        providers = desk_of(self._user).providers.values()
+        return any(getattr(provider, "sandboxed", None) is False for provider in providers)
+
     @pass_context
     def language(self, context: Context) -> str:
         """The language of this request; English where there is no request."""

@@ -31,6 +31,8 @@ class Use(Protocol):
 class Desk(Protocol):
     """What the home page asks of the engine; it stands in the hub's settings as `labspawner`."""
 
+    @property
+    def providers(self) -> Mapping[str, object]: ...
     def leases(self, user: str, server_name: str) -> Sequence[Lease]: ...
     async def uses(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Use]: ...
     async def known(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Evidence]: ...
@@ -43,6 +45,10 @@ class Desk(Protocol):
 
 class NoDesk:
     """Knows nothing: for a hub whose servers are another spawner's."""
+
+    @property
+    def providers(self) -> Mapping[str, object]:
+        return {}
 
     def leases(self, user: str, server_name: str) -> Sequence[Lease]:
         return ()

@@ -97,6 +97,12 @@ class Machine:
             return await self.found()
         return None
 
+    @property
+    def known(self) -> Found | None:
+        """What was found; None as long as nothing is."""
+        asked = self._asking
+        return None if asked is None or not asked.done() or asked.cancelled() or asked.exception() else asked.result()
+
     async def close(self) -> None:
         """Wait for what is being asked."""
         if self._asking is not None:

@@ -111,6 +111,11 @@ class LocalProvider:
             log.error("no server can be started here: %s", exc)
         await self._zygotes.open()
 
+    @property
+    def sandboxed(self) -> bool | None:
+        """Whether servers are kept apart; None until the machine was asked."""
+        return None if self.machine.known is None else self.machine.known.sandboxed
+
     async def describe_sandbox(self) -> tuple[Sentence, ...]:
         """For people: the rung, what servers are protected against on it, and what not. Raises SetupError."""
         found = await self.machine.found()

@@ -66,10 +66,20 @@ def test_an_administrator_finds_the_administration_and_services():
     assert "alert(1)" not in "".join(script.text for script in html.select("script"))
 
 
-def test_the_demo_says_on_every_page_that_servers_are_not_isolated():
+@pytest.mark.parametrize(
+    ("sandboxed", "said"), [(False, "not isolated"), (True, "trying it out"), (None, "trying it out")]
+)
+def test_the_demo_says_on_every_page_whether_servers_are_isolated(sandboxed, said):
     demo = hub.DemoHint(("student1",))
+    desk = SimpleNamespace(providers={"local": SimpleNamespace(sandboxed=sandboxed), "sim": SimpleNamespace()})
+    user = a_user()
+    user.settings = {"labspawner": desk}
 
-    assert "not isolated" in rendered("logout.html", demo=demo).select_one(".lab-demo").text
+    assert said in rendered("logout.html", demo=demo, user=user).select_one(".lab-demo").text
+
+
+def test_the_demo_says_so_before_log_in_too():
+    assert "trying it out" in rendered("logout.html", demo=hub.DemoHint(("student1",))).select_one(".lab-demo").text
     assert rendered("logout.html").select_one(".lab-demo") is None
 
 
