@@ -44,7 +44,7 @@ class Pumps:
         self._plan: dict[str, Any] = plan or {}
         self._mover: Mover | None = None
         self._egress: subprocess.Popen[bytes] | None = None
-        self._life = self._ready = -1
+        self._life = self._ready = self._said = -1
 
     def open_outside(self, pid: int) -> None:
         """Bind on the host, and start the way to the world. pid: a process inside, as the host counts.
@@ -92,10 +92,10 @@ class Pumps:
         if self._mover is not None:
             self._mover.close()
             self._mover = None
-        for fd in (self._life, self._ready):
+        for fd in (self._life, self._ready, self._said):
             if fd >= 0:
                 os.close(fd)
-        self._life = self._ready = -1
+        self._life = self._ready = self._said = -1
         if self._egress is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._egress.wait(timeout=1)
@@ -114,6 +114,8 @@ class Pumps:
             held.callback(os.close, netns)
             owner = fcntl.ioctl(netns, _NS_GET_USERNS)
             held.callback(os.close, owner)
+            # What it says is of interest when it fails, and nothing that a student's log should begin with.
+            self._said = os.memfd_create("slirp4netns", os.MFD_CLOEXEC)
             argv = [*egress["argv"], f"--exit-fd={life}", f"--ready-fd={told}", "--netns-type=path"]
             self._egress = subprocess.Popen(  # noqa: S603 - the hub found the program
                 [*argv, f"/proc/self/fd/{netns}", TAP],
@@ -121,6 +123,7 @@ class Pumps:
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=self._said,
                 pass_fds=(life, told, netns),
                 start_new_session=True,
                 preexec_fn=lambda: _be_owner(owner),  # noqa: PLW1509 - there is one thread
@@ -130,11 +133,15 @@ class Pumps:
         poll = select.poll()
         poll.register(self._ready, select.POLLIN)
         if not poll.poll(EGRESS_READY_S * 1000):
-            raise OSError(errno.ETIMEDOUT, "slirp4netns is not ready in time")
+            raise OSError(errno.ETIMEDOUT, f"slirp4netns is not ready in time{self._last_words()}")
         if not os.read(self._ready, 1):
-            raise OSError(errno.EPIPE, f"slirp4netns ended with status {egress.wait()}")
+            raise OSError(errno.EPIPE, f"slirp4netns ended with status {egress.wait()}{self._last_words()}")
         os.close(self._ready)
         self._ready = -1
+
+    def _last_words(self) -> str:
+        words = os.pread(self._said, 4096, 0).decode(errors="replace").strip()
+        return f": {words}" if words else ""
 
 
 def _be_owner(user_namespace: int) -> None:

@@ -288,10 +288,15 @@ def test_the_way_to_the_world_ends_when_the_keeper_ends_in_order(student: Studen
         eventually_sync(lambda: not slirps())
 
 
-def test_a_way_to_the_world_that_does_not_open_fails_the_start(student: Student, hub: Hub, as_nobody: bool) -> None:
-    plan = plan_for(hub, Network.EGRESS, egress=["/bin/false"])
+def test_a_way_to_the_world_that_does_not_open_fails_the_start_and_says_why(
+    student: Student, hub: Hub, as_nobody: bool
+) -> None:
+    plan = plan_for(hub, Network.EGRESS, egress=["/bin/sh", "-c", "echo not today >&2; exit 3"])
 
-    with pytest.raises(AssertionError, match="ended with status"), a_keeper(student, plan, as_nobody=as_nobody):
+    with (
+        pytest.raises(AssertionError, match="ended with status 3: not today"),
+        a_keeper(student, plan, as_nobody=as_nobody),
+    ):
         raise RuntimeError("it started")
 
     assert not slirps()
