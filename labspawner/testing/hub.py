@@ -23,6 +23,7 @@ import psutil
 
 from labspawner.model import Decision, Json, Lease, Phase
 from labspawner.naming import new_lease_id
+from labspawner.providers.local.limits import probe
 from labspawner.providers.local.network.rundir import default_base
 from labspawner.providers.processes import HostProcess, marks, walk
 from labspawner.store import Store
@@ -80,6 +81,7 @@ class RealHub:
         (info / "entry_points.txt").write_text(_ENTRY_POINTS)
         # jsonschema imports it for a format that no hub checks, and its grammar costs every hub a second to build.
         (folder / "site" / "rfc3987_syntax.py").write_text("raise ImportError('left out of tests for their speed')\n")
+        self._providers = tuple(providers)
         spec = {
             "folder": str(folder),
             "port": self.port,
@@ -159,12 +161,16 @@ class RealHub:
             self.process = None
 
     def close(self) -> None:
-        """End the hub, then every process that carries its id; remove the run folders that a killed hub left."""
+        """End the hub, then every process that carries its id; remove the run folders and control groups of these."""
         try:
             self.stop()
         finally:
             end_processes(self.hub_id)
             shutil.rmtree(default_base(self.hub_id, environment=os.environ, uid=os.geteuid()), ignore_errors=True)
+            for name in self._providers:
+                groups = probe(hub_id=self.hub_id, provider=name).groups
+                for left in groups.list_groups().values() if groups is not None else ():
+                    left.remove()
 
     def log(self) -> str:
         """All that the hub, and every hub before it in this folder, wrote."""

@@ -230,9 +230,10 @@ def _of_bytes(used: int, limit: int | None) -> Sentence:
         return Sentence("{used}, no limit", used=human_bytes(used))
     unit, factor = next((entry for entry in _UNITS if limit >= entry[1]), ("KiB", 2**10))
     digits = 0 if unit in {"MiB", "KiB"} else 1
+    little = 0 < used < factor / 10 and unit != "KiB"  # "46 MiB of 1 GiB", for it is not "0.0"
     return Sentence(
         "{used} of {limit}",
-        used=f"{used / factor:.{digits}f}",
+        used=human_bytes(round(used / 2**20) * 2**20) if little else f"{used / factor:.{digits}f}",
         limit=f"{limit / factor:.{digits}f}".removesuffix(".0") + f" {unit}",
     )
 
