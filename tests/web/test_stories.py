@@ -323,7 +323,7 @@ def test_a_forgotten_open_tab_is_warned_in_chinese_and_culled(story, hub, screen
     assert decision.evidence["open_pages"] == 1
     home = reader.browser()
     assert "已空闲" in home.locator("#lab-servers").inner_text()
-    assert "有页面打开" in home.locator("#lab-servers").inner_text()
+    assert "页面一直打开" in home.locator("#lab-servers").inner_text()
 
 
 TRAINING = {
