@@ -282,7 +282,12 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         self._report(Progress(0, Sentence("You are number {place} of those who start now.", place=place)))
 
     async def check_options(self, user_options: Any) -> None:
-        """Raise what a start with these options would be refused with; None: those of the last start."""
+        """Raise what a start with these options would be refused with; None: those of the last start.
+
+        Where an administrator put another `apply_user_options` in place of ours, only that one can tell, at the start.
+        """
+        if self.apply_user_options is not _apply_user_options:
+            return
         saved = getattr(self.orm_spawner, "user_options", None)
         try:
             await self.choose(user_options if user_options is not None else saved or {})

@@ -106,6 +106,7 @@ async def _start_with_the_hub() -> None:
     while not JupyterHub.initialized() or getattr(JupyterHub.instance(), "http_server", None) is None:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     app = JupyterHub.instance()
+    gate.open_wide(app.http_server)
     runtime = Runtime.of(app.users.settings, app.config)
     if local := _local(runtime.engine.providers.values()):
         _serve_sandboxes(app, runtime.settings.hub_id)

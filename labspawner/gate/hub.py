@@ -30,8 +30,8 @@ from labspawner.gate.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
-OTHERS, STARTING, BEGIN, READY = "others", "starting", "begin", "ready"
-WEIGHTS = {OTHERS: 20.0, STARTING: 20.0, READY: 2.0, BEGIN: 1.0}
+OTHERS, STARTING, WATCHING, BEGIN, READY = "others", "starting", "watching", "begin", "ready"
+WEIGHTS = {OTHERS: 20.0, STARTING: 20.0, WATCHING: 20.0, READY: 2.0, BEGIN: 1.0}
 """A request is answered before a start goes on: who asked sees at once that it was heard."""
 
 KEY = "labspawner_gate"
@@ -86,10 +86,11 @@ def _paced_request(original: Any) -> Any:
 
 
 def _kind(handler: Any) -> str:
-    """What a student who starts a server asks for, or anything else."""
+    """What a student who starts a server asks for, or who waits for one, or anything else."""
     path = str(handler.request.path)
-    starts = "/spawn" in path or "/progress" in path or path.endswith("/server") or "/servers/" in path
-    return STARTING if starts else OTHERS
+    if "/progress" in path:
+        return WATCHING
+    return STARTING if "/spawn" in path or path.endswith("/server") or "/servers/" in path else OTHERS
 
 
 def _paced_start(original: Any) -> Any:

@@ -114,7 +114,9 @@ class Engine:
         """Read the leases that an earlier process left, and start the reconciler. Safe to repeat; a start that failed
         (the database does not answer) is tried again by the next caller."""
         task = self._starting
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        if task is not None and task.done() and not task.cancelled() and task.exception() is None:
+            return
+        if task is None or task.done():
             task = self._starting = asyncio.get_running_loop().create_task(self._start())
         await asyncio.shield(task)
 
