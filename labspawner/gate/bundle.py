@@ -69,8 +69,8 @@ def _rest(work: Coroutine[Any, Any, Any], waits_for: Any, failed: BaseException 
 
 @contextmanager
 def _one_commit(db: Any) -> Iterator[None]:
-    """Commits of this session only send what they hold, so that errors and defaults come where they are expected."""
-    db.commit = db.flush
+    """Commits of this session only send what is new, because the work goes on with its ids and defaults."""
+    db.commit = lambda: db.flush() if db.new else None
     try:
         yield
     finally:

@@ -15,6 +15,11 @@ from labspawner.store.rows import lease_from_row, lease_to_row
 from labspawner.store.schema import leases
 
 FIXED = frozenset({"id", "hub_id", "created_at"})
+# Made once: to build a statement costs more than to run it.
+_FETCH = sa.select(leases).where(leases.c.id == sa.bindparam("the_lease"))
+_FETCH_LOCKED = _FETCH.with_for_update()
+_INSERT = sa.insert(leases)
+_UPDATE = sa.update(leases).where(leases.c.id == sa.bindparam("the_lease"))
 INTENDABLE = frozenset(Phase) - {Phase.STOPPING, Phase.ENDED}
 
 
@@ -63,15 +68,14 @@ def insert(conn: Connection, lease: Lease) -> None:
     """Store a new lease. Raises LeaseConflict while the same server has an active one (neither parked nor
     ended), or if the id is taken."""
     try:
-        conn.execute(sa.insert(leases).values(**lease_to_row(lease)))
+        conn.execute(_INSERT, lease_to_row(lease))
     except sa.exc.IntegrityError as exc:
         raise conflict(f"an active lease exists hub={lease.hub_id} lease={lease.id} cause={exc.orig}") from exc
 
 
 def fetch(conn: Connection, lease_id: LeaseId, *, lock: bool = False) -> Lease | None:
     """One lease. lock: until the transaction ends (on SQLite it holds the whole database already)."""
-    query = sa.select(leases).where(leases.c.id == lease_id)
-    row = conn.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+    row = conn.execute(_FETCH_LOCKED if lock else _FETCH, {"the_lease": lease_id}).mappings().one_or_none()
     return lease_from_row(row) if row else None
 
 
@@ -94,7 +98,7 @@ def update(
     if "release_mode" in changes:
         row["mode_before_intent"] = None
     try:
-        conn.execute(sa.update(leases).where(leases.c.id == lease_id).values(**row))
+        conn.execute(_UPDATE, {**row, "the_lease": lease_id})
     except sa.exc.IntegrityError as exc:  # renamed to, or resumed as, a server that has an active lease
         raise conflict(f"lease={lease_id} cause={exc.orig}") from exc
     return after
