@@ -144,15 +144,9 @@ class Story:
         self.send(f"api/contents/{path}", {"type": "file", "format": "text", "content": content})
 
     def send(self, path: str, body: object) -> None:
-        """Put something in the server. Again where the proxy took a connection that the server was just closing: we
-        say `Connection: close`, as no browser does, and npm's proxy then answers 503 now and then."""
-
-        def taken() -> bool:
-            status = self.files.call("PUT", f"/user/{self.user}/{path}", body).status
-            assert status in {200, 201, 204}, status
-            return True
-
-        eventually_sync(taken, LONG_S, f"{path} is taken")
+        """Put something in the server."""
+        status = self.files.call("PUT", f"/user/{self.user}/{path}", body).status
+        assert status in {200, 201, 204}, status
 
     def hold(self, seconds: int) -> None:
         answer = self._server.call("POST", "/hub/labspawner/hold", {"seconds": seconds})

@@ -63,8 +63,7 @@ class Confinement:
     account: who its processes are; where the hub is no root, inside only (outside they are the hub's user).
     user_namespace: the hub is no root, so the sandbox needs one of its own.
     home: on the host; inside it is `home_inside`.
-    run_dir: a folder of this server alone, on the host; inside it is `/run/labspawner` (sockets). It is memory of the host,
-    so who needs no socket cannot write there.
+    run_dir: a folder of this server alone, on the host; inside it is `/run/labspawner`, read-only: it is memory of the host.
     devices: device nodes of the host, each seen at its own path.
     preload: a file of the host that stands, read-only, as `/etc/ld.so.preload`.
     tmp_bytes: the most that /tmp holds.
@@ -75,7 +74,6 @@ class Confinement:
     home: str
     home_inside: str
     run_dir: str
-    run_dir_writable: bool = True
     hostname: str
     network: Network
     binds: tuple[Bind, ...] = ()

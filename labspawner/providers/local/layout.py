@@ -105,7 +105,7 @@ def layout(
     for device in confinement.devices:
         mounts.put(device, "--dev-bind-try", device)
     mounts.put(confinement.home_inside, "--bind", confinement.home)
-    mounts.put(RUN_INSIDE, "--bind" if confinement.run_dir_writable else "--ro-bind", confinement.run_dir)
+    mounts.put(RUN_INSIDE, "--ro-bind", confinement.run_dir)
     closed = [word for path in (*mounts.masked, "/dev", "/") for word in ("--remount-ro", path)]
     return (program, *_namespaces(confinement), *mounts.words, *closed)
 

@@ -153,7 +153,6 @@ class Machine:
         network: Network,
         software: Software,
         run_dir: Path,
-        run_dir_writable: bool = True,
         package_parent: str | None = None,
     ) -> Confinement:
         """The sandbox of one server, as a value. package_parent: see `extension.enabling`; for another interpreter."""
@@ -168,7 +167,6 @@ class Machine:
             home=str(home.path),
             home_inside=f"/home/{name}",
             run_dir=str(run_dir),
-            run_dir_writable=run_dir_writable,
             hostname=f"lab-{name}"[:63],
             network=network,
             binds=tuple(binds),

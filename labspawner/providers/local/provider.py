@@ -46,7 +46,7 @@ from labspawner.providers.local.homes import Home, prepare_home
 from labspawner.providers.local.limits import usage_now
 from labspawner.providers.local.logs import LogBook, secrets_in
 from labspawner.providers.local.machine import Found, Machine
-from labspawner.providers.local.network.address import Address, Way, at_port, at_socket, choose_way
+from labspawner.providers.local.network.address import Address, at_port, at_socket, hub_inside
 from labspawner.providers.local.network.rundir import RunDirs, default_base
 from labspawner.providers.local.options import LocalSettings, LocalVariant
 from labspawner.providers.local.ports import Ports
@@ -291,13 +291,12 @@ class LocalProvider:
         lease_id = job.request.lease_id
         network = self.machine.network_of(found, job.variant)
         software = await self.host.in_thread(self.machine.software_of, found, job.variant)
-        sockets = self.settings.unix_sockets
-        way = choose_way(
-            job.argv,
-            unix_urls=found.sandboxed and (self.sockets_reached if sockets is None else sockets),
-            own_interpreter=job.variant.interpreter is None,
-        )
-        address = at_socket(str(self._run_dirs.socket(lease_id))) if way is Way.SOCKET else await self._take_port(job)
+        sockets = self.sockets_reached if self.settings.unix_sockets is None else self.settings.unix_sockets
+        if found.sandboxed and sockets:
+            _, hub_port = hub_inside(job.request.environment)
+            address = at_socket(str(self._run_dirs.socket(lease_id)), hub_port=hub_port)
+        else:
+            address = await self._take_port(job)
         return Place(
             found=found,
             home=home,
@@ -362,11 +361,9 @@ class LocalProvider:
     async def _answers(self, job: Job, place: Place) -> bool:
         """Whether the server answers, and not a stranger in its place."""
         lease_id, address = job.request.lease_id, place.address
-        if address.port is None and not await self.host.in_thread(self._run_dirs.publish, lease_id):
-            return False
         if not await probe.answers(address.url + job.request.base_url + "api", timeout_s=min(2.0, job.left_s())):
             return False
-        if place.found.sandboxed or address.port is None:  # its keeper, or its own folder, is who answers
+        if place.found.sandboxed or address.port is None:  # its keeper is who answers
             return True
         ours = (await self.host.listing()).of_lease(lease_id, self._hub_id)
         return await self.host.in_thread(listens_on, ours, address.port) is not False

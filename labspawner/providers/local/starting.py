@@ -115,7 +115,7 @@ class Preparer:
                 if found.groups is not None:
                     found.groups.create(request.lease_id, self._machine.limits(request.resources))
             return StartOrder(
-                argv=(*invocation.argv, *place.address.arguments),
+                argv=invocation.argv,
                 environment=invocation.environment,
                 marks=marks,
                 title=place.home.account.name,
@@ -182,16 +182,15 @@ class Preparer:
         self, job: Job, place: Place, environment: dict[str, str], marks: Mapping[str, str]
     ) -> tuple[sandbox.Invocation, tuple[str, ...], Json]:
         account = place.home.account
-        run_dir = self._run_dirs.prepare(job.request.lease_id, gid=account.gid)
+        run_dir = self._run_dirs.prepare(job.request.lease_id)
         confinement = self._machine.confine(
             place.home,
             network=place.network,
             software=place.software,
             run_dir=run_dir,
-            run_dir_writable=place.address.port is None,
         )
         trees = self._seen(confinement)
-        environment, hub_port = hub_inside(environment, avoid=place.address.port)
+        environment, hub_port = hub_inside(environment, avoid=place.address.port_inside)
         invocation = sandbox.confined(
             job.argv,
             home=confinement.home_inside,

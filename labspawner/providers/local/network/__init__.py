@@ -2,9 +2,8 @@
 
 For the provider, in the order of use:
 
-    egress = await find_egress()                # once: `.command`, or `.missing` says why there is none
-    way = choose_way(...)                       # how the hub and the proxy reach this server: Way.SOCKET or Way.PORT
-    place = RunDir(...)                         # its folder on the host; prepare, publish, remove
-    address = Address.of(way, ...)              # URLs, environment, arguments of the server
+    egress = find_egress()                      # once: `.command`, or `.missing` says why there is none
+    dirs = RunDirs(default_base(...))           # the server's folder on the host: `prepare`, `socket`, `remove`
+    address = at_socket(...)                    # or `at_port`: URLs and ports, outside and inside
     plan = network_plan(...)                    # what the keeper gets as `network`
 """

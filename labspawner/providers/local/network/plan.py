@@ -35,15 +35,10 @@ def network_plan(
     pumps: list[Json] = [
         {"in": "sandbox", "listen": here, "to": {"unix": str(hub_socket)}, "limit": HUB_CONNECTIONS},
     ]
-    if address.port is not None:
-        front = address.url.rpartition("//")[2].rpartition(":")[0]
-        pumps.append(
-            {
-                "in": "host",
-                "listen": {"tcp": [front, address.port]},
-                "to": {"tcp": [LOOPBACK, address.port]},
-            }
-        )
+    front: Json = {"unix": address.socket}
+    if address.socket is None:
+        front = {"tcp": [address.url.rpartition("//")[2].rpartition(":")[0], address.port_inside]}
+    pumps.append({"in": "host", "listen": front, "to": {"tcp": [LOOPBACK, address.port_inside]}})
     plan: dict[str, Json] = {"pumps": pumps, "deny": [], "egress": None}
     if network is Network.EGRESS:
         if not egress:

@@ -2,13 +2,11 @@
 
     <base>/hub.sock                 the hub's API, see `labspawner.hubsocket`; keepers hold the folder to get there
     <base>/<lease>/                 the hub's user's alone
-    <base>/<lease>/in/              seen inside as /run/labspawner; the server makes its socket here
-    <base>/<lease>/server.sock      the same socket, linked by the hub: what hub and proxy connect to
+    <base>/<lease>/in/              seen inside as /run/labspawner, read-only
+    <base>/<lease>/server.sock      where its keeper listens, and hub and proxy connect to
     <base>/<lease>/server.sock:80   a link to it: JupyterHub 6 adds the port to every URL that it stores
 
-A student can put whatever they like into `in`, for example a symbolic link to a socket of the host that hub and proxy
-may use and they may not. So nothing is ever connected to there: a hard link outside of their reach names the very
-socket that was looked at.
+No path that a student can change is ever connected to.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ from labspawner.providers.local.network.address import SOCKET_NAME
 _LONGEST = 100 - len(f"/{LeaseId('l' + 15 * 'x')}/{SOCKET_NAME}:80")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 HUB_SOCKET_NAME = "hub.sock"
-_DRAFT = ".new"
 _INSIDE = "in"
 
 
@@ -59,17 +56,17 @@ class RunDirs:
         return self.base / HUB_SOCKET_NAME
 
     def socket(self, lease_id: LeaseId) -> Path:
-        """Where hub and proxy find the server's socket, once `publish` has said so."""
+        """Where the server's keeper listens, and hub and proxy find it: in a folder that nobody in a sandbox sees."""
         return self._of(lease_id) / SOCKET_NAME
 
     def inside(self, lease_id: LeaseId) -> Path:
         """What is bound into the sandbox."""
         return self._of(lease_id) / _INSIDE
 
-    def prepare(self, lease_id: LeaseId, *, gid: int | None = None) -> Path:
+    def prepare(self, lease_id: LeaseId) -> Path:
         """Make the folder of a lease anew, empty; what to bind into the sandbox.
 
-        gid: the group of the server, which may write there until `publish`; None: nobody but the hub's user.
+        JupyterHub appends `:80` to the address of a socket, so that name leads there too.
         """
         self.remove(lease_id)
         self.make_base()
@@ -77,37 +74,8 @@ class RunDirs:
         folder.mkdir(mode=0o700)
         inside = folder / _INSIDE
         inside.mkdir(mode=0o700)
-        if gid is not None and os.geteuid() == 0:
-            os.chown(inside, 0, gid)
-            inside.chmod(0o770)
+        (folder / f"{SOCKET_NAME}:80").symlink_to(SOCKET_NAME)
         return inside
-
-    def publish(self, lease_id: LeaseId) -> bool:
-        """Let hub and proxy reach the socket that the server has made; False while there is none.
-
-        After it the student can put nothing more into the folder, where the hub is root.
-        """
-        with self._opened(self._of(lease_id)) as folder, self._opened(_INSIDE, dir_fd=folder) as inside:
-            if not _is_socket(SOCKET_NAME, inside):
-                return False
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_DRAFT, dir_fd=folder)
-            try:
-                os.link(SOCKET_NAME, _DRAFT, src_dir_fd=inside, dst_dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                return False
-            # What was looked at may be something else by now; what is in our own folder stays what it is.
-            if not _is_socket(_DRAFT, folder):
-                os.unlink(_DRAFT, dir_fd=folder)
-                return False
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(SOCKET_NAME, dir_fd=folder)  # a rename onto the same socket would do nothing
-            os.rename(_DRAFT, SOCKET_NAME, src_dir_fd=folder, dst_dir_fd=folder)
-            with contextlib.suppress(FileExistsError):
-                os.symlink(SOCKET_NAME, f"{SOCKET_NAME}:80", dir_fd=folder)
-            if os.geteuid() == 0:
-                os.fchmod(inside, 0o750)
-            return True
 
     def remove(self, lease_id: LeaseId) -> None:
         """Remove the folder and all that a student left in it."""
@@ -159,10 +127,3 @@ class RunDirs:
             yield descriptor
         finally:
             os.close(descriptor)
-
-
-def _is_socket(name: str, folder: int) -> bool:
-    try:
-        return stat.S_ISSOCK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False

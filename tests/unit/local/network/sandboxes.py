@@ -7,6 +7,7 @@ standard input.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import json
 import os
@@ -185,31 +186,40 @@ def _keep(folder: str, pid: int, plan: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def a_world(address: str, here: str) -> Iterator[Sequence[str]]:
-    """Another machine, reached by this one at `address`: what to put before a command that is to run there. Needs root."""
+    """Another machine, reached by this one at `address`: what to put before a command that is to run there. Needs root.
+
+    One at a time on this machine, however many tests run: two would have the same address.
+    """
     name = f"t{os.getpid() % 10**8}"
-    with subprocess.Popen(["unshare", "--net", "sleep", "300"]) as machine:
-        try:
-            inside = ["nsenter", f"--net=/proc/{machine.pid}/ns/net"]
-            from labspawner.testing.waiting import eventually_sync
+    with open("/tmp/labspawner-test-world.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(["unshare", "--net", "sleep", "300"]) as machine:
+            yield from _a_world(machine, name, address, here)
 
-            def apart() -> bool:
-                return os.readlink(f"/proc/{machine.pid}/ns/net") != os.readlink("/proc/self/ns/net")
 
-            eventually_sync(apart)
-            for command in (
-                ["ip", "link", "add", name, "type", "veth", "peer", "name", "world0", "netns", str(machine.pid)],
-                ["ip", "addr", "add", f"{here}/24", "dev", name],
-                ["ip", "link", "set", name, "up"],
-                [*inside, "ip", "addr", "add", f"{address}/24", "dev", "world0"],
-                [*inside, "ip", "link", "set", "world0", "up"],
-                [*inside, "ip", "link", "set", "lo", "up"],
-                [*inside, "ip", "route", "add", "default", "via", here],
-            ):
-                subprocess.run(command, check=True, capture_output=True)
-            yield inside
-        finally:
-            subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
-            machine.kill()
+def _a_world(machine: subprocess.Popen[bytes], name: str, address: str, here: str) -> Iterator[Sequence[str]]:
+    try:
+        inside = ["nsenter", f"--net=/proc/{machine.pid}/ns/net"]
+        from labspawner.testing.waiting import eventually_sync
+
+        def apart() -> bool:
+            return os.readlink(f"/proc/{machine.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+
+        eventually_sync(apart)
+        for command in (
+            ["ip", "link", "add", name, "type", "veth", "peer", "name", "world0", "netns", str(machine.pid)],
+            ["ip", "addr", "add", f"{here}/24", "dev", name],
+            ["ip", "link", "set", name, "up"],
+            [*inside, "ip", "addr", "add", f"{address}/24", "dev", "world0"],
+            [*inside, "ip", "link", "set", "world0", "up"],
+            [*inside, "ip", "link", "set", "lo", "up"],
+            [*inside, "ip", "route", "add", "default", "via", here],
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+        yield inside
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=False, capture_output=True)
+        machine.kill()
 
 
 _GREETER = """

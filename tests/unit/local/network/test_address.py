@@ -8,55 +8,21 @@ from typing import Any
 import pytest
 
 from labspawner.providers.local.confinement import Network
-from labspawner.providers.local.network.address import Way, at_port, at_socket, choose_way, hub_inside
+from labspawner.providers.local.network.address import at_port, at_socket, hub_inside
 from labspawner.providers.local.network.plan import network_plan
 
 HUB_SOCKET = Path("/run/labspawner/hub/hub.sock")
 
 
-def the_way(*argv: str, **changes: bool) -> Way:
-    return choose_way(argv, **{"unix_urls": True, "own_interpreter": True, **changes})
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ("jupyterhub-singleuser",),
-        ("/opt/hub/bin/jupyterhub-singleuser", "--debug"),
-        ("jupyter-labhub",),
-        ("/opt/hub/bin/python3", "-m", "jupyterhub.singleuser"),
-    ],
-)
-def test_a_single_user_server_of_the_hubs_own_environment_listens_on_a_socket(argv: tuple[str, ...]) -> None:
-    assert the_way(*argv) is Way.SOCKET
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ("code-server",),
-        ("python3", "-m", "jupyterhub.tests.mocksu"),
-        ("jupyterhub-singleuser", "--ServerApp.port=8888"),
-        ("jupyterhub-singleuser", "--ip", "0.0.0.0"),
-        ("jupyterhub-singleuser", "--ServerApp.sock=/home/ann/s"),
-    ],
-)
-def test_any_other_command_listens_on_a_port(argv: tuple[str, ...]) -> None:
-    assert the_way(*argv) is Way.PORT
-
-
-def test_a_hub_or_proxy_or_environment_that_knows_no_sockets_gets_a_port() -> None:
-    assert the_way("jupyterhub-singleuser", unix_urls=False) is Way.PORT
-    assert the_way("jupyterhub-singleuser", own_interpreter=False) is Way.PORT
-
-
-def test_a_socket_has_one_name_outside_and_one_inside() -> None:
+def test_a_server_behind_a_socket_listens_on_a_port_of_its_own_loopback() -> None:
     address = at_socket("/run/labspawner/hub/l1/server.sock")
 
-    assert address.way is Way.SOCKET
     assert address.url == "http+unix://%2Frun%2Flabspawner%2Fhub%2Fl1%2Fserver.sock"
-    assert address.url_inside == "http+unix://%2Frun%2Flabspawner%2Fserver.sock"
-    assert address.arguments == ("--ServerApp.sock=/run/labspawner/server.sock",)
+    assert (address.url_inside, address.port_inside, address.port) == ("http://127.0.0.1:8888", 8888, None)
+
+
+def test_a_server_behind_a_socket_leaves_the_hub_its_port() -> None:
+    assert at_socket("/run/labspawner/hub/l1/server.sock", hub_port=8888).url_inside == "http://127.0.0.1:8889"
 
 
 @pytest.mark.parametrize("path", ["/run/Hub/server.sock", "/run/" + "x" * 100, "/run/é/server.sock"])
@@ -68,7 +34,7 @@ def test_a_path_that_would_be_garbled_on_the_way_is_refused(path: str) -> None:
 def test_a_port_is_the_same_inside() -> None:
     address = at_port(41234)
 
-    assert (address.way, address.port, address.arguments) == (Way.PORT, 41234, ())
+    assert (address.port, address.port_inside, address.socket) == (41234, 41234, None)
     assert address.url == address.url_inside == "http://127.0.0.1:41234"
 
 
@@ -116,15 +82,20 @@ def test_a_server_on_the_hosts_network_needs_no_plan() -> None:
     assert a_plan(Network.HOST, at_port(41234)) is None
 
 
-def test_without_egress_there_is_only_the_way_to_the_hub() -> None:
+def test_without_egress_there_is_only_the_way_to_the_hub_and_the_way_in() -> None:
     plan = a_plan(Network.NONE, egress=("slirp4netns",), deny=("192.0.2.2/32",))
 
-    (pump,) = plan["pumps"]
+    pump, front = plan["pumps"]
     assert (pump["in"], pump["listen"], pump["to"]) == (
         "sandbox",
         {"tcp": ["127.0.0.1", 8081]},
         {"unix": str(HUB_SOCKET)},
     )
+    assert front == {
+        "in": "host",
+        "listen": {"unix": "/run/labspawner/hub/l1/server.sock"},
+        "to": {"tcp": ["127.0.0.1", 8888]},
+    }
     assert (plan["deny"], plan["egress"]) == ([], None)
 
 

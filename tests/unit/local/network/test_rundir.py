@@ -51,96 +51,12 @@ def reaches(path: Path, server: socket.socket) -> bool:
     return True
 
 
-def test_a_published_socket_is_the_servers_own(dirs: RunDirs, listening: list[socket.socket]) -> None:
-    inside = dirs.prepare(LEASE)
-    server = listen(inside / "server.sock", listening)
-
-    assert dirs.publish(LEASE)
-
-    assert reaches(dirs.socket(LEASE), server)
-    assert reaches(Path(f"{dirs.socket(LEASE)}:80"), server)
-
-
-def test_there_is_nothing_to_publish_before_the_server_listens(dirs: RunDirs) -> None:
+def test_the_socket_of_a_keeper_is_found_under_both_names(dirs: RunDirs, listening: list[socket.socket]) -> None:
     dirs.prepare(LEASE)
+    keeper = listen(dirs.socket(LEASE), listening)
 
-    assert not dirs.publish(LEASE)
-    assert not dirs.socket(LEASE).exists()
-
-
-def test_published_again_it_follows_a_server_that_listens_anew(dirs: RunDirs, listening: list[socket.socket]) -> None:
-    inside = dirs.prepare(LEASE)
-    first = listen(inside / "server.sock", listening)
-    assert dirs.publish(LEASE)
-    assert dirs.publish(LEASE)
-    assert reaches(dirs.socket(LEASE), first)
-
-    (inside / "server.sock").unlink()
-    second = listen(inside / "server.sock", listening)
-    assert dirs.publish(LEASE)
-
-    assert reaches(dirs.socket(LEASE), second)
-    assert sorted(os.listdir(dirs.socket(LEASE).parent)) == ["in", "server.sock", "server.sock:80"]
-
-
-@pytest.mark.parametrize("kind", ["link", "dangling link", "file", "folder", "pipe"])
-def test_what_a_student_puts_in_its_place_is_never_published(
-    dirs: RunDirs, listening: list[socket.socket], kind: str
-) -> None:
-    inside = dirs.prepare(LEASE)
-    forbidden = dirs.base.parent / "docker.sock"
-    listen(forbidden, listening)
-    place = inside / "server.sock"
-    match kind:
-        case "link":
-            place.symlink_to(forbidden)
-        case "dangling link":
-            place.symlink_to("/nowhere")
-        case "file":
-            place.write_text("x")
-        case "folder":
-            place.mkdir()
-        case "pipe":
-            os.mkfifo(place)
-
-    assert not dirs.publish(LEASE)
-    assert not os.path.lexists(dirs.socket(LEASE))
-
-
-def test_a_link_that_comes_later_leads_nobody_astray(dirs: RunDirs, listening: list[socket.socket]) -> None:
-    inside = dirs.prepare(LEASE)
-    server = listen(inside / "server.sock", listening)
-    forbidden = listen(dirs.base.parent / "docker.sock", listening)
-    assert dirs.publish(LEASE)
-
-    (inside / "server.sock").unlink()
-    (inside / "server.sock").symlink_to(dirs.base.parent / "docker.sock")
-
-    assert reaches(dirs.socket(LEASE), server)
-    assert not reaches(dirs.socket(LEASE), forbidden)
-
-
-def test_a_folder_that_is_a_link_is_not_entered(dirs: RunDirs, tmp_path: Path) -> None:
-    inside = dirs.prepare(LEASE)
-    inside.rmdir()
-    inside.symlink_to(tmp_path)
-
-    with pytest.raises(OSError):  # noqa: PT011 - ELOOP or ENOTDIR
-        dirs.publish(LEASE)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has students with groups of their own")
-def test_only_the_servers_group_may_write_there_and_only_until_it_is_published(
-    dirs: RunDirs, listening: list[socket.socket]
-) -> None:
-    inside = dirs.prepare(LEASE, gid=254321)
-    seen = inside.stat()
-    assert (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (0, 254321, 0o770)
-    listen(inside / "server.sock", listening)
-
-    dirs.publish(LEASE)
-
-    assert stat.S_IMODE(inside.stat().st_mode) == 0o750
+    assert reaches(dirs.socket(LEASE), keeper)
+    assert reaches(Path(f"{dirs.socket(LEASE)}:80"), keeper)
 
 
 def test_nobody_else_gets_to_the_folders(dirs: RunDirs) -> None:
@@ -179,8 +95,8 @@ def test_a_base_that_belongs_to_somebody_else_is_refused(dirs: RunDirs) -> None:
 
 def test_prepared_again_it_is_empty(dirs: RunDirs, listening: list[socket.socket]) -> None:
     inside = dirs.prepare(LEASE)
-    listen(inside / "server.sock", listening)
-    dirs.publish(LEASE)
+    (inside / "left").write_text("x")
+    listen(dirs.socket(LEASE), listening)
 
     again = dirs.prepare(LEASE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -45,6 +46,9 @@ class Hub:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "hub.sock"
+        self.fronts = folder / "fronts"
+        self.fronts.mkdir()
+        self.fronts.chmod(0o777)
         (self.port,) = free_ports(1)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(self.path))
@@ -88,7 +92,7 @@ def plan_for(hub: Hub, network: Network = Network.NONE, address: Address | None 
             pytest.skip(str(egress.missing))
         changes = {"egress": egress.command, "deny": denied(), **changes}
     marked = marks("l" + "n" * 15, hub_id=HUB_ID, provider="local", user="s")  # type: ignore[arg-type]
-    address = address or at_socket("/run/x/server.sock")
+    address = address or at_socket(f"{hub.fronts}/{secrets.token_hex(4)}.sock")
     return network_plan(network, address, hub_port=hub.port, hub_socket=hub.path, marks=marked, **changes)
 
 
