@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import psutil
 
 from labspawner.demo import ACCOUNTS, PASSWORD_ENV
 
@@ -89,17 +90,39 @@ def _usable(data_dir: Path) -> Path:
 def _refuse_taken(port: int, data_dir: Path) -> None:
     if _is_free(port):
         return
-    pid_file = data_dir / "hub.pid"
-    hint = (
-        f" The hub of an earlier run may still be there: kill {pid_file.read_text().strip()}"
-        if pid_file.exists()
-        else ""
-    )
+    hub = _process_in(data_dir / "hub.pid", "jupyterhub")
+    proxy = _process_in(data_dir / "proxy.pid", "configurable-http-proxy")
+    if hub is None and proxy is not None:
+        click.echo(f"Ending the proxy of a hub that was killed (pid {proxy.pid}) ...")
+        _end(proxy)
+        if _is_free(port):
+            return
+    hint = f" The hub of an earlier run is still there: kill {hub.pid}" if hub is not None else ""
     other = port + 1 if port < 65535 else 8000
     raise click.ClickException(
         f"Port {port} on 127.0.0.1 is taken. Stop what listens there, or take another: labspawner up --port {other}."
         + hint
     )
+
+
+def _process_in(pid_file: Path, command: str) -> psutil.Process | None:
+    """The process that `pid_file` names, where it lives and is what we take it for."""
+    try:
+        process = psutil.Process(int(pid_file.read_text()))
+        return process if any(command in word for word in process.cmdline()) else None
+    except (OSError, ValueError, psutil.Error):
+        return None
+
+
+def _end(process: psutil.Process) -> None:
+    try:
+        process.terminate()
+        process.wait(5)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(5)
+    except psutil.NoSuchProcess:
+        pass
 
 
 def _is_free(port: int) -> bool:

@@ -18,6 +18,8 @@ from labspawner.culler.sweep import Rules, Sweep
 from labspawner.culling import CullPolicy
 from labspawner.store import Store
 
+_LOOK_AT_HUB_S = 1.0
+
 
 class Culler(Application):
     """Stops servers that are idle, too old or stuck, as the policy of each one's profile says.
@@ -159,13 +161,26 @@ class Culler(Application):
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        if os.environ.get("JUPYTERHUB_SERVICE_NAME"):
+            outliving = asyncio.ensure_future(_hub_gone(os.getppid(), stopping))
+        else:
+            outliving = None
         try:
             sweep = Sweep(hub, store, self.rules(), log=self.log)
             passes = Passes(sweep, store.migrate, log=self.log, interval_s=self.interval_s)
             return await passes.run(stopping, once=self.once)
         finally:
+            if outliving is not None:
+                outliving.cancel()
             hub.close()
             await store.close()
+
+
+async def _hub_gone(parent: int, stopping: asyncio.Event) -> None:
+    """Stop when the hub that started us is no more: the next one starts a culler of its own, and our token is void."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells when a parent dies
+        await asyncio.sleep(_LOOK_AT_HUB_S)
+    stopping.set()
 
 
 def internal_ssl() -> ssl.SSLContext | None:

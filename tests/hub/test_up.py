@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from labspawner.testing import tinyserver
@@ -136,7 +137,7 @@ def test_up_prints_the_url_the_accounts_and_the_password_and_ctrl_c_leaves_the_s
 
     second = up.run("up", "--port", str(up.port))
     assert second.returncode == 1
-    assert "The hub of an earlier run may still be there" in second.stderr
+    assert "The hub of an earlier run is still there: kill " in second.stderr
     wrong = Client(f"http://127.0.0.1:{up.port}")
     wrong.get("/hub/login")
     for fields in ({"username": "student1", "password": "x"}, {"username": "root", "password": PASSWORD}):
@@ -148,6 +149,36 @@ def test_up_prints_the_url_the_accounts_and_the_password_and_ctrl_c_leaves_the_s
     assert up.end(signal.SIGTERM) == 0
     down = up.run("down", "--yes")
     assert "1 server(s) ended." in down.stdout
+
+
+def lives(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_up_comes_back_after_it_and_its_hub_were_killed(up):
+    """The proxy of the killed hub still has the port, and its culler would go on asking."""
+    up.start()
+    browser = up.login("student1")
+    browser.post_form("/hub/spawn/student1", {"profile": "py101/base"})
+    eventually_sync(lambda: browser.call("GET", "/user/student1/api").body == b'{"version": "tiny"}', 20, "it answers")
+    hub = psutil.Process(int((up.data / "hub.pid").read_text()))
+    cullers = [child for child in hub.children() if "labspawner.culler" in child.cmdline()]
+    up.running.kill()
+    hub.kill()
+    up.running.wait(10)
+
+    up.start()
+
+    assert "Ending the proxy of a hub that was killed" in up.printed()
+    again = up.login("student1")
+    eventually_sync(lambda: again.call("GET", "/user/student1/api").body == b'{"version": "tiny"}', 20, "it is found")
+    assert cullers
+    eventually_sync(lambda: not any(lives(culler) for culler in cullers), 20, "the old culler is gone")
+    assert up.end(signal.SIGTERM) == 0
+    assert "1 server(s) ended." in up.run("down", "--yes").stdout
 
 
 def test_a_taken_port_is_said_with_another_to_take(up):

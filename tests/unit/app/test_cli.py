@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,15 +45,33 @@ def test_up_says_which_port_is_taken_and_what_to_type(tmp_path: Path):
     assert f"--port {port + 1}" in result.output
 
 
-def test_up_names_the_hub_of_an_earlier_run(tmp_path: Path):
-    (tmp_path / "hub.pid").write_text("4711\n")
+@pytest.mark.parametrize(("word", "named"), [("jupyterhub", True), ("something-else", False)])
+def test_up_names_the_hub_of_an_earlier_run_and_nobody_who_only_has_its_pid(tmp_path: Path, word: str, named: bool):
+    with (
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", word]) as earlier,
+        socket.socket() as taken,
+    ):
+        (tmp_path / "hub.pid").write_text(f"{earlier.pid}\n")
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        result = run("up", "--port", str(taken.getsockname()[1]), "--data-dir", str(tmp_path), "--config", __file__)
+        earlier.kill()
+
+    assert (f"kill {earlier.pid}" in result.output) is named
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "99999999"])
+def test_up_makes_nothing_of_a_pid_file_that_names_nobody(tmp_path: Path, text: str):
+    (tmp_path / "hub.pid").write_text(text)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
 
         result = run("up", "--port", str(taken.getsockname()[1]), "--data-dir", str(tmp_path), "--config", __file__)
 
-    assert "kill 4711" in result.output
+    assert result.exit_code == 1
+    assert "earlier run" not in result.output
 
 
 def test_up_refuses_a_data_folder_that_is_a_file(tmp_path: Path):
