@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import psutil
 
+from labspawner.errors import StoreUnavailable
 from labspawner.model import Decision, Json, Lease, Phase
 from labspawner.naming import new_lease_id
 from labspawner.providers.local.limits import probe
@@ -261,8 +262,15 @@ class RealHub:
 
     def leases(self, user: str | None = None, name: str | None = None) -> list[Lease]:
         """The leases that have not ended."""
-        found = self.with_store(lambda store: store.live(self.hub_id))
+        found = self.with_store(self._live)
         return [lease for lease in found if user in {None, lease.user} and name in {None, lease.server_name}]
+
+    async def _live(self, store: Store) -> list[Lease]:
+        try:
+            return await store.live(self.hub_id)
+        except StoreUnavailable:  # a hub that has just started may not have made its tables yet
+            await store.migrate()
+            return await store.live(self.hub_id)
 
     def lease(self, user: str, name: str = "") -> Lease:
         """The one lease of a server."""

@@ -71,11 +71,9 @@ def test_a_student_works_is_culled_and_reads_why(open_page, product):
     page = open_page()
     log_in(page, "student1")
 
-    # pick a profile, watch it start, land in JupyterLab
+    # pick a profile, land in JupyterLab
     choose(page, "py101/base", "student1")
-    page.wait_for_url("**/hub/spawn-pending/**")
-    page.locator("#progress-log li", has_text="Starting JupyterLab").wait_for()
-    page.wait_for_url("**/user/student1/lab**")
+    page.wait_for_url("**/user/student1/lab**")  # by way of the pending page, where it takes more than a second
     page.locator("#jp-main-dock-panel").wait_for()
 
     # run a cell
