@@ -1,4 +1,4 @@
-"""What all tests share: how much Hypothesis tries, that the long tests begin first, and which may try twice."""
+"""What all tests share: how much Hypothesis tries, and that the long tests begin first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser and hub tests first: one of them begun last would keep a single core busy while the others wait.
-
-    These may try a second time: their deadlines are real time, and a machine under load can miss one. What fails twice
-    fails, and the summary counts what was tried again.
-    """
-    for item in items:
-        if item.get_closest_marker("web") or item.get_closest_marker("hub"):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+    """Browser and hub tests first: one of them begun last would keep a single core busy while the others wait."""
     items.sort(key=lambda item: 0 if item.get_closest_marker("web") else 1 if item.get_closest_marker("hub") else 2)

@@ -38,7 +38,7 @@ def test_the_hubs_data_and_secrets_are_not_there(lab: Lab, ann: Student) -> None
         "/etc/shadow",
         "/etc/gshadow",
         "/etc/ssl/private",
-        "/root/.ssh",
+        os.path.expanduser("~root/.ssh"),
         "/var/log",
         "/srv",
         "/run/..",

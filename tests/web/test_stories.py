@@ -261,6 +261,7 @@ def test_a_student_is_warned_extends_writes_leaves_and_reads_why(story, hub, scr
 
     # the warning, and one click on Extend
     toast(page, "Your server stops at").wait_for()
+    assert on_disk(hub, "writer", "essay.txt") == "first\n"  # saved at the last mark, not at the first
     look(page, "warned", screenshots)
     said = toast(page, "Your server stops at").inner_text()
     page.get_by_role("button", name="Extend by 1 min (2 left)").click()

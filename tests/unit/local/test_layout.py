@@ -204,10 +204,11 @@ def test_folders_made_for_a_bind_can_be_entered_also_below_tmp_and_root(
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
     (deep / "data").write_text("course data")
-    binds = (Bind(source=str(deep), target="/root/x/y"), Bind(source=str(deep), target=str(deep)))
+    root = os.path.expanduser("~root")
+    binds = (Bind(source=str(deep), target=f"{root}/x/y"), Bind(source=str(deep), target=str(deep)))
 
     said = box(binds=binds).run(
-        f"cat /root/x/y/data {deep}/data; stat -c %a /root /root/x {tmp_path}; touch {deep}/new"
+        f"cat {root}/x/y/data {deep}/data; stat -c %a {root} {root}/x {tmp_path}; touch {deep}/new"
     )
 
     assert said.stdout == "course datacourse data755\n755\n755\n"

@@ -112,7 +112,7 @@ def test_good_settings_are_taken_as_they_are() -> None:
 
 
 def test_inside_path_shows_only_what_is_there_and_the_students_own_commands_first() -> None:
-    environment = {"PATH": "/root/bin:/srv/venv/bin:bin:/usr/bin:/usr/bin", "HOME": "/root", "TOKEN": "x"}
+    environment = {"PATH": "/srv/tools/bin:/srv/venv/bin:bin:/usr/bin:/usr/bin", "HOME": "/srv/hub", "TOKEN": "x"}
 
     made = sandbox.confined(
         ("jupyterhub-singleuser",),
@@ -156,7 +156,7 @@ def test_every_setting_has_a_description() -> None:
 def test_only_jupyter_under_a_root_hub_is_told_to_allow_root(
     argv: tuple[str, ...], as_root: bool, expected: tuple[str, ...]
 ) -> None:
-    invocation = sandbox.plain(argv, home="/h", environment={"HOME": "/root", "SECRET": "s3cret"}, as_root=as_root)
+    invocation = sandbox.plain(argv, home="/h", environment={"HOME": "/srv/hub", "SECRET": "s3cret"}, as_root=as_root)
 
     assert invocation.argv == expected
     assert (invocation.cwd, invocation.environment["HOME"]) == ("/h", "/h")
