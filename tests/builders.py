@@ -31,7 +31,7 @@ def a_request(**changes: Any) -> LaunchRequest:
             "JUPYTERHUB_API_URL": "http://127.0.0.1:1/hub/api",
             "JUPYTERHUB_SERVICE_PREFIX": "/user/student1/",
         },
-        "ready_timeout_s": 30.0,
+        "ready_timeout_s": 120.0,
     }
     return LaunchRequest(**{**values, **changes})
 

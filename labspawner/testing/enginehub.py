@@ -59,7 +59,7 @@ async def launch_with_engine_and_die(
     before: bool,
     folder: Path,
     store: Path,
-    timeout_s: float = 60.0,
+    timeout_s: float = 300.0,
 ) -> tuple[int, str]:
     """Launch in a process of its own that dies at that event, or else after the launch; its return code and stderr."""
     kill = {"entry_point": entry_point, "settings": dict(settings), "event_index": event_index, "before": before}

@@ -33,7 +33,7 @@ from labspawner.testing.web import Answer, Client
 
 T = TypeVar("T")
 START_S = 60.0
-STOP_S = 30.0
+STOP_S = 120.0
 PORTS = (21000, 29999)  # below what the kernel gives to others, so that a port is still free after a restart
 
 _ENTRY_POINTS = "[labspawner.providers]\nsteered = labspawner.testing.hubconfig:steered\n"
@@ -140,7 +140,7 @@ class RealHub:
         """SIGTERM, as an orderly restart does it."""
         self._end(signal.SIGTERM)
 
-    def wait_for_death(self, deadline_s: float = 30.0) -> int:
+    def wait_for_death(self, deadline_s: float = 120.0) -> int:
         """Returns when the hub has died by itself: its exit code, negative for a signal."""
         assert self.process is not None
         code = self.process.wait(timeout=deadline_s)

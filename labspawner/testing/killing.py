@@ -98,7 +98,7 @@ async def launch_and_die(
     event_index: int,
     before: bool,
     folder: Path,
-    timeout_s: float = 60.0,
+    timeout_s: float = 300.0,
 ) -> Doomed:
     """Launch `request` in a process of its own that dies as `KilledAt` says, and tell what it had stored in `folder`.
 

@@ -32,7 +32,7 @@ def launch_request(**changes: Any) -> LaunchRequest:
             "JUPYTERHUB_API_URL": "http://127.0.0.1:1/hub/api",
             "JUPYTERHUB_SERVICE_PREFIX": base_url,
         },
-        "ready_timeout_s": 30.0,
+        "ready_timeout_s": 120.0,
     }
     return LaunchRequest(**{**values, **changes})
 

@@ -1,4 +1,8 @@
-"""Waiting for what is true soon: poll with a deadline, never sleep and hope."""
+"""Waiting for what is true soon: poll with a deadline, never sleep and hope.
+
+A deadline is what a quick machine that does nothing else may take. What is waited for is given `PATIENCE` times that: a
+deadline ends the wait for what never comes, and is no promise of the product about time.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
+PATIENCE = 6
 _FIRST_S, _LONGEST_S = 0.005, 0.2
 
 
@@ -27,11 +32,11 @@ async def eventually(predicate: Callable[[], T], deadline_s: float = 10.0, what:
 
 
 async def eventually(predicate: Callable[[], Any], deadline_s: float = 10.0, what: str = "") -> Any:
-    """The first true value of `predicate`, a plain or async function; raises NotInTime after `deadline_s` seconds.
+    """The first true value of `predicate`, a plain or async function; raises NotInTime after PATIENCE * `deadline_s` seconds.
 
     An AssertionError out of `predicate` counts as "not yet"; any other exception ends the wait.
     """
-    until, pause, last = time.monotonic() + deadline_s, _FIRST_S, "nothing"
+    until, pause, last = time.monotonic() + PATIENCE * deadline_s, _FIRST_S, "nothing"
     while True:
         try:
             value = predicate()
@@ -50,7 +55,7 @@ async def eventually(predicate: Callable[[], Any], deadline_s: float = 10.0, wha
 
 def eventually_sync(predicate: Callable[[], T], deadline_s: float = 10.0, what: str = "") -> T:
     """The same for code without an event loop."""
-    until, pause, last = time.monotonic() + deadline_s, _FIRST_S, "nothing"
+    until, pause, last = time.monotonic() + PATIENCE * deadline_s, _FIRST_S, "nothing"
     while True:
         try:
             if value := predicate():
@@ -66,4 +71,4 @@ def eventually_sync(predicate: Callable[[], T], deadline_s: float = 10.0, what: 
 
 def _words(predicate: object, what: str, deadline_s: float, last: str) -> str:
     name = what or getattr(predicate, "__name__", repr(predicate))
-    return f"not true within {deadline_s:g} s: {name}; last seen: {last[:2000]}"
+    return f"not true within {PATIENCE * deadline_s:g} s: {name}; last seen: {last[:2000]}"

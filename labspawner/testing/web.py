@@ -13,7 +13,7 @@ from http.cookiejar import CookieJar
 from typing import Any
 from urllib.parse import urlencode
 
-TIMEOUT_S = 40.0
+TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True, slots=True)

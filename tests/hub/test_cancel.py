@@ -146,7 +146,7 @@ def test_progress_of_a_cancelled_start_ends(hub, student):
         watching = pool.submit(lambda: list(hub.api.events(path)))
         eventually_sync(lambda: hub.lease(student).handle is not None, 10, "the start is under way")
         hub.stop_server(student)
-        watching.result(timeout=20)
+        watching.result(timeout=120)
 
     assert hub.api.call("GET", path).status in {400, 404}  # it is not starting
 

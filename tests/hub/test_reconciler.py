@@ -117,6 +117,6 @@ def _labspawner(hub, *words, stdin=""):
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )

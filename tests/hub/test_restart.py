@@ -72,7 +72,7 @@ class Running:
             answer = self.client.call("POST", f"/user/{self.user}/api/kernels", {"name": "python3"})
             assert answer.status == 201, answer.text
             self.kernel = answer.json()["id"]
-            asyncio.run(asyncio.wait_for(self._execute(LONG_CELL), 60))
+            asyncio.run(asyncio.wait_for(self._execute(LONG_CELL), 120))
 
     def answers(self) -> bool:
         """Whether it is reached through the proxy, with its kernel at work."""
@@ -153,7 +153,7 @@ def _start(server: Running) -> None:
     server.begin()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_twenty_servers_go_on_while_the_hub_is_stopped_and_while_it_is_killed(twenty: list[Running]) -> None:
     hub = twenty[0].hub
     leases = {lease.user: (lease.id, lease.handle, lease.url) for lease in hub.leases()}

@@ -72,7 +72,7 @@ class Up:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
 
@@ -97,7 +97,7 @@ class Up:
 
     def end(self, number=signal.SIGINT):
         self.running.send_signal(number)
-        code = self.running.wait(timeout=30)
+        code = self.running.wait(timeout=120)
         self.running = None
         return code
 

@@ -116,7 +116,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         yield Product(url=f"http://127.0.0.1:{port}", folder=folder)
     finally:
         process.terminate()
-        process.wait(timeout=40)
+        process.wait(timeout=120)
         subprocess.run([*labspawner, "down", "--yes", *common], env=environment, cwd=folder, check=True, timeout=60)
 
 

@@ -19,7 +19,7 @@ from labspawner.pages.handlers import STATIC_DIR
 from labspawner.pages.home.facts import Extension
 from labspawner.testing.waiting import eventually_sync
 
-pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(900)]
 
 USE = Use(Usage(taken_at=NOW, memory_bytes=int(3.9 * GIB), memory_limit_bytes=4 * GIB, cpu_limit=2.0), 0.43)
 

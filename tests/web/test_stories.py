@@ -26,7 +26,7 @@ from labspawner.testing.web import Client
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
-pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(900)]
 
 # `warned` leaves ten seconds before its last mark, and as many after it. Others wait for their end in silence.
 COURSE = """

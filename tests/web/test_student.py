@@ -10,7 +10,7 @@ import pytest
 
 from labspawner.testing.waiting import eventually_sync
 
-pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.web, pytest.mark.hub, pytest.mark.timeout(900)]
 
 PASSWORD = "open-sesame"
 

@@ -213,7 +213,7 @@ async def status_of(url: str) -> int | None:
 
 def _status_of(url: str) -> int | None:
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     try:
         connection.request("GET", parts.path)
         answer = connection.getresponse()

@@ -15,7 +15,7 @@ from labspawner.model import Event, Feature, Handle, Ready, ReleaseMode, ServerS
 from labspawner.naming import new_lease_id
 from labspawner.providers.contract import Provider
 from labspawner.testing.conformance.base import ProviderCase, drain, last_handle, pull, status_of
-from labspawner.testing.waiting import eventually
+from labspawner.testing.waiting import PATIENCE, eventually
 
 PARKING = {Feature.HIBERNATE: ReleaseMode.HIBERNATE, Feature.PARK: ReleaseMode.STOP}
 
@@ -112,7 +112,7 @@ class Ending(ProviderCase):
         if not self.slow_stages:
             pytest.skip("no launch can be made slow enough to be overtaken")
         seen: list[Event] = []
-        slow = self.ask_slow(self.slow_stages[-1], ready_timeout_s=30.0)
+        slow = self.ask_slow(self.slow_stages[-1], ready_timeout_s=3600.0)
         task = asyncio.create_task(drain(provider.launch(slow), seen))
 
         async def made() -> bool:
@@ -122,7 +122,7 @@ class Ending(ProviderCase):
         await provider.release(last_handle(seen), ReleaseMode.DESTROY, grace_s=1)
 
         with pytest.raises(LabError):
-            await asyncio.wait_for(task, self.settle_s)
+            await asyncio.wait_for(task, PATIENCE * self.settle_s)
         await self.nothing_left(provider, root)
 
     async def test_after_a_release_the_same_user_starts_again(self, provider: Provider) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from labspawner.errors import BadConfig, LabError, NoRoom, StartFailed
 from labspawner.model import Checkpoint, Event, Feature, Progress, Ready, ReleaseMode, ServerState
 from labspawner.providers.contract import Provider
 from labspawner.testing.conformance.base import STRANGE_NAMES, OpenProvider, ProviderCase, drain, status_of
+from labspawner.testing.stopwatch import Stopwatch
 from labspawner.testing.waiting import eventually
 
 _LONGEST_BLOCK_S = 1.0
@@ -78,12 +78,11 @@ class Starting(ProviderCase):
         self, provider: Provider, root: Path, slow_stage: str
     ) -> None:
         request = self.ask_slow(slow_stage, ready_timeout_s=0.5)
-        began = time.monotonic()
 
-        with pytest.raises(StartFailed) as failure:
+        with Stopwatch() as watch, pytest.raises(StartFailed) as failure:
             await self.start(provider, request)
 
-        assert time.monotonic() - began < request.ready_timeout_s + self.settle_s
+        assert watch.seconds < request.ready_timeout_s + self.settle_s
         assert str(failure.value.message)
         await self.nothing_left(provider, root)
 
@@ -185,11 +184,11 @@ def _kill_name(point: tuple[int, bool]) -> str:
 
 async def _longest_block_s() -> float:
     """How long the event loop did not turn, at worst, until cancelled."""
-    longest, last = 0.0, time.monotonic()
-    try:
-        while True:
-            await asyncio.sleep(0.01)
-            now = time.monotonic()
-            longest, last = max(longest, now - last), now
-    except asyncio.CancelledError:
-        return longest
+    longest = last = 0.0
+    with Stopwatch() as watch:
+        try:
+            while True:
+                await asyncio.sleep(0.01)
+                longest, last = max(longest, watch.seconds - last), watch.seconds
+        except asyncio.CancelledError:
+            return longest

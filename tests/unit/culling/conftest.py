@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +19,7 @@ from labspawner.culler.hub import Hub
 from labspawner.culler.sweep import Rules, Sweep
 from labspawner.model import Lease, Phase
 from labspawner.store import Store
+from labspawner.testing.waiting import eventually
 
 TOKEN = "f00dface-token-of-the-culler"
 
@@ -210,14 +210,6 @@ def a_sweep(client: Hub, store: Store, clock: Clock) -> Callable[..., Sweep]:
         return Sweep(client, store, Rules(hub_id="test-hub", **rules), log=logging.getLogger("culler"), clock=clock)
 
     return make
-
-
-async def eventually(predicate: Callable[[], bool], deadline_s: float = 10.0) -> None:
-    for _ in range(int(deadline_s / 0.01)):
-        if predicate():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come true in time")
 
 
 @pytest.fixture(name="eventually")

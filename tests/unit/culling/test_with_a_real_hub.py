@@ -163,7 +163,7 @@ async def real_hub(tmp_path):
         if child.returncode is None:
             child.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(child.wait(), 40)
+                await asyncio.wait_for(child.wait(), 120)
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)

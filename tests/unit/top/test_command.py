@@ -153,7 +153,7 @@ async def test_it_draws_until_q_and_leaves_the_terminal_as_it_was(board: Board, 
 
     os.write(terminal[0], b"q")
 
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 120)
     assert termios.tcgetattr(terminal[1]) == before
     assert "q quit" in out.getvalue()
 
@@ -173,7 +173,7 @@ async def test_a_key_changes_the_order(board: Board, terminal):
 
     await eventually(lambda: asked[-1:] == ["cpu"])
     os.write(terminal[0], b"q")
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 120)
     assert asked[0] == "user"
 
 
@@ -182,7 +182,7 @@ async def test_a_key_that_was_pressed_before_the_first_look_counts(board: Board,
 
     task, _ = await watched(board, terminal)
 
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 120)
 
 
 async def test_a_database_that_does_not_answer_is_said_and_asked_again(board: Board, terminal):
@@ -198,7 +198,7 @@ async def test_a_database_that_does_not_answer_is_said_and_asked_again(board: Bo
 
     await eventually(lambda: len(looks) >= 4)
     os.write(terminal[0], b"q")
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 120)
 
     assert "The database takes a nap." in out.getvalue()
 
@@ -221,5 +221,5 @@ async def test_a_terminal_that_is_closed_ends_it(board: Board):
 
     os.close(person)
 
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, 120)
     os.close(command)

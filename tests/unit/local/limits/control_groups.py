@@ -116,7 +116,7 @@ class Member:
 
     def end(self) -> None:
         self.child.kill()
-        self.child.wait(timeout=10)
+        self.child.wait(timeout=120)
         for pipe in (self.child.stdin, self.child.stdout):
             assert pipe is not None
             pipe.close()

@@ -57,7 +57,7 @@ def test_memory_beyond_the_limit_is_refused_by_killing(groups: Groups, member):
 
     greedy = member(group.inside_files, *allocating(256))
 
-    assert greedy.child.wait(timeout=30) == -signal.SIGKILL
+    assert greedy.child.wait(timeout=120) == -signal.SIGKILL
     assert group.oom_kills() == 1
 
 
@@ -68,7 +68,7 @@ def test_the_largest_process_dies_and_the_server_lives_on(groups: Groups, member
 
     kernel = member(group.inside_files, *allocating(256))
 
-    assert kernel.child.wait(timeout=30) == -signal.SIGKILL
+    assert kernel.child.wait(timeout=120) == -signal.SIGKILL
     assert server.child.poll() is None
     assert server.child.pid in group.pids()
 
@@ -79,7 +79,7 @@ def test_a_fork_bomb_stops_at_the_limit(groups: Groups, member):
 
     bomb = member(group.inside_files, "sh", "-c", "while :; do sleep 60 & done")
 
-    assert bomb.child.wait(timeout=30) != 0
+    assert bomb.child.wait(timeout=120) != 0
     assert 10 <= len(group.pids()) <= 20
     assert group.kill()
     assert group.pids() == frozenset()
@@ -156,7 +156,7 @@ def test_kill_ends_everybody_in_both_leaves(groups: Groups, member):
 
     assert group.kill()
 
-    assert helper.child.wait(timeout=10) == server.child.wait(timeout=10) == -signal.SIGKILL
+    assert helper.child.wait(timeout=120) == server.child.wait(timeout=120) == -signal.SIGKILL
     assert group.pids() == frozenset()
 
 
@@ -312,7 +312,7 @@ def test_v2_of_an_older_kernel_freezes_and_kills_one_by_one(bare_v2: Groups, mem
     server.line()
 
     assert group.kill()
-    assert server.child.wait(timeout=10) == -signal.SIGKILL
+    assert server.child.wait(timeout=120) == -signal.SIGKILL
     assert group.remove()
 
 
@@ -325,7 +325,7 @@ def test_v1_without_a_freezer_still_ends_everybody(groups: Groups, member):
     server.line()
 
     assert group.kill()
-    assert server.child.wait(timeout=10) == -signal.SIGKILL
+    assert server.child.wait(timeout=120) == -signal.SIGKILL
 
 
 def test_without_pid_descriptors_everybody_is_killed_by_number(groups: Groups, member, monkeypatch):
@@ -336,7 +336,7 @@ def test_without_pid_descriptors_everybody_is_killed_by_number(groups: Groups, m
     server = member(group.inside_files, "cat")
 
     assert group.kill()
-    assert server.child.wait(timeout=10) == -signal.SIGKILL
+    assert server.child.wait(timeout=120) == -signal.SIGKILL
 
 
 def test_kill_gives_up_on_a_process_that_does_not_die(folder: FolderThatActsLikeV2, folder_mounts, hub_id: str):

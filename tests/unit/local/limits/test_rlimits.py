@@ -115,7 +115,7 @@ def limited(plan, *command: str, uid: int | None = None) -> subprocess.Completed
             resource.setrlimit(number, pair)
 
     return subprocess.run(
-        command, preexec_fn=before, capture_output=True, timeout=60, check=False, env={"PATH": os.environ["PATH"]}
+        command, preexec_fn=before, capture_output=True, timeout=300, check=False, env={"PATH": os.environ["PATH"]}
     )
 
 

@@ -150,7 +150,7 @@ def a_keeper(student: Student, plan: Mapping[str, Any], *, as_nobody: bool = Fal
             yield keeper
         finally:
             with contextlib.suppress(BrokenPipeError):
-                keeper.communicate(timeout=10)
+                keeper.communicate(timeout=120)
 
 
 def _keep(folder: str, pid: int, plan: Mapping[str, Any]) -> None:

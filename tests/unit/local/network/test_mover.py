@@ -265,7 +265,7 @@ async def test_a_client_that_vanishes_leaves_no_connection_behind(way: Way) -> N
 
     mover_module._reset(client)
 
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 120)
 
 
 async def test_a_server_that_vanishes_is_an_end_for_its_client(way: Way) -> None:

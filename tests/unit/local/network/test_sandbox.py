@@ -287,7 +287,7 @@ def test_the_way_to_the_world_is_marked_and_ends_with_its_keeper(student: Studen
 
 def test_the_way_to_the_world_ends_when_the_keeper_ends_in_order(student: Student, hub: Hub, as_nobody: bool) -> None:
     with a_keeper(student, plan_for(hub, Network.EGRESS), as_nobody=as_nobody) as keeper:
-        keeper.communicate(timeout=10)
+        keeper.communicate(timeout=120)
 
         eventually_sync(lambda: not slirps())
 

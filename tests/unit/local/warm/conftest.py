@@ -167,7 +167,7 @@ def layout(*, user_namespace: bool = False, interpreter: bool = True) -> tuple[s
 def _works(command: tuple[str, ...]) -> bool:
     if shutil.which("bwrap") is None:
         return False
-    return subprocess.run([*command, "--", "true"], capture_output=True, timeout=20, check=False).returncode == 0
+    return subprocess.run([*command, "--", "true"], capture_output=True, timeout=120, check=False).returncode == 0
 
 
 @pytest.fixture(params=["as the hub's kind of user", "in a user namespace"])

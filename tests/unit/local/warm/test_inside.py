@@ -164,7 +164,7 @@ def test_an_ordinary_user_needs_no_rights(tmp_path: Path) -> None:
         ours.close()
         theirs.close()
         os.close(log)
-        zygote.wait(timeout=10)
+        zygote.wait(timeout=120)
         shutil.rmtree(folder)
 
 

@@ -77,7 +77,7 @@ def an_order(home: Path, api: str, port: int, user: str) -> StartOrder:
 
 def answers(port: int, user: str) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/user/{user}/api", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/user/{user}/api", timeout=60) as answer:
             return "version" in json.load(answer)
     except (urllib.error.URLError, OSError):
         return False
