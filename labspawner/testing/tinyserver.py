@@ -24,6 +24,7 @@ def command(
     listen_after_s: float = 0.0,
     never_listen: bool = False,
     die_after_s: float | None = None,
+    die_when_asked: bool = False,
     exit_code: int = 0,
     say: str = "",
     deaf: bool = False,
@@ -31,11 +32,13 @@ def command(
     """The command line of a server that behaves so.
 
     listen_after_s: seconds until it answers; never_listen: it lives and never does. die_after_s: seconds until it
-    exits with `exit_code`, counted from its start. say: printed to stderr first. deaf: it ignores SIGINT and SIGTERM.
+    exits with `exit_code`, counted from its start; die_when_asked: it does when somebody asks for `.../die`. say:
+    printed to stderr first. deaf: it ignores SIGINT and SIGTERM.
     """
     words = [sys.executable, "-I", __file__, f"--listen-after={listen_after_s}", f"--exit-code={exit_code}"]
     words += [f"--die-after={die_after_s}"] if die_after_s is not None else []
     words += [f"--say={say}"] if say else []
+    words += ["--die-when-asked"] if die_when_asked else []
     words += ["--never-listen"] if never_listen else []
     words += ["--deaf"] if deaf else []
     return tuple(words)
@@ -43,6 +46,7 @@ def command(
 
 class _Handler(BaseHTTPRequestHandler):  # pragma: no cover - runs with -I, out of coverage's sight
     protocol_version = "HTTP/1.1"
+    deadly: int | None = None
 
     def do_GET(self) -> None:
         api = urlsplit(self.path).path.rstrip("/").endswith("/api")
@@ -54,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):  # pragma: no cover - runs with -I, out 
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        if self.path.endswith("/die") and self.deadly is not None:
+            self.wfile.flush()
+            os._exit(self.deadly)
 
     def log_message(self, *args: object) -> None:
         """Say nothing per request."""
@@ -63,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:  # pragma: no cover - runs
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen-after", type=float, default=0.0)
     parser.add_argument("--die-after", type=float)
+    parser.add_argument("--die-when-asked", action="store_true")
     parser.add_argument("--exit-code", type=int, default=0)
     parser.add_argument("--say", default="")
     parser.add_argument("--never-listen", action="store_true")
@@ -76,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:  # pragma: no cover - runs
         sys.stderr.flush()
     if options.die_after is not None:
         threading.Thread(target=_die, args=(options.die_after, options.exit_code), daemon=True).start()
+    _Handler.deadly = options.exit_code if options.die_when_asked else None
     time.sleep(options.listen_after)
     while options.never_listen:
         time.sleep(3600)

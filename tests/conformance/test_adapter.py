@@ -60,7 +60,7 @@ class TestAdapter(ProviderConformance):
         return SetupError if stage == "missing" else StartFailed
 
     def dying_request(self, **changes: Any) -> LaunchRequest:
-        return launch_request(**{"command": tinyserver.command(die_after_s=1.0), **changes})
+        return launch_request(**{"command": tinyserver.command(die_when_asked=True), **changes})
 
     @contextmanager
     def break_host(self, provider: Provider) -> Iterator[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from labspawner.model import (
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.sim.faults import write_faults
 from labspawner.providers.sim.listener import normal_url
+from labspawner.providers.sim.pace import stage_s
 from labspawner.providers.sim.settings import Knobs, SimSettings, read
 from labspawner.providers.sim.simulation import Simulation
 from labspawner.providers.sim.world import HIBERNATED, LAUNCHING, PARKED, STOPPED, Row, World
@@ -248,12 +248,9 @@ class SimProvider:
 
     async def _pass_stage(self, launch: _Launch, stage: str) -> None:
         """Take the time of `stage`, and fail as the knobs say."""
-        knobs, lease_id = launch.knobs, launch.request.lease_id
-        start_s = knobs.start_s
-        if launch.woke is not None and launch.woke[1] == HIBERNATED:
-            start_s = knobs.start_s / 5 if knobs.resume_s is None else knobs.resume_s
-        chance = random.Random(f"{self._settings.seed}/{lease_id}/{stage}")  # noqa: S311 - a simulation, not a secret
-        await self._wait(launch, start_s / len(knobs.stages) * (1 + knobs.jitter * chance.uniform(-1, 1)))
+        resumes = launch.woke is not None and launch.woke[1] == HIBERNATED
+        seed, lease_id = self._settings.seed, launch.request.lease_id
+        await self._wait(launch, stage_s(launch.knobs, stage, seed=seed, lease_id=lease_id, resumes=resumes))
         while (now := await self._sim.run(lambda world: self._sim.knobs(launch.request.settings))).stall_at == stage:
             await self._wait(launch, _STALL_CHECK_S)
         if now.fail_at == stage:

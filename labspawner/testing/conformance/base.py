@@ -86,7 +86,7 @@ class ProviderCase:
         return ""
 
     def dying_request(self, **changes: Any) -> LaunchRequest:
-        """A request whose server dies by itself, a second or so after it was ready."""
+        """A request whose server dies, a second or so after it was ready or as soon as its page `die` is asked for."""
         pytest.skip("no server can be made to die by itself")
 
     def break_host(self, provider: Provider) -> AbstractContextManager[object]:

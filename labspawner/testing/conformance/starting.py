@@ -110,6 +110,7 @@ class Starting(ProviderCase):
         self, provider: Provider, root: Path
     ) -> None:
         server = await self.start(provider, self.ask_dying())
+        await status_of(f"{server.url}{server.request.base_url}die")
 
         async def gone() -> bool:
             return (await provider.observe([server.handle]))[server.handle.lease_id] is ServerState.GONE

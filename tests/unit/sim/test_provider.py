@@ -7,7 +7,9 @@ import http.client
 import logging
 import socket
 import sqlite3
+import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from importlib import metadata
 from pathlib import Path
@@ -222,29 +224,24 @@ async def test_a_stall_ends_when_the_knob_is_taken_back(sim: SimProvider):
 
 
 async def test_a_hibernated_server_wakes_faster_than_a_stopped_one(open_sim: OpenSim):
-    sim = open_sim(park=True, start_s=0.3, resume_s=0.0)
+    sim = open_sim(park=True)
     _, handle = await serving(sim)
+    sim.faults(start_s=3600, resume_s=0)
+    again = a_request(lease_id=handle.lease_id, parked=handle, ready_timeout_s=0.5)
 
-    took = {}
-    for mode in (ReleaseMode.HIBERNATE, ReleaseMode.STOP):
-        await sim.release(handle, mode, grace_s=1)
-        began = asyncio.get_running_loop().time()
-        await serving(sim, lease_id=handle.lease_id, parked=handle)
-        took[mode] = asyncio.get_running_loop().time() - began
-
-    assert took[ReleaseMode.HIBERNATE] < 0.25
-    assert took[ReleaseMode.STOP] >= 0.3
-
-
-async def test_resuming_takes_a_fifth_of_a_start_unless_told_otherwise(open_sim: OpenSim):
-    sim = open_sim(start_s=0.5)
-    _, handle = await serving(sim)
     await sim.release(handle, ReleaseMode.HIBERNATE, grace_s=1)
+    await launched(sim, replace(again, ready_timeout_s=120.0))
+    await sim.release(handle, ReleaseMode.STOP, grace_s=1)
+    with pytest.raises(StartFailed, match="not ready in time"):
+        await launched(sim, again)
+
+
+async def test_a_start_takes_as_long_as_told(open_sim: OpenSim):
     began = asyncio.get_running_loop().time()
 
-    await serving(sim, lease_id=handle.lease_id, parked=handle)
+    await serving(open_sim(start_s=0.3))
 
-    assert 0.1 <= asyncio.get_running_loop().time() - began < 0.5
+    assert asyncio.get_running_loop().time() - began >= 0.3
 
 
 @pytest.mark.parametrize("mode", [ReleaseMode.STOP, ReleaseMode.HIBERNATE])
@@ -259,7 +256,7 @@ async def test_a_provider_that_keeps_nothing_says_so_and_keeps_nothing(open_sim:
 
 
 async def test_stop_takes_as_long_as_told_but_never_longer_than_its_grace(open_sim: OpenSim):
-    sim = open_sim(stop_s=30)
+    sim = open_sim(stop_s=3600)
     _, handle = await serving(sim)
 
     await asyncio.wait_for(sim.release(handle, ReleaseMode.STOP, grace_s=0.05), 120)
@@ -432,19 +429,6 @@ async def test_a_release_just_before_ready_is_not_overtaken(open_sim: OpenSim):
         await anext(events)
 
 
-async def test_jitter_is_the_same_for_the_same_seed_and_lease(open_sim: OpenSim):
-    request = a_request(settings={"start_s": 0.1, "jitter": 1.0})
-    sim = open_sim(seed=3)
-    took = []
-    for _ in range(2):
-        began = asyncio.get_running_loop().time()
-        events = await launched(sim, request)
-        took.append(asyncio.get_running_loop().time() - began)
-        await sim.release(handle_in(events), ReleaseMode.DESTROY, grace_s=1)
-
-    assert took[0] == pytest.approx(took[1], abs=0.08)
-
-
 async def test_after_close_it_cannot_tell_and_says_so(sim: SimProvider):
     _, handle = await serving(sim)
 
@@ -498,16 +482,16 @@ async def test_a_launch_cancelled_twice_is_undone_all_the_same(open_sim: OpenSim
 
 
 async def test_five_hundred_starts_and_two_thousand_servers_are_cheap(sim: SimProvider):
-    began = asyncio.get_running_loop().time()
+    began = time.process_time()  # of all our threads: what it costs, however long the machine lets us wait for it
     await asyncio.gather(
         *(launched(sim, a_request(user=f"u{number}", base_url=f"/user/u{number}/")) for number in range(500))
     )
-    started = asyncio.get_running_loop().time() - began
+    started = time.process_time() - began
     handles = [resource.handle for resource in await sim.owned()]
-    began = asyncio.get_running_loop().time()
+    began = time.process_time()
 
     states = await sim.observe(handles * 4)
 
     assert started < 15
-    assert asyncio.get_running_loop().time() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert set(states.values()) == {ServerState.RUNNING}
