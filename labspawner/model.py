@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from typing import NewType, TypeAlias, Union
+from typing import ClassVar, NewType, TypeAlias, Union, cast
 from urllib.parse import urlsplit
 
 from labspawner.sentences import Sentence
@@ -79,6 +79,66 @@ class Slice:
             raise ValueError(f"no such slice: memory_bytes={self.memory_bytes} compute_pct={self.compute_pct}")
 
 
+class SliceTest(str, Enum):
+    """What came of trying a slice out before its student got it. OFF: nobody wanted to know."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNTESTED = "untested"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldSlice:
+    """The slice that a lease holds. A provider with `Feature.GPU_SLICES` keeps it in its handles, under `HeldSlice.KEY`.
+
+    card: the UUID of the card, or MIG device. tested: the verdict on it, None until there is one; why: what it rests
+    on, where it did not pass. pretended: there is no such card, and nothing is computed on it. courtesy: nothing but
+    good manners keeps a program inside it.
+    """
+
+    KEY: ClassVar[str] = "gpu"
+
+    card: str
+    memory_bytes: int
+    compute_pct: int = 100
+    tested: SliceTest | None = None
+    why: Sentence | None = None
+    pretended: bool = False
+    courtesy: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        return {
+            "card": self.card,
+            "memory_bytes": self.memory_bytes,
+            "compute_pct": self.compute_pct,
+            "tested": self.tested.value if self.tested else None,
+            "why": cast(Json, self.why.to_json()) if self.why else None,
+            "pretended": self.pretended,
+            "courtesy": self.courtesy,
+        }
+
+    @classmethod
+    def of(cls, handle: Handle | None) -> HeldSlice | None:
+        """What a handle says; None where it says nothing of a slice that can be read."""
+        data = handle.data.get(cls.KEY) if handle is not None else None
+        if not isinstance(data, dict):
+            return None
+        why = data.get("why")
+        try:
+            return cls(
+                card=str(data["card"]),
+                memory_bytes=int(str(data["memory_bytes"])),
+                compute_pct=int(str(data["compute_pct"])),
+                tested=SliceTest(data["tested"]) if data.get("tested") else None,
+                why=Sentence.from_json(why) if isinstance(why, dict) else None,
+                pretended=data.get("pretended") is True,
+                courtesy=data.get("courtesy") is True,
+            )
+        except (KeyError, ValueError):
+            return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What one server needs on one host. None: the provider's default, not counted.
@@ -107,15 +167,34 @@ class Resources:
         return cls(**values, gpu=Slice(**gpu) if isinstance(gpu, dict) else None)  # type: ignore[arg-type]
 
 
+class CardPolicy(str, Enum):
+    """Which of the cards with room a slice goes to.
+
+    BINPACK: the fullest, so that large slices find whole cards. SPREAD: the emptiest, so that slices wait for each other
+    the least. TOPOLOGY: several slices of one server go to cards near to each other; a single one goes where it takes
+    least from such neighbours.
+    """
+
+    BINPACK = "binpack"
+    SPREAD = "spread"
+    TOPOLOGY = "topology"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardCapacity:
-    """One GPU. `slots_free`: how many more slices the host lets share it, whatever their size."""
+    """One GPU, or one MIG device: a place for slices that shares nothing with other places.
+
+    memory_total_bytes: as NVML reports it, which is less than what is printed on the box.
+    slots_free: how many more slices the host lets share it, whatever their size; of a MIG device 0 or 1.
+    distances: to other cards of the host, by UUID; larger is farther; cards that are not named are farthest.
+    """
 
     uuid: str
     memory_total_bytes: int
     memory_free_bytes: int
     compute_free_pct: int = 100
     slots_free: int | None = None
+    distances: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +209,7 @@ class HostCapacity:
     memory_total_bytes: int | None = None
     memory_free_bytes: int | None = None
     cards: tuple[CardCapacity, ...] = ()
+    card_policy: CardPolicy = CardPolicy.BINPACK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,11 +380,34 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRefusal:
+    """Memory that a slice had not. count: how often that happened so far. words: what the student reads of the last
+    time, with hints."""
+
+    at: datetime
+    count: int
+    words: Sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuUsage:
+    """What a slice was used for. time_s: its time on the card, since its start. last_busy: the last work given to the
+    card, or the slice's beginning. refused: what it could not give; None: it gave all."""
+
+    memory_bytes: int
+    memory_limit_bytes: int
+    time_s: float = 0.0
+    last_busy: datetime | None = None
+    refused: GpuRefusal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What one server uses on its host now, all its processes together. None: it cannot be told.
 
     memory_bytes: memory of its own, and its part of what it shares. cpu_s: processor seconds since its start.
     memory_limit_bytes, cpu_limit (cores): what is enforced, not what was asked for. disk_bytes: what its home holds.
+    gpu: of its slice, where it has one.
     """
 
     taken_at: datetime
@@ -315,6 +418,7 @@ class Usage:
     processes: int | None = None
     disk_bytes: int | None = None
     disk_limit_bytes: int | None = None
+    gpu: GpuUsage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

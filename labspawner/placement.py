@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from labspawner.model import Capacity, CardCapacity, HostCapacity, LeaseId, Resources
+from labspawner.model import Capacity, CardCapacity, CardPolicy, HostCapacity, LeaseId, Resources, Slice
 
 ROUNDING = 1e-6
 """Ten tenths of a core are one core, whatever binary fractions make of it."""
@@ -106,7 +106,7 @@ def _fits(host: HostCapacity, need: Resources) -> Fits | None:
         return None
     if need.gpu is None:
         return Fits(host.name)
-    card = _best_card(host.cards, need)
+    card = _best_card(host, need)
     return Fits(host.name, card.uuid) if card else None
 
 
@@ -114,19 +114,73 @@ def _short(free: float | None, wanted: float | None) -> bool:
     return free is not None and wanted is not None and wanted > free + ROUNDING
 
 
-def _best_card(cards: Sequence[CardCapacity], need: Resources) -> CardCapacity | None:
-    """The fullest card that still fits, so that large slices find whole cards."""
-    gpu = need.gpu
-    if gpu is None:
-        return None
-    fitting = [
-        card
-        for card in cards
-        if gpu.memory_bytes <= card.memory_free_bytes
+def has_room(card: CardCapacity, gpu: Slice) -> bool:
+    """Whether one more slice like `gpu` fits `card`: its memory, its compute time, and a place for it."""
+    return (
+        gpu.memory_bytes <= card.memory_free_bytes
         and gpu.compute_pct <= card.compute_free_pct
         and (card.slots_free is None or card.slots_free > 0)
-    ]
-    return min(fitting, key=lambda card: card.memory_free_bytes, default=None)
+    )
+
+
+def with_slice(card: CardCapacity, gpu: Slice) -> CardCapacity:
+    """`card` after one more slice like `gpu`; never less than nothing is left."""
+    return replace(
+        card,
+        memory_free_bytes=max(0, card.memory_free_bytes - gpu.memory_bytes),
+        compute_free_pct=max(0, card.compute_free_pct - gpu.compute_pct),
+        slots_free=None if card.slots_free is None else max(0, card.slots_free - 1),
+    )
+
+
+def choose_cards(
+    cards: Sequence[CardCapacity], gpu: Slice, *, count: int = 1, policy: CardPolicy = CardPolicy.BINPACK
+) -> tuple[CardCapacity, ...] | None:
+    """The `count` different cards that get a slice like `gpu` each; None where there are not so many with room."""
+    fitting = [card for card in cards if has_room(card, gpu)]
+    if len(fitting) < count or count < 1:
+        return None
+    if policy is CardPolicy.SPREAD:
+        return tuple(sorted(fitting, key=lambda card: (-card.memory_free_bytes, -card.compute_free_pct))[:count])
+    packed = sorted(fitting, key=lambda card: (card.memory_free_bytes, card.compute_free_pct))
+    if policy is CardPolicy.BINPACK:
+        return tuple(packed[:count])
+    if count == 1:
+        return (max(packed, key=lambda card: _seclusion(card, fitting)),)
+    return min((_neighbours(card, packed, count) for card in packed), key=_width)
+
+
+def _best_card(host: HostCapacity, need: Resources) -> CardCapacity | None:
+    if need.gpu is None:
+        return None
+    chosen = choose_cards(host.cards, need.gpu, policy=host.card_policy)
+    return chosen[0] if chosen else None
+
+
+_FARTHEST = 1 << 16
+
+
+def _distance(one: CardCapacity, other: CardCapacity) -> int:
+    return one.distances.get(other.uuid, other.distances.get(one.uuid, _FARTHEST))
+
+
+def _seclusion(card: CardCapacity, cards: Sequence[CardCapacity]) -> int:
+    """How far the nearest other card with room is: the farther, the less is lost when this one is taken alone."""
+    return min((_distance(card, other) for other in cards if other is not card), default=_FARTHEST)
+
+
+def _neighbours(card: CardCapacity, cards: Sequence[CardCapacity], count: int) -> tuple[CardCapacity, ...]:
+    """A group around `card`, each next one nearest to all before it."""
+    group, rest = [card], [other for other in cards if other is not card]
+    while len(group) < count:
+        nearest = min(rest, key=lambda other: sum(_distance(other, member) for member in group))
+        group.append(nearest)
+        rest.remove(nearest)
+    return tuple(group)
+
+
+def _width(group: Sequence[CardCapacity]) -> int:
+    return sum(_distance(one, other) for index, one in enumerate(group) for other in group[:index])
 
 
 def _emptied(host: HostCapacity) -> HostCapacity:
@@ -155,17 +209,7 @@ def _charge(hosts: list[HostCapacity], promised: Resources) -> list[HostCapacity
 
 def _less(host: HostCapacity, used: Resources, uuid: str | None) -> HostCapacity:
     gpu = used.gpu
-    cards = tuple(
-        replace(
-            card,
-            memory_free_bytes=max(0, card.memory_free_bytes - gpu.memory_bytes),
-            compute_free_pct=max(0, card.compute_free_pct - gpu.compute_pct),
-            slots_free=None if card.slots_free is None else max(0, card.slots_free - 1),
-        )
-        if gpu and (uuid is None or card.uuid == uuid)
-        else card
-        for card in host.cards
-    )
+    cards = tuple(with_slice(card, gpu) if gpu and (uuid is None or card.uuid == uuid) else card for card in host.cards)
     return replace(
         host,
         servers_free=None if host.servers_free is None else max(0, host.servers_free - 1),

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labspawner.model import Capacity, CardCapacity, HostCapacity, LeaseId, Resources, Slice
-from labspawner.placement import Fits, Full, Ledger, TooLarge, place, places
+from labspawner.model import Capacity, CardCapacity, CardPolicy, HostCapacity, LeaseId, Resources, Slice
+from labspawner.placement import Fits, Full, Ledger, TooLarge, choose_cards, place, places
 
 NOW = datetime(2026, 11, 2, 10, 0, tzinfo=timezone.utc)
 GIB = 2**30
@@ -65,6 +65,52 @@ def test_the_fullest_card_that_fits_is_taken_so_that_large_slices_find_whole_one
     capacity = having(a_host(cards=(a_card("G0", 8, 8), a_card("G1", 8, 3), a_card("G2", 8, 1))))
 
     assert place(a_slice(2, 1), capacity, {}) == Fits("a", "G1")
+
+
+def test_the_emptiest_card_is_taken_where_slices_are_spread():
+    cards = (a_card("G0", 8, 3), a_card("G1", 8, 8), a_card("G2", 8, 7))
+
+    capacity = having(a_host(cards=cards, card_policy=CardPolicy.SPREAD))
+
+    assert place(a_slice(2, 1), capacity, {}) == Fits("a", "G1")
+
+
+def test_four_slices_of_6_gib_do_not_fit_a_card_that_reports_24564_mib():
+    card = CardCapacity(uuid="G0", memory_total_bytes=24_564 * 2**20, memory_free_bytes=24_564 * 2**20, slots_free=10)
+
+    assert places(a_slice(6, 25), having(a_host(cards=(card,))), {}, most=10) == 3
+
+
+def linked(*pairs: tuple[int, int], count: int = 4) -> tuple[CardCapacity, ...]:
+    """Cards G0, G1, ... of which those in a pair are near to each other."""
+    near = {frozenset(pair) for pair in pairs}
+    return tuple(
+        a_card(
+            f"G{one}",
+            distances={
+                f"G{other}": 10 if frozenset((one, other)) in near else 50 for other in range(count) if other != one
+            },
+        )
+        for one in range(count)
+    )
+
+
+def test_two_slices_of_one_server_go_to_cards_that_are_near_to_each_other():
+    chosen = choose_cards(linked((1, 3)), Slice(memory_bytes=GIB), count=2, policy=CardPolicy.TOPOLOGY)
+
+    assert chosen is not None
+    assert {card.uuid for card in chosen} == {"G1", "G3"}
+
+
+def test_one_slice_leaves_pairs_of_near_cards_whole_where_topology_counts():
+    chosen = choose_cards(linked((0, 1), (1, 3)), Slice(memory_bytes=GIB), policy=CardPolicy.TOPOLOGY)
+
+    assert chosen is not None
+    assert [card.uuid for card in chosen] == ["G2"]
+
+
+def test_more_slices_than_cards_with_room_get_none():
+    assert choose_cards(linked(count=2), Slice(memory_bytes=GIB), count=3) is None
 
 
 @pytest.mark.parametrize("short", [{"compute_free_pct": 20}, {"slots_free": 0}], ids=str)
@@ -177,9 +223,9 @@ def _hosts(drawn: list[tuple[int | None, int | None, int | None, list[tuple[int,
 
 
 @settings(deadline=None)
-@given(hosts, st.lists(needs, max_size=12))
-def test_no_host_and_no_card_is_ever_overcommitted(drawn, wanted):
-    capacity = _hosts(drawn)
+@given(hosts, st.lists(needs, max_size=12), st.sampled_from(CardPolicy))
+def test_no_host_and_no_card_is_ever_overcommitted(drawn, wanted, policy):
+    capacity = having(*(replace(host, card_policy=policy) for host in _hosts(drawn).hosts))
     promised: dict[LeaseId, Resources] = {}
     went: list[tuple[Resources, Fits]] = []
     for number, need in enumerate(wanted):
@@ -198,6 +244,26 @@ def test_no_host_and_no_card_is_ever_overcommitted(drawn, wanted):
             assert sum(part.memory_bytes for part in slices) <= card.memory_free_bytes
             assert sum(part.compute_pct for part in slices) <= card.compute_free_pct
             assert card.slots_free is None or len(slices) <= card.slots_free
+
+
+@settings(deadline=None)
+@given(cards, st.integers(1, 8), st.integers(1, 100), st.integers(1, 3), st.sampled_from(CardPolicy))
+def test_the_chosen_cards_are_different_ones_with_room_and_every_policy_finds_them(drawn, gib, pct, count, policy):
+    gpu = Slice(memory_bytes=gib * GIB, compute_pct=pct)
+    found = [
+        a_card(f"G{index}", total, free, compute_free_pct=left, slots_free=slots)
+        for index, (total, free, left, slots) in enumerate(drawn)
+    ]
+
+    chosen = choose_cards(found, gpu, count=count, policy=policy)
+
+    fitting = [
+        card
+        for card in found
+        if card.memory_free_bytes >= gpu.memory_bytes and card.compute_free_pct >= pct and card.slots_free != 0
+    ]
+    assert (chosen is None) == (len(fitting) < count)
+    assert chosen is None or (len({card.uuid for card in chosen}) == count and all(card in fitting for card in chosen))
 
 
 @settings(deadline=None)
