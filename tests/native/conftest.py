@@ -1,0 +1,132 @@
+"""What the native tests share: native/ built once per run, whatever number of test processes there is.
+
+`native` gives the paths of a plain build; `native_build("address,undefined")` gives another one, built when first asked for.
+Builds lie out of tree in a folder that is kept between runs, so only what changed is compiled again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).resolve().parents[2] / "native"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeBuild:
+    """Paths of one build of native/."""
+
+    folder: Path
+
+    @property
+    def library(self) -> Path:
+        """libvgpu.so."""
+        return self.folder / "src/libvgpu.so"
+
+    @property
+    def stub(self) -> Path:
+        """The folder with the stub's libcuda.so.1 and libnvidia-ml.so.1, for LD_LIBRARY_PATH."""
+        return self.folder / "stub"
+
+    @property
+    def stubctl(self) -> Path:
+        return self.folder / "stub/stubctl"
+
+    def program(self, name: str) -> Path:
+        """A test program of native/tests."""
+        return self.folder / "tests" / name
+
+    def bench(self, name: str) -> Path:
+        """A program of native/bench."""
+        return self.folder / "bench" / name
+
+
+def _tool(name: str) -> str | None:
+    """A build tool of this environment or of the PATH."""
+    near = Path(sysconfig.get_path("scripts")) / name
+    return str(near) if near.is_file() else shutil.which(name)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}", pytrace=False)
+
+
+def _build(name: str, *options: str, compiler: str = "cc") -> NativeBuild:
+    cmake = _tool("cmake")
+    if cmake is None:
+        pytest.skip("no cmake here: `apt install cmake`, or the one of PyPI")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C compiler here ({compiler}): `apt install gcc clang`")
+    folder = _builds() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{name}.lock").open(
+        "w"
+    ) as lock:  # one test process builds, the others wait and find it done
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ninja = _tool("ninja")
+        if not (folder / "CMakeCache.txt").exists():
+            generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+            _run(cmake, "-S", str(SOURCES), "-B", str(folder), *generator, "-DLABSPAWNER_TESTS=ON",
+                 f"-DCMAKE_C_COMPILER={compiler}", *options)  # fmt: skip
+        _run(cmake, "--build", str(folder), "--parallel", "2")
+    return NativeBuild(folder=folder)
+
+
+def _builds() -> Path:
+    """Where builds are kept: a folder per checkout and user, beside the other temporary files."""
+    tag = f"{os.getuid()}-{abs(hash_of(str(SOURCES))):x}"
+    return Path(tempfile.gettempdir()) / f"labspawner-native-{tag}"
+
+
+def hash_of(text: str) -> int:
+    """A number for a text, the same in every process."""
+    value = 5381
+    for byte in text.encode():
+        value = (value * 33 + byte) & 0xFFFFFFFF
+    return value
+
+
+@pytest.fixture(scope="session")
+def native() -> NativeBuild:
+    """The plain build: library, stub driver, test programs."""
+    if sys.platform != "linux":
+        pytest.skip("the library is for Linux")
+    return _build("plain")
+
+
+@pytest.fixture(scope="session")
+def native_build() -> Callable[[str], NativeBuild]:
+    """A build with sanitizers, by what -fsanitize= takes: `native_build("thread")`. Compiled with clang."""
+
+    def build(sanitize: str) -> NativeBuild:
+        return _build(sanitize.replace(",", "-"), f"-DLABSPAWNER_SANITIZE={sanitize}", compiler="clang")
+
+    return build
+
+
+@pytest.fixture
+def stub_state(native: NativeBuild, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Environment of a process that uses the stub driver, with cards of its own: 1 card of 24564 MiB."""
+    folder = Path(tempfile.mkdtemp(prefix="stub-", dir="/dev/shm" if Path("/dev/shm").is_dir() else tmp_path))
+    environment = dict(os.environ)
+    for name in [n for n in environment if n.startswith(("STUB_", "CUDA_", "NVIDIA_", "LABSPAWNER_GPU"))]:
+        del environment[name]
+    environment |= {
+        "LD_LIBRARY_PATH": str(native.stub),
+        "STUB_CUDA_STATE": str(folder / "state"),
+        "STUB_CUDA_DEVICES": "1x24564MiB",
+    }
+    yield environment
+    shutil.rmtree(folder, ignore_errors=True)
