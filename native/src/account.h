@@ -1,0 +1,113 @@
+/* Accounting: who of the slice holds how much of each device, and whether there is room for more.
+ *
+ * Promise: what slice_charge() has granted and slice_refund() has not given back never exceeds the limit, by one byte, over
+ * all processes of the slice, whatever runs at the same time; a process that dies at any instruction takes only its own
+ * charges with it. An allocation that fits is not refused because others try and fail at the same time. Charge before the
+ * driver allocates, refund after it has freed.
+ * Costs: charge and refund together about 20 ns, no lock, no system call; a refusal takes microseconds to a few milliseconds
+ * (reaps the dead, waits 2 ms at most for charges that others are just trying).
+ * `device` is the index in the settings (state.h: slice_device_of), bytes are bytes. No lock of the caller's may be one that
+ * a signal handler or fork handler takes; none of these calls takes a lock that another thread could hold across a system
+ * call, but for slow paths (a refusal, a reload), which hold one of the process's own. All calls are thread-safe.
+ */
+#ifndef SLICE_ACCOUNT_H
+#define SLICE_ACCOUNT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "region.h"
+#include "settings.h"
+
+/* Open the region of `settings` and take a slot. The settings are copied. 0, also when called again; -EINVAL: refused, one
+ * line was printed (bad region, full file system, all slots taken); may be tried again. After a fork the child joins by
+ * itself at its first charge, with nothing charged and an empty allocation map. */
+int slice_account_start(const struct slice_settings *settings);
+
+/* Publish `bytes`, then check. 0; -ENOMEM: no room, nothing is charged, nothing is noted; -EINVAL: no such device. */
+int slice_charge(unsigned device, uint64_t bytes);
+
+/* Give back what slice_charge() took. */
+void slice_refund(unsigned device, uint64_t bytes);
+
+/* The last word on a refusal: note it in the region's ring, with the driver's name of the call. Slow. */
+void slice_note_refusal(unsigned device, uint64_t bytes, const char *api);
+
+/* Bytes the slice holds now, and may hold. Used may read above the limit: the limit shrank, or others are just trying. */
+uint64_t slice_used(unsigned device);
+uint64_t slice_limit(unsigned device);
+/* Bytes this process holds now. */
+uint64_t slice_used_here(unsigned device);
+
+/* Once a second at most, from any path that can afford a system call (0 ns otherwise: a clock read of the vdso): clear slots
+ * of the dead, look whether the limits file was replaced, stamp launches. True when it did. */
+bool slice_tidy(void);
+
+/* The truth check's figures, see region.h. Own: what NVML says of this process, on one device: the part that no charge
+ * explains is charged as overhead, unchecked, since it is already taken; it shrinks with the next call and ends with us.
+ * Slice: what NVML says of all processes of the slice together, where that is known. */
+void slice_set_own_physical(unsigned device, uint64_t bytes);
+void slice_set_physical(unsigned device, uint64_t bytes);
+
+/* Bytes of managed memory above the hard limit (oversubscription); may be negative. */
+void slice_add_managed(unsigned device, int64_t bytes);
+
+/* A process of the slice. */
+struct slice_process {
+        uint32_t slot;
+        bool own;                       /* the calling process */
+        int32_t pid;                    /* in the caller's PID namespace; 0: it lives in another one */
+        int32_t pid_there;              /* in its own */
+        uint32_t uid;
+        char comm[16];
+        uint64_t used_bytes;
+        uint64_t gpu_time_ns;
+        uint64_t last_launch_ns;
+};
+
+/* Fill `ret` with processes of the slice, as many as fit; returns how many there are. Dead ones count until the next reap.
+ * No system call. */
+int slice_processes(unsigned device, struct slice_process *ret, int most);
+
+/* The live process that holds most of `device`; ties go to the lowest slot. 0, -ENOENT when nobody holds anything. Reaps
+ * first. ACTIVE_OOM_KILLER: the process whose `own` is true ends itself, and nobody else. */
+int slice_offender(unsigned device, struct slice_process *ret);
+
+/* The core limiter's 256 bytes of `device`; NULL: not joined. */
+_Atomic uint64_t *slice_limiter_words(unsigned device);
+
+/* GPU time that finished batches took; also stamps the last launch. */
+void slice_add_gpu_time(unsigned device, uint64_t ns);
+
+/* What the hot paths read: this process's place in the region. In memory that the kernel clears in a child of fork, so that
+ * a child, however it was made, finds it empty and joins afresh. Written by account.c only. */
+struct slice_here {
+        _Atomic(struct slice_region *) region;          /* NULL: not joined; release store after all the rest */
+        _Atomic uint32_t generation;                    /* limits_generation that `limit` is of */
+        uint32_t slot;
+        uint32_t device_count;
+        struct slice_region_device *device[SLICE_MAX_DEVICES];
+        struct slice_line *line[SLICE_MAX_DEVICES];     /* ours */
+        _Atomic uint64_t limit[SLICE_MAX_DEVICES];
+};
+extern struct slice_here *slice_here __attribute__((visibility("hidden")));
+
+void slice_stamp_launches(void);
+
+/* A launch is on its way. About 1 ns: counts, and stamps the time of every 64th. Whoever synchronises calls
+ * slice_stamp_launches() too, so that a single launch is seen (a coarse clock read where something was launched since). */
+static inline void slice_note_launch(unsigned device)
+{
+        struct slice_line *line = device < SLICE_MAX_DEVICES ? slice_here->line[device] : NULL;
+
+        if (__builtin_expect(line == NULL, 0))
+                return;
+        /* Relaxed load and store, no atomic add: a lost count is harmless, a lock prefix costs 5 ns. */
+        uint64_t launches = atomic_load_explicit(&line->launches, memory_order_relaxed) + 1;
+        atomic_store_explicit(&line->launches, launches, memory_order_relaxed);
+        if (__builtin_expect((launches & 63) == 1, 0))
+                slice_stamp_launches();
+}
+
+#endif
