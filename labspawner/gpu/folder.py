@@ -1,0 +1,100 @@
+"""The files of one slice on the host, and where they stand for the programs in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from labspawner.gpu import limits as limits_file
+from labspawner.gpu import region
+from labspawner.gpu.limits import SliceLimits
+
+INSIDE = "/etc/labspawner"
+LIMITS_INSIDE = f"{INSIDE}/slice/limits"
+REGION_INSIDE = f"{INSIDE}/region"
+NODE_INSIDE = f"{INSIDE}/node"
+LIBRARY_INSIDE = f"{INSIDE}/libvgpu.so"
+PRELOAD_INSIDE = "/etc/ld.so.preload"
+PRELOAD_TEXT = f"{LIBRARY_INSIDE}\n"
+LIMITS_ENV = "LABSPAWNER_GPU_LIMITS"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file or folder of the host, and where a sandbox shows it."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFolder:
+    """One folder of the host with all files of one slice. Memory of the host is best: the region is written often.
+
+    What others may write is the region alone, so the folder itself belongs to who makes it, and is closed to others
+    outside a sandbox.
+    """
+
+    root: Path
+
+    @property
+    def limits(self) -> Path:
+        """Replaced as a whole by `resize`, never written to."""
+        return self.root / "slice" / "limits"
+
+    @property
+    def region(self) -> Path:
+        """What the processes of the slice share."""
+        return self.root / "region"
+
+    @property
+    def preload(self) -> Path:
+        """What stands as /etc/ld.so.preload inside."""
+        return self.root / "ld.so.preload"
+
+    def make(self, limits: SliceLimits, *, preload: str = PRELOAD_TEXT) -> None:
+        """Make all files; `limits.region` says where its processes see the region. Raises OSError, and leaves what was
+        made to `remove`."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.limits.parent.mkdir(mode=0o755)
+        self.limits.parent.chmod(0o755)
+        region.create(self.region, limits)
+        self.preload.write_text(preload, encoding="ascii")
+        self.preload.chmod(0o644)
+        limits_file.write(limits, self.limits)
+
+    def resize(self, limits: SliceLimits) -> None:
+        """Give a running slice other limits: what it holds it keeps, and more it gets only below them."""
+        limits_file.write(limits, self.limits)
+        region.bump(self.region)
+
+    def read(self) -> SliceLimits:
+        """The limits as they are now. Raises BadLimits and OSError."""
+        return limits_file.read(self.limits)
+
+    def places(self, *, library: Path, node: Path | None) -> tuple[Place, ...]:
+        """What a sandbox shows of it, at the paths where the library looks first.
+
+        The folder of the limits is bound, not the file, so that a new one that takes its place is seen inside.
+        """
+        shown = [
+            Place(self.limits.parent, f"{INSIDE}/slice"),
+            Place(self.region, REGION_INSIDE, writable=True),
+            Place(library, LIBRARY_INSIDE),
+            Place(self.preload, PRELOAD_INSIDE),
+        ]
+        if node is not None:
+            shown.append(Place(node, NODE_INSIDE, writable=True))
+        return tuple(shown)
+
+    def courtesy(self, *, library: Path, base: Mapping[str, str]) -> dict[str, str]:
+        """What makes a process without a sandbox load the library. It may unset it: a courtesy, no limit."""
+        loaded = " ".join([str(library), *filter(None, [base.get("LD_PRELOAD", "")])])
+        return {"LD_PRELOAD": loaded, LIMITS_ENV: str(self.limits)}
+
+    def remove(self) -> None:
+        """Remove every file; safe to repeat. Processes that still run keep the region that they have mapped."""
+        shutil.rmtree(self.root, ignore_errors=True)
