@@ -327,8 +327,10 @@ class AdapterProvider:
 
 async def _started(child: Spawner) -> str:
     """Start `child`; the URL where its server will be."""
-    started = await maybe_future(child.start())
-    process = getattr(child, "proc", None)
-    if isinstance(child, LocalProcessSpawner) and process is not None:
-        adopt(process)
+    try:
+        started = await maybe_future(child.start())
+    finally:  # it may have begun a process just before it was cancelled
+        process = getattr(child, "proc", None)
+        if isinstance(child, LocalProcessSpawner) and process is not None:
+            adopt(process)
     return children.url_of(child, started)

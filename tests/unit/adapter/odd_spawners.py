@@ -50,6 +50,17 @@ class Elsewhere(Spawner):
         return None if getattr(self, "job", "") in self.host else 0
 
 
+class Halfway(SimpleLocalProcessSpawner):
+    """Has begun its process and never comes back from starting it; what was begun it leaves to others."""
+
+    async def start(self) -> None:
+        await super().start()
+        await asyncio.Event().wait()
+
+    async def stop(self, now: bool = False) -> None:
+        pass
+
+
 class Unbuildable(SimpleLocalProcessSpawner):
     """Cannot be made on this machine."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +22,7 @@ from labspawner.naming import new_lease_id
 from labspawner.providers.adapter import AdapterProvider
 from labspawner.providers.contract import ProviderContext
 from labspawner.testing import tinyserver
+from labspawner.testing.waiting import eventually
 
 Open = Callable[..., AdapterProvider]
 ELSEWHERE = "odd_spawners:Elsewhere"
@@ -76,6 +79,28 @@ async def test_the_server_gets_the_requests_environment_and_nothing_of_the_hubs(
         *("USER", "HOME", "SHELL", "LC_CTYPE", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"),
     }
     assert seen["HOME"] == f"{tmp_path}/student1"
+
+
+async def test_a_start_cancelled_after_its_process_began_leaves_neither_process_nor_zombie(
+    open_provider: Open, tmp_path: Path
+) -> None:
+    provider = open_provider("odd_spawners:Halfway", config={"home_dir_template": f"{tmp_path}/{{username}}"})
+    task = asyncio.ensure_future(start(provider, a_request(command=tinyserver.command(never_listen=True, deaf=True))))
+    children = psutil.Process().children
+    before = set(children())
+    (child,) = await eventually(lambda: set(children()) - before)
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    async def collected() -> bool:
+        await provider.owned()
+        return not psutil.pid_exists(child.pid)
+
+    await eventually(collected)
+    del task
+    gc.collect()  # a process that nobody waits for is complained about here
 
 
 async def test_a_pid_that_was_reused_is_neither_seen_nor_killed(open_provider: Open) -> None:
