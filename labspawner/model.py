@@ -381,12 +381,13 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuRefusal:
-    """Memory that a slice had not. count: how often that happened so far. words: what the student reads of the last
-    time, with hints."""
+    """Memory that a slice had not. count: how often that happened so far. words, hints: what the student reads of the
+    last time, and may do."""
 
     at: datetime
     count: int
     words: Sentence
+    hints: tuple[Sentence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,8 @@ def wire(c: Any, *, demo: bool = False) -> None:
     configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
     c.JupyterHub.extra_handlers = [*c.JupyterHub.extra_handlers, *evidence_handlers.extra_handlers()]
     tune_all_sqlite()
-    gate.lookups.install()
+    for shortcut in (gate.lookups, gate.tokens, gate.activity):
+        shortcut.install()
     if gate.install() and "concurrent_spawn_limit" not in c.JupyterHub:
         c.JupyterHub.concurrent_spawn_limit = 0  # the gate paces them; a refusal would be retried by hand
     _log_with_the_hub()
@@ -107,13 +108,13 @@ async def _start_with_the_hub() -> None:
         await asyncio.sleep(0.1)
     app = JupyterHub.instance()
     gate.open_wide(app.http_server)
+    gate.hush(app.log)
     runtime = Runtime.of(app.users.settings, app.config)
     if local := _local(runtime.engine.providers.values()):
         _serve_sandboxes(app, runtime.settings.hub_id)
         for provider in local:
             provider.sockets_reached = bool(_SOCKETS) and _proxy_reaches_sockets(app)
-            if provider.settings.prewarm:
-                _START_TASKS.append(asyncio.get_running_loop().create_task(provider.warm_up()))
+            _START_TASKS.append(asyncio.get_running_loop().create_task(provider.warm_up()))
     while True:
         try:
             await runtime.courses()

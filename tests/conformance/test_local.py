@@ -76,7 +76,7 @@ class OnARung(ProviderConformance):
 
     rung: ClassVar[str]
     entry_point = "labspawner.providers.local:LocalProvider"
-    features = frozenset({Feature.LOGS, Feature.REPORTS})
+    features = frozenset({Feature.LOGS, Feature.REPORTS, Feature.GPU_SLICES})
     checkpoints = 3
     slow_stages = ("silent",)
     failing_stages = ("missing", "dies", "silent")

@@ -25,6 +25,7 @@ from labspawner.providers.local.limits.groups import Group
 from labspawner.providers.local.limits.quota import Quotas, probe_quota
 from labspawner.providers.local.network.egress import Egress, denied, find_egress, resolv_conf
 from labspawner.providers.local.options import LocalSettings, LocalVariant
+from labspawner.providers.local.slices.inside import GpuInside, without_cards
 from labspawner.providers.local.software import Software, ask, own_software
 from labspawner.sentences import Sentence, plain
 
@@ -154,13 +155,19 @@ class Machine:
         software: Software,
         run_dir: Path,
         package_parent: str | None = None,
+        gpu: GpuInside | None = None,
     ) -> Confinement:
-        """The sandbox of one server, as a value. package_parent: see `extension.enabling`; for another interpreter."""
+        """The sandbox of one server, as a value. package_parent: see `extension.enabling`; for another interpreter.
+        gpu: what it sees of its slice; None: it has none, and sees no card."""
         settings, name = self._settings, home.account.name
         binds = [Bind(source=tree, target=tree) for tree in software.trees]
         if package_parent is not None:
             binds.append(Bind(source=str(package_parent), target=PACKAGES_INSIDE))
         binds += [Bind(source=path, target=path, optional=True) for path in settings.read_only_paths]
+        devices = without_cards(settings.devices) if settings.gpu.cards != () else settings.devices
+        if gpu is not None:
+            binds += gpu.binds
+            devices = (*devices, *gpu.devices)
         return Confinement(
             account=home.account,
             user_namespace=os.geteuid() != 0,
@@ -170,8 +177,8 @@ class Machine:
             hostname=f"lab-{name}"[:63],
             network=network,
             binds=tuple(binds),
-            devices=settings.devices,
-            preload=settings.preload,
+            devices=devices,
+            preload=settings.preload if gpu is None else gpu.preload,
             tmp_bytes=settings.tmp_size,
         )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from labspawner.providers.local.slices.options import GpuSettings, GpuVariant
 from labspawner.units import parse_bytes
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
@@ -94,6 +95,9 @@ class LocalSettings(BaseModel):
     devices: tuple[str, ...] = Field(default=(), description="Device nodes that every server sees.")
     preload: str | None = Field(
         default=None, description="A file that stands, read-only, as /etc/ld.so.preload in every sandbox."
+    )
+    gpu: GpuSettings = Field(
+        default_factory=GpuSettings, description="How the cards of this machine are shared. Default: all of them are."
     )
     network: Literal["none", "egress"] | None = Field(
         default=None,
@@ -198,6 +202,10 @@ class LocalVariant(BaseModel):
 
     network: Literal["none", "egress"] | None = Field(
         default=None, description="What the server reaches: the hub only (none), or also the internet (egress)."
+    )
+    gpu: GpuVariant = Field(
+        default=GpuVariant(),
+        description="Written one level up, beside the size of the slice: `gpu: {memory: 6GiB, selftest: warn}`.",
     )
     interpreter: str | None = Field(
         default=None, description="Path of the python of another environment, which has jupyterhub and jupyterlab."

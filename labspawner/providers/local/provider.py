@@ -13,6 +13,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from logging import getLogger
 
@@ -26,6 +27,7 @@ from labspawner.model import (
     Event,
     Feature,
     Handle,
+    HeldSlice,
     HostCapacity,
     Json,
     LaunchRequest,
@@ -38,10 +40,10 @@ from labspawner.model import (
     Usage,
 )
 from labspawner.naming import safe_name
-from labspawner.providers import probe
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.launches import Launches
 from labspawner.providers.local import explain
+from labspawner.providers.local.arrival import Arrival
 from labspawner.providers.local.homes import Home, prepare_home
 from labspawner.providers.local.limits import usage_now
 from labspawner.providers.local.logs import LogBook, secrets_in
@@ -50,15 +52,15 @@ from labspawner.providers.local.network.address import Address, at_port, at_sock
 from labspawner.providers.local.network.rundir import RunDirs, default_base
 from labspawner.providers.local.options import LocalSettings, LocalVariant
 from labspawner.providers.local.ports import Ports
+from labspawner.providers.local.slices.slices import Slices
 from labspawner.providers.local.starting import Job, Place, Preparer, handle_of
 from labspawner.providers.local.warm import Started, Zygotes
 from labspawner.providers.options import read_options
-from labspawner.providers.processes import HostProcesses, Identity, Listing, environment_of, listens_on, marks
+from labspawner.providers.processes import HostProcesses, Identity, Listing, environment_of, marks
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
 
-_FIRST_LOOK_S, _LOOK_EVERY_S = 0.01, 0.1  # at a starting server: its death is noticed within two looks
 _FRESH_S = 0.5  # one listing answers all that is asked within this time
 _PRUNE_EVERY_S = 60.0
 _ROLLBACK_GRACE_S = 2.0
@@ -74,7 +76,7 @@ class LocalProvider:
     sockets_reached: whether hub and proxy can talk to a server at a unix socket; set by who knows.
     """
 
-    features = frozenset({Feature.LOGS, Feature.REPORTS})
+    features = frozenset({Feature.LOGS, Feature.REPORTS, Feature.GPU_SLICES})
 
     def __init__(self, context: ProviderContext, settings: Mapping[str, Json]) -> None:
         self.name = context.name
@@ -90,11 +92,26 @@ class LocalProvider:
         base = default_base(context.hub_id, environment=os.environ, uid=os.geteuid())
         self._run_dirs = RunDirs(base)
         self.hub_socket = self._run_dirs.hub_socket
-        self._prepare = Preparer(
-            self.machine, self.settings, self._logs, self._run_dirs, packages=context.data_dir / "packages"
+        self.slices = Slices(
+            self.settings.gpu,
+            self._run_dirs,
+            self.host,
+            provider=self.name,
+            hub_id=self._hub_id,
+            preload=self.settings.preload,
         )
+        self._prepare = Preparer(
+            self.machine,
+            self.settings,
+            self._logs,
+            self._run_dirs,
+            self.slices,
+            packages=context.data_dir / "packages",
+        )
+        self._arrival = Arrival(self.host, self._hub_id, self._tail)
         self.sockets_reached = False
-        self._zygotes = Zygotes({name: os.environ[name] for name in self.settings.env_keep if name in os.environ})
+        self._kept = {name: os.environ[name] for name in self.settings.env_keep if name in os.environ}
+        self._zygotes = Zygotes(self._kept)
         self._uids = range(self.settings.uid_range[0], self.settings.uid_range[1] + 1) if os.geteuid() == 0 else None
         self._launches = Launches(self.settings.max_servers)
         self._starts: dict[LeaseId, asyncio.Future[Started]] = {}
@@ -104,12 +121,19 @@ class LocalProvider:
         self._pruned_at = 0.0
 
     async def warm_up(self) -> None:
-        """Get ready for the first student: ask the machine, and import JupyterLab once. For a hub, when it starts."""
+        """Get ready for the first student: ask the machine, and import JupyterLab, where that is wanted. For a hub, when
+        it starts."""
         try:
             await self.machine.found()
         except LabError as exc:
             log.error("no server can be started here: %s", exc)
-        await self._zygotes.open()
+        if self.settings.prewarm:
+            await self._zygotes.open()
+        loader = await self.host.in_thread(self.slices.loader, self._kept)
+        if loader is not None:
+            self.slices.watch.start()
+            if self.settings.prewarm:
+                await self._zygotes.ready(loader=loader)
 
     @property
     def sandboxed(self) -> bool | None:
@@ -119,7 +143,8 @@ class LocalProvider:
     async def describe_sandbox(self) -> tuple[Sentence, ...]:
         """For people: the rung, what servers are protected against on it, and what not. Raises SetupError."""
         found = await self.machine.found()
-        return (Sentence("Rung of the sandbox: {rung}.", rung=found.rung.value), *found.describe())
+        rung = Sentence("Rung of the sandbox: {rung}.", rung=found.rung.value)
+        return (rung, *found.describe(), *await self.slices.describe())
 
     async def capacity(self) -> Capacity:
         """This machine: memory as it is free now, and the servers that `max_servers` still allows.
@@ -127,7 +152,8 @@ class LocalProvider:
         Processor time is shared by all without a bound, so no share of it is ever counted as taken.
         """
         listing = await self.host.listing(max_age_s=2.0)
-        running = listing.leases(self._hub_id, self.name).keys()
+        cards, held = await self.slices.capacity([process.pid for process in listing.marked])
+        running = listing.leases(self._hub_id, self.name).keys() | held
         most = self.settings.max_servers
         memory = await self.host.in_thread(psutil.virtual_memory)
         host = HostCapacity(
@@ -136,6 +162,8 @@ class LocalProvider:
             servers_free=None if most is None else max(0, most - len(running)),
             memory_total_bytes=memory.total,
             memory_free_bytes=memory.available,
+            cards=cards,
+            card_policy=self.settings.gpu.policy,
         )
         return Capacity(hosts=(host,), taken_at=datetime.now(timezone.utc), counted=frozenset(running))
 
@@ -160,6 +188,9 @@ class LocalProvider:
                 home = await self.host.in_thread(self.machine.limit_disk, found, home)
             if home.full:
                 yield Progress(10, _HOME_IS_FULL)
+            if request.resources.gpu is not None:
+                job = await self._with_slice(job, found)
+                yield Checkpoint(handle_of(job, self.name))
             for percent, again in ((20, True), (40, False)):  # once more, on another port, if the first was taken
                 place = await self._place(job, found, home)
                 yield Checkpoint(handle_of(job, self.name, place=place))
@@ -168,12 +199,16 @@ class LocalProvider:
                     started = await self._start(job, place)
                     yield Checkpoint(handle_of(job, self.name, place=place, keeper=started.keeper))
                     yield Progress(percent + 15, Sentence("Waiting for it to answer"))
-                    await self._until_ready(job, started, place)
+                    await self._arrival.until_ready(job, started, place)
                     break
                 except StartFailed as exc:
                     if not (again and explain.port_was_taken(exc.log_tail)):
                         raise
                     log.warning("port taken, trying another lease=%s port=%s", request.lease_id, place.address.port)
+            if job.held is not None:
+                yield Progress(90, Sentence("Trying out your GPU slice"))
+                job = await self._tried_out(job, job.held)
+                yield Checkpoint(handle_of(job, self.name, place=place, keeper=started.keeper))
         except BaseException:
             await self._roll_back(request.lease_id)
             raise
@@ -208,7 +243,7 @@ class LocalProvider:
         log.info("server released lease=%s mode=%s", handle.lease_id, mode.value)
 
     async def owned(self) -> Sequence[OwnedResource]:
-        """Every lease of this hub that has a process on this machine, or a control group that a crash left."""
+        """Every lease of this hub that has a process on this machine, or a control group or slice that a crash left."""
         found = (await self.host.listing()).leases(self._hub_id, self.name)
         owned = [
             OwnedResource(
@@ -224,11 +259,11 @@ class LocalProvider:
             for lease_id, process in found.items()
         ]
         machine = await self.machine.found_or_none()
+        left = set(await self.host.in_thread(self.slices.on_disk, own=True))
         if machine is not None and machine.groups is not None:
-            groups = await self.host.in_thread(machine.groups.list_groups)
-            lost = groups.keys() - found.keys() - self._launches.leases()
-            owned += [OwnedResource(lease_id=one, handle=Handle(lease_id=one, provider=self.name)) for one in lost]
-        return owned
+            left |= (await self.host.in_thread(machine.groups.list_groups)).keys()
+        lost = left - found.keys() - self._launches.leases()
+        return owned + [OwnedResource(lease_id=one, handle=Handle(lease_id=one, provider=self.name)) for one in lost]
 
     async def activity(self, handle: Handle) -> Activity | None:
         """None: what the hub and the proxy see is all there is."""
@@ -238,7 +273,7 @@ class LocalProvider:
         """What each server uses now: as its control group counts, else its processes; disk where homes have quotas."""
         found = await self.machine.found_or_none()
         owners = {handle.lease_id: uid for handle in handles if isinstance(uid := handle.data.get("uid"), int)}
-        return await usage_now(
+        used = await usage_now(
             handles,
             host=self.host,
             hub_id=self._hub_id,
@@ -246,6 +281,9 @@ class LocalProvider:
             quotas=None if found is None else found.quotas,
             owners=owners,
         )
+        sliced = [handle.lease_id for handle in handles if HeldSlice.of(handle) is not None]
+        gpu = await self.host.in_thread(self.slices.used, sliced) if sliced else {}
+        return {lease_id: replace(usage, gpu=gpu.get(lease_id)) for lease_id, usage in used.items()}
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """The last `lines` lines the server printed, tokens hidden; also for some time after its end."""
@@ -265,6 +303,7 @@ class LocalProvider:
         if self._rollbacks:
             await asyncio.wait(self._rollbacks)
         await self.machine.close()
+        await self.slices.close()
         await self._zygotes.close()
         for started in self._started.values():
             started.close()
@@ -286,6 +325,20 @@ class LocalProvider:
             deadline=time.monotonic() + request.ready_timeout_s,
         )
 
+    async def _with_slice(self, job: Job, found: Found) -> Job:
+        """The launch with a slice promised to it."""
+        gpu, lease_id = job.request.resources.gpu, job.request.lease_id
+        assert gpu is not None
+        return replace(job, held=await self.slices.take(lease_id, gpu, job.variant.gpu, sandboxed=found.sandboxed))
+
+    async def _tried_out(self, job: Job, held: HeldSlice) -> Job:
+        """The launch with what its server found out about its slice. Raises StartFailed."""
+        answers = job.variant.ready == "answers"
+        held = await self.slices.tried_out(
+            job.request.lease_id, held, job.variant.gpu, answers=answers, left_s=job.left_s()
+        )
+        return replace(job, held=held)
+
     async def _place(self, job: Job, found: Found, home: Home) -> Place:
         """Where the server will be; nothing of it is made yet but a promise of a port."""
         lease_id = job.request.lease_id
@@ -303,7 +356,7 @@ class LocalProvider:
             software=software,
             network=network,
             address=address,
-            run_dir=self._run_dirs.inside(lease_id) if found.sandboxed or home.full else None,
+            run_dir=self._run_dirs.inside(lease_id) if found.sandboxed or home.full or job.held else None,
             group=None if found.groups is None else found.groups.group(lease_id),
         )
 
@@ -341,32 +394,6 @@ class LocalProvider:
         if place.group is not None:
             await self.host.in_thread(place.group.joined)
         return started
-
-    async def _until_ready(self, job: Job, started: Started, place: Place) -> None:
-        """Return when the server itself answers. Raises StartFailed when it dies, or when time is up."""
-        lease_id, pause_s = job.request.lease_id, _FIRST_LOOK_S
-        while True:
-            exit_code = started.exit_status()
-            if exit_code is None and job.variant.ready == "started":
-                return
-            if exit_code is not None:
-                raise explain.died(exit_code, await self._tail(lease_id))
-            if job.left_s() <= 0:
-                raise explain.silent(job.request.ready_timeout_s, await self._tail(lease_id))
-            if await self._answers(job, place):
-                return
-            await asyncio.sleep(pause_s)
-            pause_s = min(_LOOK_EVERY_S, pause_s * 1.3)
-
-    async def _answers(self, job: Job, place: Place) -> bool:
-        """Whether the server answers, and not a stranger in its place."""
-        lease_id, address = job.request.lease_id, place.address
-        if not await probe.answers(address.url + job.request.base_url + "api", timeout_s=min(2.0, job.left_s())):
-            return False
-        if place.found.sandboxed or address.port is None:  # its keeper is who answers
-            return True
-        ours = (await self.host.listing()).of_lease(lease_id, self._hub_id)
-        return await self.host.in_thread(listens_on, ours, address.port) is not False
 
     async def _tail(self, lease_id: LeaseId) -> str:
         secrets = self._secrets.get(lease_id, frozenset())

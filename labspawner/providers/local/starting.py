@@ -14,7 +14,7 @@ from pathlib import Path
 from labspawner.errors import ProviderUnavailable
 from labspawner.extension import enabling
 from labspawner.extension.enabling import link_package
-from labspawner.model import Handle, Json, LaunchRequest, LeaseId
+from labspawner.model import Handle, HeldSlice, Json, LaunchRequest, LeaseId
 from labspawner.providers.local import explain, sandbox
 from labspawner.providers.local.confinement import Confinement, Network
 from labspawner.providers.local.homes import Home
@@ -27,6 +27,8 @@ from labspawner.providers.local.network.address import Address, hub_inside
 from labspawner.providers.local.network.plan import network_plan
 from labspawner.providers.local.network.rundir import RunDirs
 from labspawner.providers.local.options import LocalSettings, LocalVariant
+from labspawner.providers.local.slices.inside import GpuInside
+from labspawner.providers.local.slices.slices import Slices
 from labspawner.providers.local.software import Software
 from labspawner.providers.local.warm import StartOrder
 from labspawner.providers.processes import Identity
@@ -39,7 +41,7 @@ _SERVICE_URL = "JUPYTERHUB_SERVICE_URL"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One launch, worked out before anything is touched."""
+    """One launch, worked out before anything is touched. held: its GPU slice, once one was promised."""
 
     request: LaunchRequest
     variant: LocalVariant
@@ -47,6 +49,7 @@ class Job:
     home: Path
     log: Path
     deadline: float
+    held: HeldSlice | None = None
 
     def left_s(self) -> float:
         """Seconds until it must be ready."""
@@ -72,6 +75,8 @@ class Place:
 def handle_of(job: Job, provider: str, *, place: Place | None = None, keeper: Identity | None = None) -> Handle:
     """All that a later hub process needs to free what this launch makes."""
     data: dict[str, Json] = {"home": str(job.home), "log": str(job.log)}
+    if job.held is not None:
+        data[HeldSlice.KEY] = job.held.to_json()
     if place is not None:
         data["uid"] = place.home.account.uid
         data["rung"] = place.found.rung.value
@@ -91,11 +96,18 @@ class Preparer:
     """Makes what one server needs before its process, and frees it after. Every method blocks."""
 
     def __init__(
-        self, machine: Machine, settings: LocalSettings, logs: LogBook, run_dirs: RunDirs, *, packages: Path
+        self,
+        machine: Machine,
+        settings: LocalSettings,
+        logs: LogBook,
+        run_dirs: RunDirs,
+        slices: Slices,
+        *,
+        packages: Path,
     ) -> None:
         """packages: a folder for the link by which other interpreters find our extension."""
         self._machine, self._settings, self._logs = machine, settings, logs
-        self._run_dirs, self._packages = run_dirs, packages
+        self._run_dirs, self._slices, self._packages = run_dirs, slices, packages
 
     def order(self, job: Job, place: Place, marks: Mapping[str, str]) -> StartOrder:
         """Everything about the start, with the log opened for it; run folder, files and control group are there then.
@@ -107,11 +119,15 @@ class Preparer:
         marks = {**marks, _SERVICE_URL: environment[_SERVICE_URL]}
         rlimits, nice = self._machine.process_limits(found, request.resources)
         try:
+            if place.run_dir is not None:
+                self._run_dirs.prepare(request.lease_id)
+            gpu = self._slice(job, place, environment)
+            environment |= gpu.environment if gpu is not None else self._slices.none_of_it
             if not found.sandboxed:
                 plain = self._plain(job, place, environment)
                 invocation, words, plan = plain, None, None
             else:
-                invocation, words, plan = self._sandboxed(job, place, environment, marks)
+                invocation, words, plan = self._sandboxed(job, place, environment, marks, gpu)
                 if found.groups is not None:
                     found.groups.create(request.lease_id, self._machine.limits(request.resources))
             return StartOrder(
@@ -131,6 +147,7 @@ class Preparer:
                 network=plan,
                 log_bytes=self._settings.log_limit,
                 warm=self._settings.preload is None,
+                loader=gpu.loader if gpu is not None else {},
             )
         except (OSError, ValueError) as exc:
             raise explain.refused(exc, job.argv[0]) from exc
@@ -148,7 +165,10 @@ class Preparer:
             self._run_dirs.remove(lease_id)
         except OSError as exc:
             problem = f"run folder: {exc}"
-        if problem is not None:
+        if problem is None:
+            self._slices.forget(lease_id)
+            self._slices.tidy_up()
+        else:
             raise ProviderUnavailable(
                 Sentence("Your server does not end. Your administrator can find out why; try again later."),
                 detail=f"not freed lease={lease_id}: {problem}",
@@ -165,6 +185,13 @@ class Preparer:
         environment["PATH"] = with_folder(environment.get("PATH", os.defpath), place.software.folder)
         return environment
 
+    def _slice(self, job: Job, place: Place, environment: Mapping[str, str]) -> GpuInside | None:
+        """The files of the slice that was promised, made; None where there is none."""
+        if job.held is None:
+            return None
+        lease_id, sandboxed = job.request.lease_id, place.found.sandboxed
+        return self._slices.make(lease_id, job.held, job.variant.gpu, sandboxed=sandboxed, base=environment)
+
     def _package_parent(self, job: Job, place: Place) -> str | None:
         """Where an interpreter other than the hub's finds our extension; None where it has it."""
         if job.variant.interpreter is None:
@@ -176,18 +203,18 @@ class Preparer:
         invocation = sandbox.plain(job.argv, home=str(job.home), environment=environment, as_root=os.geteuid() == 0)
         if not place.home.full:
             return invocation
-        return sandbox.rescue(invocation, folder=str(self._run_dirs.prepare(job.request.lease_id)))
+        return sandbox.rescue(invocation, folder=str(self._run_dirs.inside(job.request.lease_id)))
 
     def _sandboxed(
-        self, job: Job, place: Place, environment: dict[str, str], marks: Mapping[str, str]
+        self, job: Job, place: Place, environment: dict[str, str], marks: Mapping[str, str], gpu: GpuInside | None
     ) -> tuple[sandbox.Invocation, tuple[str, ...], Json]:
         account = place.home.account
-        run_dir = self._run_dirs.prepare(job.request.lease_id)
         confinement = self._machine.confine(
             place.home,
             network=place.network,
             software=place.software,
-            run_dir=run_dir,
+            run_dir=self._run_dirs.inside(job.request.lease_id),
+            gpu=gpu,
         )
         trees = self._seen(confinement)
         environment, hub_port = hub_inside(environment, avoid=place.address.port_inside)

@@ -3,6 +3,7 @@
     <base>/hub.sock                 the hub's API, see `labspawner.hubsocket`; keepers hold the folder to get there
     <base>/<lease>/                 the hub's user's alone
     <base>/<lease>/in/              seen inside as /run/labspawner, read-only
+    <base>/<lease>/slice/, verdict  of its GPU slice, where it has one; see `labspawner.providers.local.slices`
     <base>/<lease>/server.sock      where its keeper listens, and hub and proxy connect to
     <base>/<lease>/server.sock:80   a link to it: JupyterHub 6 adds the port to every URL that it stores
 
@@ -62,6 +63,10 @@ class RunDirs:
     def inside(self, lease_id: LeaseId) -> Path:
         """What is bound into the sandbox."""
         return self._of(lease_id) / _INSIDE
+
+    def private(self, lease_id: LeaseId) -> Path:
+        """The folder of a lease, which nobody in a sandbox sees; `prepare` makes it."""
+        return self._of(lease_id)
 
     def prepare(self, lease_id: LeaseId) -> Path:
         """Make the folder of a lease anew, empty; what to bind into the sandbox.

@@ -35,6 +35,8 @@ class StartOrder:
     rlimits: name as in `resource`, soft and hard. network: a plan for pumps.py; only in a sandbox.
     warm: whether the server may be a fork of an interpreter that has imported JupyterLab already. Such a process has
     been through no `execve` in its sandbox: `/etc/ld.so.preload` works in what it starts, not in itself.
+    loader: LD_PRELOAD and LD_LIBRARY_PATH that such an interpreter has to be started with, as paths of the host; it
+    forgets LD_PRELOAD at once. What is executed instead of a fork gets none of this.
     """
 
     argv: tuple[str, ...]
@@ -55,6 +57,7 @@ class StartOrder:
     network: Json = None
     log_bytes: int = 10 * 2**20
     warm: bool = True
+    loader: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, *, words: int) -> dict[str, object]:
         """As the keeper reads it. words: how many words of argv name the interpreter's program; 0: execute argv."""

@@ -20,6 +20,7 @@ def serve(settings_json: str) -> socket.socket | None:
 
     settings: {"control": descriptor, "warm": whether to import at all, "path": folders for the front of sys.path}.
     """
+    os.environ.pop("LD_PRELOAD", None)  # what it names is mapped; nothing that a fork executes is to look for it
     settings = json.loads(settings_json)
     sys.argv[:] = [sys.argv[0]]
     control = socket.socket(fileno=settings["control"])

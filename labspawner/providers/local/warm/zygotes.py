@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from logging import getLogger
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 
@@ -34,6 +34,9 @@ FROZEN = (
     *("JUPYTERHUB_SINGLEUSER_APP", "JUPYTERHUB_SINGLEUSER_EXTENSION", "JUPYTERHUB_SINGLEUSER_LOAD_OTHER_EXTENSIONS"),
     *("JUPYTER_PLATFORM_DIRS", "JUPYTER_PREFER_ENV_PATH", "MALLOC_ARENA_MAX", "OPENSSL_CONF"),
 )
+Loader: TypeAlias = tuple[tuple[str, str], ...]
+"""Variables of the dynamic loader, beyond the hub's, that an interpreter was started with; see `StartOrder.loader`."""
+
 _LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")
 _LOOK_EVERY_S = 2.0
 _START_S = 30.0
@@ -50,7 +53,7 @@ class Zygotes:
     def __init__(self, environment: Mapping[str, str], *, wait_s: float = 20.0, idle_s: float = 1800.0) -> None:
         self._environment = dict(environment)
         self._wait_s, self._idle_s = wait_s, idle_s
-        self._slots: dict[tuple[str, str], _Slot] = {}
+        self._slots: dict[tuple[str, str, Loader], _Slot] = {}
         self._cold = _Slot(sys.executable)
         self._said: set[str] = set()
         self._rollbacks: set[asyncio.Task[None]] = set()
@@ -63,9 +66,9 @@ class Zygotes:
         self._renew(self._cold, warm=False)
         self._janitor = asyncio.ensure_future(self._tidy_up())
 
-    async def ready(self, interpreter: str = sys.executable) -> str | None:
-        """Wait for an interpreter's zygote: None when it is warm, else why it will not be."""
-        slot = self._slot(interpreter)
+    async def ready(self, interpreter: str = sys.executable, loader: Mapping[str, str] | None = None) -> str | None:
+        """Wait for an interpreter's zygote: None when it is warm, else why it will not be. loader: see `StartOrder`."""
+        slot = self._slot(interpreter, tuple(sorted((loader or {}).items())))
         self._renew(slot, warm=True)
         assert slot.making is not None
         await asyncio.wait([slot.making])
@@ -73,8 +76,12 @@ class Zygotes:
 
     @property
     def zygotes(self) -> Mapping[str, int]:
-        """The interpreters that are warm, each with its zygote's pid."""
-        return {slot.interpreter: slot.child.process.pid for slot in self._slots.values() if slot.child is not None}
+        """The interpreters that are warm, each with its zygote's pid. One that has a library preloaded is named with it."""
+        return {
+            " ".join([slot.interpreter, *(value for _, value in slot.loader)]): slot.child.process.pid
+            for slot in self._slots.values()
+            if slot.child is not None
+        }
 
     async def start(self, order: StartOrder) -> Started:
         """Start a server. One that cannot start, or whose start is cancelled, leaves nothing.
@@ -124,8 +131,8 @@ class Zygotes:
         program = await asyncio.to_thread(program_of, order.argv, order.environment.get("PATH", os.defpath))
         if not order.warm or program is None:
             return self._cold, 0
-        slot = self._slot(program.interpreter)
-        reason = self._other_interpreter(order.environment)
+        slot = self._slot(program.interpreter, tuple(sorted(order.loader.items())))
+        reason = self._other_interpreter(order)
         if reason is None:
             reason = await self._until_warm(slot)
         if reason is None:
@@ -133,10 +140,14 @@ class Zygotes:
         self._say_once(f"servers of {slot.interpreter} start slowly: {reason}")
         return self._cold, 0
 
-    def _other_interpreter(self, environment: Mapping[str, str]) -> str | None:
+    def _other_interpreter(self, order: StartOrder) -> str | None:
         """Why a server with this environment cannot be a fork; None where it can."""
+        environment = order.environment
         for name in FROZEN:
-            if environment.get(name) != self._environment.get(name):
+            started_with = self._environment.get(name)
+            if name != "LD_PRELOAD":  # forgotten, so the server has the hub's own, or none
+                started_with = order.loader.get(name, started_with)
+            if environment.get(name) != started_with:
                 return f"{name} is not the hub's"
         if any(name.startswith("PYTHON") and name in FROZEN and name != "PYTHONPATH" for name in environment):
             return "a variable of the interpreter is set"
@@ -158,9 +169,9 @@ class Zygotes:
         done, _ = await asyncio.wait([slot.making], timeout=self._wait_s)
         return slot.reason if done else f"not warm within {self._wait_s:g} s"
 
-    def _slot(self, interpreter: str) -> _Slot:
-        key = (os.path.dirname(interpreter), os.path.realpath(interpreter))
-        return self._slots.setdefault(key, _Slot(interpreter))
+    def _slot(self, interpreter: str, loader: Loader = ()) -> _Slot:
+        key = (os.path.dirname(interpreter), os.path.realpath(interpreter), loader)
+        return self._slots.setdefault(key, _Slot(interpreter, loader))
 
     def _all(self) -> list[_Slot]:
         return [self._cold, *self._slots.values()]
@@ -197,7 +208,7 @@ class Zygotes:
                 name: value
                 for name, value in self._environment.items()
                 if name in {"PATH", *FROZEN, *_LOCALE} and not name.startswith("PYTHON")
-            }
+            } | dict(slot.loader)
             path = [part for part in self._environment.get("PYTHONPATH", "").split(os.pathsep) if part]
             slot.child = await Child.make(slot.interpreter, environment=environment, path=path, warm=warm)
         except Refused as exc:
@@ -207,7 +218,13 @@ class Zygotes:
             slot.reason, slot.watched = None, slot.child.watched
             if warm:
                 took = time.monotonic() - began
-                log.info("zygote warm interpreter=%s pid=%s s=%.1f", slot.interpreter, slot.child.process.pid, took)
+                log.info(
+                    "zygote warm interpreter=%s pid=%s s=%.1f%s",
+                    slot.interpreter,
+                    slot.child.process.pid,
+                    took,
+                    "".join(f" {name}={value}" for name, value in slot.loader),
+                )
         slot.looked_at = time.monotonic()
 
     async def _tidy_up(self) -> None:
@@ -216,7 +233,7 @@ class Zygotes:
             for key, slot in list(self._slots.items()):
                 idle = time.monotonic() - slot.used_at >= self._idle_s
                 done = slot.making is None or slot.making.done()
-                if idle and done and slot.interpreter != sys.executable:
+                if idle and done and (slot.interpreter != sys.executable or slot.loader):
                     del self._slots[key]
                     if slot.child is not None:
                         log.info("zygote ended, nobody needs it interpreter=%s", slot.interpreter)
@@ -261,8 +278,8 @@ class _Lost(Exception):
 class _Slot:
     """The zygote of one interpreter: there, being made, or refused."""
 
-    def __init__(self, interpreter: str) -> None:
-        self.interpreter = interpreter
+    def __init__(self, interpreter: str, loader: Loader = ()) -> None:
+        self.interpreter, self.loader = interpreter, loader
         self.child: Child | None = None
         self.making: asyncio.Task[None] | None = None
         self.reason: str | None = None
