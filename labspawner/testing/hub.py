@@ -34,7 +34,8 @@ from labspawner.testing.web import Answer, Client
 T = TypeVar("T")
 START_S = 60.0
 STOP_S = 120.0
-PORTS = (21000, 29999)  # below what the kernel gives to others, so that a port is still free after a restart
+WORKERS = 32
+PORTS = range(21000, 30000)  # below what the kernel gives to others, so that a port is still free after a restart
 
 _ENTRY_POINTS = "[labspawner.providers]\nsteered = labspawner.testing.hubconfig:steered\n"
 _CONFIG = """
@@ -284,6 +285,18 @@ class RealHub:
         """The culler's decision log."""
         return self.with_store(lambda store: store.decisions(hub_id=self.hub_id))
 
+    def cull_of(self, user: str) -> Decision:
+        """The decision by which the culler ended the user's server; it is written down when the stop is over."""
+
+        def written() -> Decision | None:
+            found = [one for one in self.decisions() if (one.user, one.verdict, one.applied) == (user, "cull", True)]
+            assert len(found) <= 1, found
+            return found[0] if found else None
+
+        decision = eventually_sync(written, what=f"the culler ended a server of {user}")
+        assert decision is not None
+        return decision
+
     def processes(self, user: str | None = None) -> list[HostProcess]:
         """The processes on this machine that carry this hub's mark."""
         return [found for found in walk().marked if found.hub_id == self.hub_id and user in {None, found.user}]
@@ -295,10 +308,12 @@ def server_path(user: str, name: str = "") -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that the kernel gives to nobody by itself."""
+    """Ports that nobody listens on, and that neither the kernel nor another worker of pytest-xdist gives to anybody."""
     found: list[int] = []
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ours = PORTS[worker % WORKERS :: WORKERS]
     while len(found) < count:
-        port = random.randint(*PORTS)  # noqa: S311 - no secret
+        port = random.choice(ours)  # noqa: S311 - no secret
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

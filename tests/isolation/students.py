@@ -132,7 +132,7 @@ class Lab:
         return (sys.executable, "-I", "-c", AGENT)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=120)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=600)
 
     def close(self) -> None:
         self.run(self._release_all())
@@ -191,19 +191,19 @@ class Student:
     def keeper(self) -> int:
         return int(str(self.handle.data["pid"]))
 
-    def does(self, code: str, *, deadline_s: float = 60.0) -> Any:
+    def does(self, code: str, *, deadline_s: float = 240.0) -> Any:
         """What a program of the student's leaves in `answer`."""
         said = self._post("run", f"{PRELUDE}\n{code}\nprint(json.dumps(answer))", deadline_s)
         assert said["code"] == 0, said["err"]
         return json.loads(said["out"].splitlines()[-1])
 
-    def ends(self, code: str, *, deadline_s: float = 60.0) -> int:
+    def ends(self, code: str, *, deadline_s: float = 240.0) -> int:
         """The exit status of a program of the student's that is not expected to live."""
         return int(self._post("run", f"{PRELUDE}\n{code}", deadline_s)["code"])
 
     def does_here(self, code: str) -> Any:
         """The same in the server's own process."""
-        return self._post("here", f"{PRELUDE}\n{code}", 30.0)
+        return self._post("here", f"{PRELUDE}\n{code}", 240.0)
 
     def works(self) -> bool:
         """Whether the server answers, and still runs programs."""

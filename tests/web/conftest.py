@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from labspawner.providers.sim import write_faults
+from labspawner.testing.hub import free_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -62,12 +63,12 @@ profiles:
     title: {en: A slow start, zh-CN: 慢速启动}
     summary: {en: Takes its time., zh-CN: 需要较长时间。}
     variants:
-      - {provider: sim, cpu: 1, memory: 1GiB, settings: {start_s: 60}}
+      - {provider: sim, cpu: 1, memory: 1GiB, start_timeout: 1h, settings: {start_s: 3600}}
     idle: {after: 45m, action: stop}
   - slug: quick
     title: {en: A quick start, zh-CN: 快速启动}
     variants:
-      - {provider: sim, cpu: 1, memory: 1GiB, settings: {start_s: 6}}
+      - {provider: sim, cpu: 1, memory: 1GiB, settings: {start_s: 0.3}}
     idle: {after: 45m, action: stop}
   - slug: broken
     title: {en: "Broken <script>alert(1)</script>", zh-CN: "坏的 <script>alert(1)</script>"}
@@ -104,7 +105,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         "LABSPAWNER_CULLER_INTERVAL_S": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    port = _free_port()
+    (port,) = free_ports(1)
     common = ["--config", str(folder / "config.py"), "--data-dir", str(folder / "data")]
     labspawner = [sys.executable, "-c", "from labspawner.cli import main; main()"]
     with (folder / "up.log").open("w") as log:
@@ -127,10 +128,15 @@ def _is_up(process: subprocess.Popen, folder: Path) -> bool:
     return bool(re.search(r"password: ", printed))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture
+def stalls(product: Product) -> Iterator[Callable[[str | None], None]]:
+    """Let simulated starts stand still at a stage until told otherwise, so that no slow page misses them."""
+
+    def at(stage: str | None) -> None:
+        write_faults(product.folder / "data" / "providers" / "sim", **({"stall_at": stage} if stage else {}))
+
+    yield at
+    at(None)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +175,7 @@ def open_page(chromium: playwright.Browser, product: Product) -> Iterator[object
             **options,
         )
         contexts.append(context)
-        context.set_default_timeout(45_000)
+        context.set_default_timeout(240_000)
         return context.new_page()
 
     yield opened

@@ -67,6 +67,11 @@ def in_a_thread(function, *arguments, **named):
         return pool.submit(function, *arguments, **named).result()
 
 
+# The page looks again by itself after seconds; here it looks when a test says so, and no sooner where that is slow.
+ONLY_WHEN_ASKED = """
+const real = window.setTimeout;
+window.setTimeout = (work, ms, ...more) => (ms < 2000 ? real(work, ms, ...more) : 0);
+"""
 STATES = {"busy": a_busy_user, "idle": an_idle_user, "starting": a_starting_user}
 
 
@@ -81,6 +86,7 @@ def draw(chromium):
             base_url="http://hub.test", locale=language, viewport={"width": width, "height": 800}, color_scheme=theme
         )
         contexts.append(context)
+        context.add_init_script(ONLY_WHEN_ASKED)
 
         def answer(route):
             path = re.sub(r"^https?://[^/]+|\?.*$", "", route.request.url)
@@ -236,14 +242,16 @@ def test_a_refused_extension_says_why_and_can_be_tried_again(draw):
 # -- in front of the real product ---------------------------------------------------------------------------------------
 
 
-def test_a_server_is_watched_stopped_and_started_again_without_leaving_the_page(open_page, screenshots):
+def test_a_server_is_watched_stopped_and_started_again_without_leaving_the_page(open_page, stalls, screenshots):
     page = open_page()
+    stalls("boot")
     log_in(page, "student2")
     choose(page, "py101/quick", "student2")
     page.goto("/hub/home")
     page.evaluate("window.marker = 1")
 
     page.locator("section[data-state=starting]").wait_for()
+    stalls(None)
     page.locator("section[data-state=running]").wait_for()
     assert page.locator("section.lab-server h2").inner_text() == "A quick start"
     assert "Python Basics" in page.locator(".lab-of").inner_text()
@@ -261,18 +269,21 @@ def test_a_server_is_watched_stopped_and_started_again_without_leaving_the_page(
     page.locator("section[data-state=off]").wait_for()
     assert page.evaluate("window.marker") == 1
 
+    stalls("boot")
     page.locator("#lab-again", has_text="Start A quick start again").click()
     page.wait_for_url("**/hub/spawn-pending/**")
     page.click("#lab-cancel")
     stop(page)
 
 
-def test_a_second_tab_learns_that_the_server_was_stopped(open_page):
+def test_a_second_tab_learns_that_the_server_was_stopped(open_page, stalls):
     page = open_page()
+    stalls("boot")
     log_in(page, "student3")
     choose(page, "py101/quick", "student3")
     page.goto("/hub/home")
     page.locator("section[data-state=starting]").wait_for()
+    stalls(None)
     page.locator("section[data-state=running]").wait_for()
     other = page.context.new_page()
     other.goto("/hub/home")

@@ -44,7 +44,8 @@ def log_in(page, user):
 def choose(page, profile, user):
     page.goto(f"/hub/spawn/{user}")
     page.locator(f"input[name=profile][value='{profile}']").check()
-    page.click("#lab-start")
+    with page.expect_response(lambda answer: answer.request.method == "POST" and "/hub/spawn" in answer.url):
+        page.click("#lab-start")
 
 
 def stop(page):
@@ -53,6 +54,15 @@ def stop(page):
     if page.locator("#lab-stop").count():
         page.click("#lab-stop")
     eventually_sync(lambda: page.goto("/hub/home") and page.locator("a#start[href*='/spawn']").count(), deadline_s=30)
+
+
+def hold(page, user, seconds):
+    """Keep the server although it seems to be idle, as its page in JupyterLab can; 0: no longer."""
+    xsrf = [c["value"] for c in page.context.cookies() if c["name"] == "_xsrf" and c["path"].startswith("/user/")]
+    answer = page.request.post(
+        f"/user/{user}/labspawner/hold", data={"seconds": seconds}, headers={"X-XSRFToken": xsrf[0]}
+    )
+    assert answer.ok, answer.text()
 
 
 def put(path, text):
@@ -74,6 +84,7 @@ def test_a_student_works_is_culled_and_reads_why(open_page, product):
     # pick a profile, land in JupyterLab
     choose(page, "py101/base", "student1")
     page.wait_for_url("**/user/student1/lab**")  # by way of the pending page, where it takes more than a second
+    hold(page, "student1", 3600)  # a slow page is no idle student
     page.locator("#jp-main-dock-panel").wait_for()
 
     # run a cell
@@ -85,6 +96,7 @@ def test_a_student_works_is_culled_and_reads_why(open_page, product):
     page.locator(".jp-OutputArea-output", has_text="42").wait_for()
 
     # log out, be culled, log in and read why
+    hold(page, "student1", 0)
     page.goto("/hub/home")
     page.click(".lab-menu summary")
     page.click("#logout")
@@ -159,14 +171,16 @@ def test_progress_can_be_watched_left_and_cancelled(open_page, screenshots):
         page.context.close()
 
 
-def test_progress_is_seen_through_a_proxy_that_holds_streams_back(open_page):
+def test_progress_is_seen_through_a_proxy_that_holds_streams_back(open_page, stalls):
     page = open_page()
+    stalls("boot")
     page.route(re.compile(r"/server/progress"), lambda route: None)
     log_in(page, "student3")
 
     choose(page, "py101/quick", "student3")
 
     page.locator("#progress-log li").nth(1).wait_for()
+    stalls(None)
     page.wait_for_url("**/user/student3/**")
     stop(page)
 

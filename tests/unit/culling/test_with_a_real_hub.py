@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from datetime import datetime, timezone
 
@@ -19,6 +18,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from labspawner.culler import SCOPES
 from labspawner.culler.hub import Hub, HubUnavailable, Outcome
 from labspawner.model import Phase
+from labspawner.testing.hub import free_ports
 
 pytestmark = [
     pytest.mark.hub,
@@ -82,7 +82,7 @@ class RealHub:
         )
         return json.loads(answer.body) if answer.body else None
 
-    async def until(self, condition, what, deadline_s=40):
+    async def until(self, condition, what, deadline_s=240):
         deadline = asyncio.get_running_loop().time() + deadline_s
         while asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(OSError, HTTPClientError):
@@ -117,11 +117,7 @@ async def real_hub(tmp_path):
     running = []
 
     async def start(**culler):
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for sock in sockets:
-                sock.bind(("127.0.0.1", 0))
-            ports = [sock.getsockname()[1] for sock in sockets]
+        ports = free_ports(3)
         config, log = tmp_path / "jupyterhub_config.py", tmp_path / "hub.log"
         config.write_text(
             CONFIG.format(

@@ -73,7 +73,7 @@ def an_order(**changes: Any) -> Order:
 
 def a_variant(provider: str = "sim", *, gpu: int = 0, memory: int = 0, **changes: Any) -> Variant:
     resources = Resources(memory_bytes=memory or None, gpu=Slice(memory_bytes=gpu) if gpu else None)
-    return Variant(provider=provider, **{"resources": resources, "ready_timeout_s": 5.0, **changes})
+    return Variant(provider=provider, **{"resources": resources, "ready_timeout_s": 120.0, **changes})
 
 
 def quiet(_progress: Progress) -> None:
@@ -219,7 +219,7 @@ async def open_engine(store_url: str, clock: Clock) -> AsyncIterator[OpenEngine]
             "release_grace_s": 0.5,
             "reconcile_interval_s": 3600.0,
             "recheck_s": 0.02,
-            "let_go_s": 0.2,
+            "let_go_s": 10.0,
         }
         engine = Engine(
             store=Store.open(store_url, clock=clock),

@@ -102,7 +102,7 @@ def _cluster(binaries: Path, folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         try:
-            server.wait(10)
+            server.wait(120)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
@@ -110,7 +110,7 @@ def _cluster(binaries: Path, folder: Path) -> Iterator[str]:
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while True:
         try:
             engine.connect().close()

@@ -83,7 +83,7 @@ class Student:
         assert line, "the student is gone"
         return json.loads(line)
 
-    def connect(self, ip: str, port: int, *, timeout_s: float = 3.0) -> str:
+    def connect(self, ip: str, port: int, *, timeout_s: float = 60.0) -> str:
         """`connected: <first line>`, or the error."""
         return self.run(
             "import socket\n"

@@ -102,7 +102,7 @@ def slirps() -> list[int]:
 
 ASK_HUB = """
 import socket
-with socket.create_connection(("127.0.0.1", port), timeout=5) as s:
+with socket.create_connection(("127.0.0.1", port), timeout=60) as s:
     s.sendall(b"ping\\n")
     answer = s.makefile().readline()
 """
@@ -140,7 +140,7 @@ def test_a_server_on_a_port_inside_is_reached_at_the_same_port_outside(
     )
     with (
         a_keeper(student, plan_for(hub, address=at_port(port)), as_nobody=as_nobody),
-        socket.create_connection(("127.0.0.1", port), timeout=5) as client,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as client,
     ):
         assert client.makefile().readline() == "from inside\n"
 
@@ -193,7 +193,7 @@ def test_egress_reaches_the_world(student: Student, hub: Hub, as_nobody: bool, w
         assert (
             student.run(
                 "import socket\n"
-                "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)\n"
+                "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(60)\n"
                 "s.sendto(b'udp', ('198.51.100.7', port)); answer = s.recv(100).decode()",
                 port=udp,
             )
