@@ -224,10 +224,10 @@ class Slices:
         self._made.discard(lease_id)
 
     async def close(self) -> None:
-        """Stop looking, and give the driver back; slices stay as they are."""
+        """Stop looking, and give the driver back; slices stay as they are. May be repeated."""
         await self.watch.close()
-        await self._in_thread(self.tidy_up)
         self.cards.close()
+        self.tidy_up()
 
     def tidy_up(self) -> None:
         """Remove what all slices share, where there is none; safe to repeat. Blocks."""
