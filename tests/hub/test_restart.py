@@ -72,7 +72,7 @@ class Running:
             answer = self.client.call("POST", f"/user/{self.user}/api/kernels", {"name": "python3"})
             assert answer.status == 201, answer.text
             self.kernel = answer.json()["id"]
-            asyncio.run(asyncio.wait_for(self._execute(LONG_CELL), 120))
+            asyncio.run(asyncio.wait_for(self._execute(LONG_CELL), 600))
 
     def answers(self) -> bool:
         """Whether it is reached through the proxy, with its kernel at work."""

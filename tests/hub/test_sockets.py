@@ -82,7 +82,7 @@ class Lab:
         return str(answer.json()["id"])
 
     def run(self, kernel: str, code: str) -> str:
-        return asyncio.run(asyncio.wait_for(self._run(kernel, code), 120))
+        return asyncio.run(asyncio.wait_for(self._run(kernel, code), 600))
 
     async def _run(self, kernel: str, code: str) -> str:
         url = f"ws{self.base[4:]}/user/student1/api/kernels/{kernel}/channels"

@@ -168,7 +168,7 @@ def test_up_comes_back_after_it_and_its_hub_were_killed(up):
     cullers = [child for child in hub.children() if "labspawner.culler" in child.cmdline()]
     up.running.kill()
     hub.kill()
-    up.running.wait(10)
+    up.running.wait(120)
 
     up.start()
 
