@@ -138,7 +138,7 @@ def test_a_flood_of_reports_leaves_the_hub_to_others_and_the_last_one_counts(hub
 
     with ThreadPoolExecutor(FLOODERS) as pool:
         floods = [pool.submit(flood, number) for number in range(FLOODERS)]
-        running.wait(30)
+        running.wait(120)
         assert quiet.report(unsaved=["a.ipynb"]).status == 200
         assert hub.login("student5").get("/hub/home").status == 200
         statuses = set().union(*(each.result() for each in floods))

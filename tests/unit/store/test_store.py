@@ -35,7 +35,7 @@ class Gate:
 
     def __call__(self, connection: Connection) -> None:
         self.entered.set()
-        assert self.opened.wait(10)
+        assert self.opened.wait(120)
         self.then(connection)
 
     async def reached(self) -> None:

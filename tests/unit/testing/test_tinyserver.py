@@ -73,4 +73,4 @@ def test_it_may_ignore_a_polite_request_to_end(run: Run, port: int):
 
     assert get(port, "/")
     child.kill()
-    assert child.wait(10) == -signal.SIGKILL
+    assert child.wait(120) == -signal.SIGKILL
