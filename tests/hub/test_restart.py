@@ -96,7 +96,9 @@ class Running:
     async def _execute(self, code: str) -> None:
         """Begin a cell, and leave, as a student does who closes the laptop."""
         url = f"ws{self.front[4:]}/user/{self.user}/api/kernels/{self.kernel}/channels"
-        socket = await websocket_connect(HTTPRequest(url, headers=self.headers))
+        socket = await websocket_connect(
+            HTTPRequest(url, headers=self.headers, connect_timeout=240, request_timeout=240)
+        )
         header = {
             "msg_id": uuid.uuid4().hex,
             "msg_type": "execute_request",

@@ -86,7 +86,9 @@ class Lab:
 
     async def _run(self, kernel: str, code: str) -> str:
         url = f"ws{self.base[4:]}/user/student1/api/kernels/{kernel}/channels"
-        socket = await websocket_connect(HTTPRequest(url, headers=self.headers))
+        socket = await websocket_connect(
+            HTTPRequest(url, headers=self.headers, connect_timeout=240, request_timeout=240)
+        )
         header = {
             "msg_id": uuid.uuid4().hex,
             "msg_type": "execute_request",
@@ -118,7 +120,7 @@ REACHES = """
 import socket, os
 def tried(*address):
     try:
-        socket.create_connection(address, timeout=1).close()
+        socket.create_connection(address, timeout=60).close()
         return "connected"
     except OSError as exc:
         return type(exc).__name__

@@ -78,7 +78,13 @@ class RealHub:
     async def call(self, method, path, body=None):
         headers = {"Authorization": f"token {TESTER}"}
         answer = await self._client.fetch(
-            self.api_url + path, method=method, headers=headers, body=body, allow_nonstandard_methods=True
+            self.api_url + path,
+            method=method,
+            headers=headers,
+            body=body,
+            allow_nonstandard_methods=True,
+            connect_timeout=240,
+            request_timeout=240,
         )
         return json.loads(answer.body) if answer.body else None
 

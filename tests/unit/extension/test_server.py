@@ -51,7 +51,9 @@ def kernel(server: JupyterServer) -> Iterator[str]:
 
 async def socket(server: JupyterServer, path: str) -> WebSocketClientConnection:
     url = server.url.replace("http", "ws", 1) + BASE + path
-    return await websocket_connect(HTTPRequest(url, headers={"Authorization": f"token {SECRET}"}))
+    return await websocket_connect(
+        HTTPRequest(url, headers={"Authorization": f"token {SECRET}"}, connect_timeout=240, request_timeout=240)
+    )
 
 
 async def hang_up(channel: WebSocketClientConnection) -> None:
