@@ -25,6 +25,10 @@
  * itself at its first charge, with nothing charged and an empty allocation map. */
 int slice_account_start(const struct slice_settings *settings);
 
+/* Map the region without a slot, for programs that only look (NVML): used, limit and processes answer; a later
+ * slice_account_start() joins. 0, also when called again; -EINVAL: refused, one line was printed. */
+int slice_account_watch(const struct slice_settings *settings);
+
 /* Publish `bytes`, then check. 0; -ENOMEM: no room, nothing is charged, nothing is noted; -EINVAL: no such device. */
 int slice_charge(unsigned device, uint64_t bytes);
 
@@ -40,8 +44,8 @@ uint64_t slice_limit(unsigned device);
 /* Bytes this process holds now. */
 uint64_t slice_used_here(unsigned device);
 
-/* Once a second at most, from any path that can afford a system call (0 ns otherwise: a clock read of the vdso): clear slots
- * of the dead, look whether the limits file was replaced, stamp launches. True when it did. */
+/* Clear the slots of the dead, look whether the limits file was replaced, stamp launches: once a second at most, else it costs
+ * one coarse clock read (5 ns). For paths that can afford some system calls once a second. True when it did. */
 bool slice_tidy(void);
 
 /* The truth check's figures, see region.h. Own: what NVML says of this process, on one device: the part that no charge
@@ -83,13 +87,16 @@ void slice_add_gpu_time(unsigned device, uint64_t ns);
 /* What the hot paths read: this process's place in the region. In memory that the kernel clears in a child of fork, so that
  * a child, however it was made, finds it empty and joins afresh. Written by account.c only. */
 struct slice_here {
-        _Atomic(struct slice_region *) region;          /* NULL: not joined; release store after all the rest */
-        _Atomic uint32_t generation;                    /* limits_generation that `limit` is of */
-        uint32_t slot;
-        uint32_t device_count;
-        struct slice_region_device *device[SLICE_MAX_DEVICES];
-        struct slice_line *line[SLICE_MAX_DEVICES];     /* ours */
+        _Atomic uint32_t joined;                                /* 1: release store after all the rest */
+        _Atomic uint32_t generation;                            /* limits_generation that `limit` is of */
+        _Atomic uint32_t slot;
+        _Atomic uint32_t device_count;                          /* 0: no region is mapped */
+        _Atomic(struct slice_region *) region;
+        _Atomic(struct slice_line *) line[SLICE_MAX_DEVICES];   /* ours; NULL: no slot */
         _Atomic uint64_t limit[SLICE_MAX_DEVICES];
+        _Atomic uint64_t stamped[SLICE_MAX_DEVICES];            /* line's launches when they were last stamped */
+        _Atomic uint64_t tidy_ns;                               /* when slice_tidy() is due again */
+        _Atomic uint32_t starting, refusing;                    /* locks of slow paths, with a deadline */
 };
 extern struct slice_here *slice_here __attribute__((visibility("hidden")));
 
@@ -99,8 +106,10 @@ void slice_stamp_launches(void);
  * slice_stamp_launches() too, so that a single launch is seen (a coarse clock read where something was launched since). */
 static inline void slice_note_launch(unsigned device)
 {
-        struct slice_line *line = device < SLICE_MAX_DEVICES ? slice_here->line[device] : NULL;
-
+        if (device >= SLICE_MAX_DEVICES)
+                return;
+        /* Relaxed: what the pointer leads to was mapped before, and the CPU follows the dependency. */
+        struct slice_line *line = atomic_load_explicit(&slice_here->line[device], memory_order_relaxed);
         if (__builtin_expect(line == NULL, 0))
                 return;
         /* Relaxed load and store, no atomic add: a lost count is harmless, a lock prefix costs 5 ns. */

@@ -125,31 +125,42 @@ _Static_assert(sizeof(struct slice_line) == 64, "layout");
 _Static_assert(sizeof(struct slice_region_device) == 20480, "layout");
 _Static_assert(sizeof(struct slice_region) == 28672 + SLICE_MAX_DEVICES * 20480, "layout");
 
-/* A region that this process has open, without a slot in it. */
+/* A region that this process has mapped. */
 struct slice_file {
         struct slice_region *region;
         uint64_t device, inode;              /* of the file, to know it again when it is opened by path */
-        int descriptor;                      /* -1 once slice_region_join() has closed it */
+        int descriptor;                      /* -1 after slice_region_detach() */
 };
 
 /* Map the region at `path`, checked: regular file, size, magic, version, pages for `device_count` devices. With `make` it is
  * made first where there is none, whole before anybody sees it. 0; -EINVAL: wrong size, magic or version; -ENOSPC: the file
- * system is full; -ENOENT and what else open(2) says. The descriptor in `ret` is close-on-exec. */
+ * system is full; -ENOENT and what else open(2) says. */
 int slice_region_open(const char *path, bool make, int device_count, struct slice_file *ret);
 
-/* Take a free slot: lock it, clear what a dead owner left, write who we are, close the descriptor. 0; -EUSERS: all taken;
- * -ENOLCK, -EINVAL: the file system has no such locks. On failure the file stays open: slice_region_close(). */
+/* Take a free slot: lock it, clear what a dead owner left, write who we are. 0; -EUSERS: all taken; -EOPNOTSUPP: the file
+ * system has no such locks; -EBADF: detached. */
 int slice_region_join(struct slice_file *file, uint32_t *ret_slot);
+
+/* Close the descriptor. The mapping stays, and with it the lock of the slot. */
+void slice_region_detach(struct slice_file *file);
 
 /* Unmap; the slot, if any, is free then. For failed starts and tests: a living process keeps its region. */
 void slice_region_close(struct slice_file *file);
 
-/* Clear the slots whose owners died. `path` is opened anew and must still be the mapped file. Returns how many there were,
- * or -Exxx (-ESTALE: another file stands there). At most one system call per slot ever used. */
-int slice_region_reap(const struct slice_file *file, const char *path);
+/* Open `path` anew, for locks. A descriptor, or -Exxx (-ESTALE: another file stands there than the mapped one). */
+int slice_region_reopen(const struct slice_file *file, const char *path);
 
-/* Whether somebody holds the lock of `slot`. True when that cannot be told. `descriptor`: any of the same file but the
- * owner's own. */
+/* Clear the slots whose owners died. `descriptor` is from slice_region_reopen(). Returns how many there were. At most two
+ * system calls per slot ever used. */
+int slice_region_reap(const struct slice_file *file, int descriptor);
+
+/* Whether somebody holds the lock of `slot`; the owner itself counts. True when that cannot be told. `descriptor` is from
+ * slice_region_reopen(). */
 bool slice_region_alive(int descriptor, uint32_t slot);
+
+/* The slice's one lock for slow paths: the lock on byte 0. It only keeps those who are refused from crossing one another; no
+ * limit depends on it. True when it was taken at once. */
+bool slice_region_trylock(int descriptor);
+void slice_region_unlock(int descriptor);
 
 #endif

@@ -86,4 +86,7 @@ int slice_hami_parse(slice_getenv *get, struct slice_settings *ret, struct slice
  * changes and stays valid for good; ask again to see a reload. NULL before slice_account_start(). One load. */
 const struct slice_settings *slice_settings_now(void);
 
+/* Put a copy of `settings` in force. 0, or -ENOMEM. For account.c. */
+int slice_settings_publish(const struct slice_settings *settings);
+
 #endif

@@ -1,0 +1,4 @@
+# Settings, region, accounting and allocation map: called directly, without a driver.
+labspawner_unit_test(core_settings core_settings.c)
+labspawner_unit_test(core_layout core_layout.c)
+labspawner_unit_test(core_account core_account.c)
