@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from jupyterhub import orm, utils
@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from labspawner.gate.bundle import OneCommit
+from labspawner.gate.bundle import OneCommit, RolledBack, SharedCommit
 
 
 @pytest.fixture
@@ -35,19 +35,184 @@ def add(db: Session, name: str) -> None:
     db.commit()
 
 
-async def test_what_runs_without_waiting_is_one_commit_and_the_rest_as_ever(db, commits):
+async def test_each_stretch_between_two_waits_is_one_commit(db, commits):
     async def work() -> str:
         add(db, "a")
-        assert db.query(orm.User).count() == 1
         add(db, "b")
         await asyncio.sleep(0)
         assert commits == ["commit"]
         add(db, "c")
+        add(db, "d")
         return "done"
 
     assert await OneCommit(work(), db) == "done"
     assert len(commits) == 2
-    assert db.query(orm.User).count() == 3
+    assert db.query(orm.User).count() == 4
+
+
+async def test_once_it_is_enough_the_rest_is_as_ever(db, commits):
+    async def work() -> None:
+        add(db, "a")
+        await asyncio.sleep(0)
+        add(db, "b")
+        add(db, "c")
+        await asyncio.sleep(0)
+        assert len(commits) == 3
+
+    await OneCommit(work(), db, enough=lambda: True)
+
+
+async def test_what_a_start_makes_has_its_defaults_before_it_is_written(db):
+    async def work() -> None:
+        server, token = orm.Server(base_url="/x"), orm.APIToken(scopes=["self"])
+        client = orm.OAuthClient(identifier="x")
+        db.add_all([server, token, client])
+        db.commit()
+        assert server.id is None
+        assert (server.proto, server.ip, server.cookie_name) == ("http", "", "cookie")
+        assert server.port > 0
+        assert token.created is not None
+        assert token.scopes == ["self"]
+        assert client.allowed_scopes == []
+        found.append(server)
+
+    found: list[orm.Server] = []
+    await OneCommit(work(), db)
+
+    port = found[0].port
+    db.refresh(found[0])
+    assert (found[0].port, found[0].proto, found[0].base_url) == (port, "http", "/x")
+
+
+async def test_whatever_else_is_made_is_written_because_its_id_may_be_asked_for(db):
+    async def work() -> int:
+        db.add(user := orm.User(name="a"))
+        db.commit()
+        return int(user.id)
+
+    assert await OneCommit(work(), db) > 0
+
+
+async def test_a_hook_of_an_administrator_finds_what_the_start_has_made(db):
+    async def work() -> list[int]:
+        db.add(orm.Server(base_url="/x"))
+        db.commit()
+        counts = [db.query(orm.Server).count()]
+        provider.hash_token("0123456789abcdef")  # the last thing that is made is the client
+        return [*counts, db.query(orm.Server).count()]
+
+    assert await OneCommit(work(), db) == [0, 1]
+    assert db.autoflush
+
+
+class Turn:
+    """Calls back when the test says that the turn is over."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def over(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+async def test_who_runs_in_one_turn_shares_a_commit(db, commits):
+    turn, go = Turn(), asyncio.Event()
+    shared = SharedCommit(db, turn.calls.append)
+
+    async def work(name: str) -> str:
+        add(db, name)
+        await go.wait()
+        return name
+
+    tasks = [asyncio.ensure_future(_awaited(OneCommit(work(name), db, shared=shared))) for name in "abc"]
+    await asyncio.sleep(0)
+    assert commits == []
+
+    turn.over()
+    assert commits == ["commit"]
+    go.set()
+
+    assert await asyncio.gather(*tasks) == ["a", "b", "c"]
+
+
+async def test_a_shared_commit_that_fails_is_raised_in_each_work_where_it_waits(db):
+    turn = Turn()
+    shared = SharedCommit(db, turn.calls.append)
+
+    async def work(name: str) -> str:
+        db.add(orm.User(name=name))
+        try:
+            await asyncio.Event().wait()
+        except IntegrityError:
+            return "heard"
+        return "not heard"
+
+    tasks = [asyncio.ensure_future(_awaited(OneCommit(work("a"), db, shared=shared))) for _ in range(2)]
+    await asyncio.sleep(0)
+    turn.over()
+
+    assert await asyncio.gather(*tasks) == ["heard", "heard"]
+    assert db.query(orm.User).count() == 0
+
+
+async def test_who_was_rolled_back_with_another_of_the_same_turn_hears_it(db):
+    turn = Turn()
+    shared = SharedCommit(db, turn.calls.append)
+
+    async def work(name: str) -> str:
+        db.add(orm.User(name=name))
+        try:
+            await asyncio.Event().wait()
+        except RolledBack:
+            return "heard"
+        return "not heard"
+
+    async def failing() -> None:
+        db.add(orm.User(name="a"))
+        db.flush()
+
+    first = asyncio.ensure_future(_awaited(OneCommit(work("a"), db, shared=shared)))
+    await asyncio.sleep(0)
+    with pytest.raises(IntegrityError):
+        await OneCommit(failing(), db, shared=shared)
+    turn.over()
+
+    assert await first == "heard"
+    assert db.query(orm.User).count() == 0
+
+
+async def test_work_that_is_done_at_once_does_not_wait_for_others(db, commits):
+    turn = Turn()
+
+    async def work() -> None:
+        add(db, "a")
+
+    await OneCommit(work(), db, shared=SharedCommit(db, turn.calls.append))
+
+    assert commits == ["commit"]
+    assert turn.calls == []
+
+
+async def test_a_cancellation_reaches_work_whose_commit_is_shared(db):
+    turn, heard = Turn(), []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            heard.append("cancelled")
+            raise
+
+    task = asyncio.ensure_future(_awaited(OneCommit(work(), db, shared=SharedCommit(db, turn.calls.append))))
+    await asyncio.sleep(0)
+    turn.over()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard == ["cancelled"]
 
 
 async def test_work_that_never_waits_is_committed_too(db, commits):
@@ -84,7 +249,7 @@ async def test_what_the_database_refuses_is_raised_where_it_was_committed(db):
     assert await OneCommit(work(), db) == "heard"
 
 
-async def test_a_last_commit_that_fails_is_raised_in_the_work_and_rolled_back(db):
+async def test_a_commit_that_fails_is_raised_in_the_work_and_rolled_back(db):
     failing = True
 
     def fail(_session: Session) -> None:
