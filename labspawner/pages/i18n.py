@@ -142,11 +142,10 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 def both(sentence: str) -> str:
     """HTML that carries `sentence` in every language; our style sheet shows the one of the page. Escaped."""
-    spans = (
-        Markup('<span class="lab-t" lang="{}">{}</span>').format(language, translate(sentence, language))
+    return "".join(
+        f'<span class="lab-t" lang="{language}">{escape(translate(sentence, language))}</span>'
         for language in LANGUAGES
     )
-    return str(Markup("").join(spans))
 
 
 def pick(texts: Mapping[str, str], language: str) -> str:
