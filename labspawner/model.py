@@ -333,7 +333,8 @@ class Activity:
     last_activity: the newest real use: a cell begun or ended, terminal input, a saved file, keys or mouse. An open page
       is none.
     work: what runs, the longest first; a few of `work_count`. A cell that waits for input is no work: `waiting`.
-    clients: open pages. unsaved: documents with changes. gpu_last_busy: the slice's last work.
+    clients: open pages. unsaved: documents with changes. gpu_last_busy: the slice's last work. gpu_refusals: how often
+      its programs were refused memory of it, as the server counts.
     """
 
     last_activity: datetime | None = None
@@ -347,6 +348,7 @@ class Activity:
     clients: int | None = None
     unsaved: int = 0
     gpu_last_busy: datetime | None = None
+    gpu_refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,15 +63,16 @@ class Runtime:
             settings=_engine_settings(settings),
             servers=lambda: _active_servers(hub_settings),
         )
+        usages = Usages(engine.providers, engine.book)
         evidence = EvidenceBook(
             store,
             settings.hub_id,
             ready=engine.start,
             live=engine.book.get,
             facts=lambda lease: _hub_facts(hub_settings, lease),
+            gpu=usages.gpu_of,
             report_every_s=settings.report_every_s,
         )
-        usages = Usages(engine.providers, engine.book)
         runtime = cls(settings, engine, Catalog(settings.courses_dir), evidence, usages)
         hub_settings[KEY] = runtime
         return runtime

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from labspawner.culling import Cull, CullPolicy, Forecast, ServerView, decide, forecast
-from labspawner.model import Json
+from labspawner.model import GpuRefusal, GpuUsage, Json
 from labspawner.pages import i18n
 from labspawner.sentences import Sentence
 from labspawner.store import Allowance
@@ -57,8 +57,9 @@ def answer(
     used: Allowance,
     held_until: datetime | None,
     report_every_s: float,
+    gpu: GpuUsage | None = None,
 ) -> dict[str, Json]:
-    """The JSON that the extension reads. report_every_s: what is usual for this server."""
+    """The JSON that the extension reads. report_every_s: what is usual for this server. gpu: of its slice."""
     found, policy = said.forecast, policy or CullPolicy(hold_s=0)
     return {
         "v": VERSION,
@@ -74,6 +75,17 @@ def answer(
             "left_s": max(0.0, policy.hold_s - used.held_s) if policy.after_s is not None else 0.0,
         },
         "report_every_s": _next_report_s(said, now, report_every_s),
+        "notice": _notice(gpu.refused) if gpu is not None and gpu.refused is not None else None,
+    }
+
+
+def _notice(refused: GpuRefusal) -> dict[str, Json]:
+    """What the student should read at once, once for each `id`."""
+    return {
+        "id": refused.count,
+        "at": refused.at.isoformat(),
+        "text": in_all_languages(refused.words),
+        "hints": [in_all_languages(hint) for hint in refused.hints],
     }
 
 

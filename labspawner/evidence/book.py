@@ -15,7 +15,7 @@ from labspawner.culling.words import span
 from labspawner.errors import Permanent, UnknownLease
 from labspawner.evidence.answers import Outlook, answer, every_s, outlook, valid_for
 from labspawner.evidence.report import parse_report
-from labspawner.model import Activity, Evidence, HostLook, Json, Lease, LeaseId, Phase
+from labspawner.model import Activity, Evidence, GpuUsage, HostLook, Json, Lease, LeaseId, Phase
 from labspawner.sentences import Sentence
 from labspawner.store import Allowance, Standing, Store
 
@@ -41,11 +41,16 @@ class HubFacts:
     last_activity: datetime | None = None
 
 
+async def _no_gpu(_lease: Lease, _refusals: int) -> GpuUsage | None:
+    return None
+
+
 class EvidenceBook:
     """Takes reports and wishes, and answers when a server ends as things are. One object per hub process.
 
     ready: awaited before the first look into the store. live: the lease of an id, None once it has ended. facts: what
-    the hub knows of a lease's server. today: the day that allowances are counted by. Reports are written together every
+    the hub knows of a lease's server. gpu: what its slice is used for, where it has one, not older than the server's
+    count of refusals. today: the day that allowances are counted by. Reports are written together every
     few seconds, whoever many come; a wish is granted in the store before it is answered.
     """
 
@@ -57,6 +62,7 @@ class EvidenceBook:
         ready: Callable[[], Awaitable[None]],
         live: Callable[[LeaseId], Lease | None],
         facts: Callable[[Lease], HubFacts] = lambda _lease: HubFacts(),
+        gpu: Callable[[Lease, int], Awaitable[GpuUsage | None]] = _no_gpu,
         today: Callable[[datetime], str] = lambda now: now.astimezone().date().isoformat(),
         report_every_s: float = 60.0,
         flush_s: float = FLUSH_S,
@@ -66,6 +72,7 @@ class EvidenceBook:
         self._ready = ready
         self._live = live
         self._facts = facts
+        self._gpu = gpu
         self._today = today
         self._report_every_s = report_every_s
         self._flush_s = flush_s
@@ -106,9 +113,12 @@ class EvidenceBook:
         policy = self._policy(lease)
         usual_s = self._every_s(policy)
         report = parse_report(body, now=now, valid_for=valid_for(usual_s))
+        gpu = await self._gpu(lease, report.gpu_refusals)
+        if gpu is not None:  # the host's own knowledge: what runs inside could say anything
+            report = replace(report, gpu_last_busy=gpu.last_busy)
         before = self._standing(lease.id).evidence
         said = self._say(lease, replace(before, report=_continued(before.report, report)), policy, now)
-        return self._answer(lease, said, policy, now)
+        return self._answer(lease, said, policy, now, gpu)
 
     async def extend(self, lease: Lease, now: datetime) -> dict[str, Json]:
         """Put off the end of idleness by one step of the profile, and answer as to a report.
@@ -245,7 +255,9 @@ class EvidenceBook:
         self._dirty.add(lease.id)
         return said
 
-    def _answer(self, lease: Lease, said: Outlook, policy: CullPolicy | None, now: datetime) -> dict[str, Json]:
+    def _answer(
+        self, lease: Lease, said: Outlook, policy: CullPolicy | None, now: datetime, gpu: GpuUsage | None = None
+    ) -> dict[str, Json]:
         return answer(
             said,
             policy,
@@ -253,6 +265,7 @@ class EvidenceBook:
             used=self._used_today(lease.id, now),
             held_until=self._standing(lease.id).evidence.held_until,
             report_every_s=self._every_s(policy),
+            gpu=gpu,
         )
 
     def _why_not_extend(

@@ -105,6 +105,7 @@ class _Reader:
             waiting=sum(since is not None and waits for since, waits in zip(running, waiting, strict=True)),
             clients=_count("connected", clients.get("connected")),
             unsaved=len(unsaved),
+            gpu_refusals=_large("gpu_refusals", data.get("gpu_refusals")),
         )
 
     def _terminal(self, terminal: Fields) -> Work | None:
@@ -173,6 +174,15 @@ def _count(name: str, value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
         raise _bad(name, f"a whole number from 0 to {MAX_COUNT}")
     return value
+
+
+def _large(name: str, value: object) -> int:
+    """A count that may be any size: a program that asks in a loop is no reason to refuse its server's reports."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _bad(name, "a whole number, 0 or more")
+    return min(value, 2**53)
 
 
 def _bad(name: str, wanted: str) -> BadReport:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.ioloop import PeriodicCallback
 
+from labspawner.extension import slices
 from labspawner.extension.evidence import SAVES, Evidence
 from labspawner.extension.handlers import ROUTES
 from labspawner.extension.hub import Address, Hub
@@ -40,6 +41,7 @@ def load(server: ServerApp) -> None:
     if address is None or not os.environ.get(LEASE_MARK):
         server.log.debug("labspawner: not started by a labspawner hub, nothing to do")
         return
+    slices.begin_test(os.environ)
     try:
         Watch(server, address, os.environ).begin()
     except Exception:  # a server without evidence is better than no server
@@ -59,6 +61,7 @@ class Watch:
             sessions=server.session_manager,
             terminal_manager=lambda: settings.get("terminal_manager"),  # its extension may load after ours
             clock=_now,
+            refusals=slices.Refusals(environment).count,
         )
         self.reporter = Reporter(
             self.hub,

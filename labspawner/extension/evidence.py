@@ -24,15 +24,24 @@ def iso(instant: datetime | None) -> str | None:
 
 
 class Evidence:
-    """Watches one Jupyter server. sessions, terminal_manager: the server's own; browsers: what its tabs said."""
+    """Watches one Jupyter server. sessions, terminal_manager: the server's own; browsers: what its tabs said.
+    refusals: how often its GPU slice had no memory for a program."""
 
     def __init__(
-        self, *, kernels: Kernels, sessions: Any, terminal_manager: Callable[[], Any], clock: Callable[[], datetime]
+        self,
+        *,
+        kernels: Kernels,
+        sessions: Any,
+        terminal_manager: Callable[[], Any],
+        clock: Callable[[], datetime],
+        refusals: Callable[[], int] = lambda: 0,
     ) -> None:
         self._kernels = kernels
         self._sessions = sessions
         self._terminal_manager = terminal_manager
         self._clock = clock
+        self._refusals = refusals
+        self._refused = 0
         self._terminals: list[Terminal] = []
         self._last_save: datetime | None = None
         self._last_activity: datetime | None = None  # also of kernels and terminals that are gone
@@ -41,11 +50,12 @@ class Evidence:
     def look(self) -> None:
         """Look at kernels and terminals; cheap enough for every second."""
         self._kernels.look()
+        self._refused = self._refusals()
         self._terminals = terminals.look(self._terminal_manager())
 
     def state(self) -> object:
-        """What makes a report urgent when it changes: what is busy, and what only waits."""
-        return frozenset(self._kernels.busy()), tuple(terminals.foregrounds(self._terminals))
+        """What makes a report urgent when it changes: what is busy, what only waits, and memory that was refused."""
+        return frozenset(self._kernels.busy()), tuple(terminals.foregrounds(self._terminals)), self._refused
 
     async def saved(self, *, data: Mapping[str, Any], **_: object) -> None:
         """Listen to the server's own events for a file that was saved."""
@@ -86,6 +96,7 @@ class Evidence:
                 "visible": any(tab.visible for tab in tabs),
             },
             "unsaved": self.browsers.unsaved(now),
+            "gpu_refusals": self._refused,
         }
 
     def _kernel(self, kernel_id: str, paths: Mapping[str, str]) -> dict[str, Any]:

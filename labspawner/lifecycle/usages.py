@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from labspawner.deadlines import let_go, within
 from labspawner.lifecycle.book import LeaseBook
-from labspawner.model import Lease, LeaseId, Phase, Usage
+from labspawner.model import GpuUsage, HeldSlice, Lease, LeaseId, Phase, Usage
 from labspawner.providers.contract import Provider
 
 log = logging.getLogger(__name__)
@@ -64,14 +64,17 @@ class Usages:
         self._looks: dict[str, _Look] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
-    async def of(self, leases: Iterable[Lease]) -> dict[LeaseId, Use]:
-        """What these servers use now; one of which nothing can be told is left out. Never raises for a host's sake."""
+    async def of(self, leases: Iterable[Lease], *, fresh_s: float | None = None) -> dict[LeaseId, Use]:
+        """What these servers use now; one of which nothing can be told is left out. Never raises for a host's sake.
+
+        fresh_s: how old an answer may be, where that is less than usual.
+        """
         by_provider: dict[str, list[LeaseId]] = {}
         for lease in leases:
             if lease.phase is Phase.READY and lease.handle is not None and lease.provider in self._providers:
                 by_provider.setdefault(lease.provider, []).append(lease.id)
         names = list(by_provider)
-        looks = await asyncio.gather(*(self._look(name) for name in names))
+        looks = await asyncio.gather(*(self._look(name, fresh_s) for name in names))
         return {
             lease_id: look.uses[lease_id]
             for name, look in zip(names, looks, strict=True)
@@ -79,9 +82,20 @@ class Usages:
             if lease_id in look.uses
         }
 
-    async def _look(self, name: str) -> _Look:
+    async def gpu_of(self, lease: Lease, refusals: int = 0) -> GpuUsage | None:
+        """What the slice of a server is used for; None where it has none. refusals: how many at least are known."""
+        if HeldSlice.of(lease.handle) is None:
+            return None
+        found = (await self.of([lease])).get(lease.id)
+        gpu = found.usage.gpu if found else None
+        if gpu is not None and refusals > (gpu.refused.count if gpu.refused else 0):
+            found = (await self.of([lease], fresh_s=0.0)).get(lease.id)
+            gpu = found.usage.gpu if found else gpu
+        return gpu
+
+    async def _look(self, name: str, fresh_s: float | None) -> _Look:
         now = asyncio.get_running_loop().time()
-        if now - self._looks.get(name, _NEVER).taken_at >= self._fresh_s:
+        if now - self._looks.get(name, _NEVER).taken_at >= (self._fresh_s if fresh_s is None else fresh_s):
             task = self._asking.get(name)
             if task is None or task.done():
                 task = self._asking[name] = asyncio.get_running_loop().create_task(self._ask(name))
@@ -118,7 +132,7 @@ def _measured(usage: Usage, before: Use | None) -> Use:
         return Use(usage)
     span_s = (usage.taken_at - before.usage.taken_at).total_seconds()
     if span_s < MIN_SPAN_S:
-        return before
+        return replace(before, usage=replace(before.usage, gpu=usage.gpu))
     if span_s > MAX_SPAN_S:
         return Use(usage)
     return Use(usage, max(0.0, usage.cpu_s - before.usage.cpu_s) / span_s)

@@ -13,8 +13,9 @@ from jupyterhub.scopes import needs_scope
 from tornado import web
 
 from labspawner.errors import LabError
-from labspawner.model import Lease, LeaseId, Phase
+from labspawner.model import HeldSlice, Lease, LeaseId, Phase
 from labspawner.pages.home.gather import Use, texts, used_of
+from labspawner.pages.home.gpu import Badge, badge_of
 from labspawner.pages.home.words import Meter, meters_of
 from labspawner.sentences import Sentence
 
@@ -55,7 +56,7 @@ class ProviderNote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRow:
-    """One server of anybody. title: text by language."""
+    """One server of anybody. title: text by language. badge: of its GPU slice."""
 
     user: str
     server_name: str
@@ -64,6 +65,7 @@ class ServerRow:
     state: Sentence
     since: datetime
     meters: tuple[Meter, ...] = ()
+    badge: Badge | None = None
 
 
 async def provider_notes(office: Office) -> list[ProviderNote]:
@@ -94,6 +96,7 @@ async def server_rows(office: Office) -> list[ServerRow]:
             state=_PHASES.get(lease.phase, Sentence("Not running")),
             since=lease.phase_at,
             meters=meters_of(used_of(uses[lease.id])) if lease.id in uses else (),
+            badge=badge_of(held) if (held := HeldSlice.of(lease.handle)) is not None else None,
         )
         for lease in leases
     ]

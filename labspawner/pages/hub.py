@@ -107,6 +107,12 @@ class Lab:
         providers = desk_of(self._user).providers.values()
         return any(getattr(provider, "sandboxed", None) is False for provider in providers)
 
+    @property
+    def pretended(self) -> bool:
+        """Whether some provider gives out slices of GPUs that do not exist."""
+        providers = desk_of(self._user).providers.values()
+        return any(getattr(provider, "pretends_gpus", False) is True for provider in providers)
+
     @pass_context
     def language(self, context: Context) -> str:
         """The language of this request; English where there is no request."""

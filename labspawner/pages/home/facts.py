@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from labspawner.model import Ending
+from labspawner.model import Ending, GpuUsage, HeldSlice
 from labspawner.sentences import Sentence
 
 
@@ -81,6 +81,7 @@ class Used:
     measuring: bool = False
     disk_bytes: int | None = None
     disk_limit_bytes: int | None = None
+    gpu: GpuUsage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,8 @@ class Again:
 class ServerFacts:
     """Everything that is known of one server. since: when `status` began. title, course: text by language.
 
-    stage, percent: what its start does now. inside: None while nothing can be known of that. parked, kept_until: of a
-    parked one, its lease and its end.
+    held: its GPU slice. stage, percent: what its start does now. inside: None while nothing can be known of that.
+    parked, kept_until: of a parked one, its lease and its end.
     """
 
     name: str
@@ -115,6 +116,7 @@ class ServerFacts:
     title: Mapping[str, str] = field(default_factory=dict)
     course: Mapping[str, str] = field(default_factory=dict)
     since: datetime | None = None
+    held: HeldSlice | None = None
     stage: str | None = None
     percent: int = 0
     outlook: Outlook | None = None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from labspawner.courses import Snapshot, field_name, parse_choice
 from labspawner.culling import ServerView
 from labspawner.errors import LabError, NotAllowed
-from labspawner.model import Evidence, Json, Lease, LeaseId, Phase, Usage
+from labspawner.model import Evidence, HeldSlice, Json, Lease, LeaseId, Phase, Usage
 from labspawner.pages.handlers import progress_so_far
 from labspawner.pages.home.facts import Again, Extension, LastEnd, ServerFacts, ServerStatus, Used
 from labspawner.pages.home.outlook import inside_of, outlook_of
@@ -134,6 +134,7 @@ async def _facts(
         title={} if off else _title(desk, lease, options),
         course={} if off or lease is None else texts(lease.pinned.get("course_title")),
         since=_since(spawner, lease, status),
+        held=None if off or lease is None else HeldSlice.of(lease.handle),
         stage=stages[-1]["message"] if stages else None,
         percent=stages[-1]["progress"] if stages else 0,
         last_end=_last_end(desk.notice(user.name, spawner.name)),
@@ -241,6 +242,7 @@ def used_of(use: Use) -> Used:
         measuring=use.cores is None and usage.cpu_s is not None,
         disk_bytes=usage.disk_bytes,
         disk_limit_bytes=usage.disk_limit_bytes,
+        gpu=usage.gpu,
     )
 
 

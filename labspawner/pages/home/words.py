@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from labspawner.pages.home.facts import Inside, LastEnd, Outlook, ServerFacts, ServerStatus, Used
+from labspawner.pages.home.gpu import Badge, badge_of, news_of, time_used
 from labspawner.sentences import Sentence, plain
 from labspawner.units import human_bytes, human_duration
 
@@ -52,7 +53,8 @@ class Button:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerCard:
-    """One server on the page, in words. spoken: what a screen reader hears when it changes."""
+    """One server on the page, in words. spoken: what a screen reader hears when it changes. badge: of its GPU slice;
+    news: memory that this had not, and what to do."""
 
     facts: ServerFacts
     state: Sentence
@@ -65,6 +67,8 @@ class ServerCard:
     extend: Button | None = None
     stop: Button | None = None
     ended: tuple[Sentence, ...] = ()
+    badge: Badge | None = None
+    news: tuple[Sentence, ...] = ()
 
 
 def card(facts: ServerFacts, now: datetime) -> ServerCard:
@@ -85,6 +89,8 @@ def card(facts: ServerFacts, now: datetime) -> ServerCard:
         extend=_extend_button(outlook) if running else None,
         stop=_stop_button(facts, now),
         ended=_ended(facts.last_end, now) if facts.last_end and facts.status in _OVER else (),
+        badge=badge_of(facts.held) if facts.held and facts.status not in _OVER else None,
+        news=news_of(facts.used.gpu, now) if running and facts.used and facts.used.gpu else (),
     )
 
 
@@ -211,6 +217,11 @@ def meters_of(used: Used) -> tuple[Meter, ...]:
         percent = _percent(used.disk_bytes, used.disk_limit_bytes)
         text = _of_bytes(used.disk_bytes, used.disk_limit_bytes)
         meters.append(Meter(key="disk", label=Sentence("Files"), text=text, percent=percent, tone=_full(percent)))
+    if used.gpu is not None:
+        percent = _percent(used.gpu.memory_bytes, used.gpu.memory_limit_bytes)
+        text = _of_bytes(used.gpu.memory_bytes, used.gpu.memory_limit_bytes)
+        meters.append(Meter(key="gpu", label=Sentence("GPU memory"), text=text, percent=percent, tone=_full(percent)))
+        meters.append(Meter(key="gpu-time", label=Sentence("GPU"), text=time_used(used.gpu)))
     return tuple(meters)
 
 

@@ -37,6 +37,7 @@ from labspawner.model import (
     Ready,
     ReleaseMode,
     ServerState,
+    SliceTest,
     Usage,
 )
 from labspawner.naming import safe_name
@@ -140,6 +141,11 @@ class LocalProvider:
         """Whether servers are kept apart; None until the machine was asked."""
         return None if self.machine.known is None else self.machine.known.sandboxed
 
+    @property
+    def pretends_gpus(self) -> bool:
+        """Whether the slices given out here are of cards that do not exist."""
+        return self.settings.gpu.pretend is not None
+
     async def describe_sandbox(self) -> tuple[Sentence, ...]:
         """For people: the rung, what servers are protected against on it, and what not. Raises SetupError."""
         found = await self.machine.found()
@@ -208,6 +214,8 @@ class LocalProvider:
             if job.held is not None:
                 yield Progress(90, Sentence("Trying out your GPU slice"))
                 job = await self._tried_out(job, job.held)
+                if job.held is not None and job.held.tested is SliceTest.PASSED:
+                    yield Progress(95, Sentence("Your GPU slice was tried out, and holds"))
                 yield Checkpoint(handle_of(job, self.name, place=place, keeper=started.keeper))
         except BaseException:
             await self._roll_back(request.lease_id)

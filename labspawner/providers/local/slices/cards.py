@@ -82,9 +82,7 @@ class Cards:
                 self.pretended = pretended = Pretended(
                     folder=find_driver(), state=self._state, cards=self._settings.pretend
                 )
-                environment = pretended.environment()
-                environment.pop("LD_LIBRARY_PATH")
-                os.environ.update(environment)  # the driver reads them in this process, and once
+                os.environ.update(pretended.settings)  # the driver reads them in this process
                 library = pretended.nvml
             self._nvml = Nvml.open(library)
             if self.pretended is not None and self._state.exists():

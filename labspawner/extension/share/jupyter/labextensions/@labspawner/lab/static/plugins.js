@@ -92,6 +92,18 @@ class View {
     this._tell(false, '', said ? this.words.of(said) : this.words.t.failed);
   }
 
+  news(notice) {
+    const { Dialog, Notification, showDialog } = this.jupyter;
+    const text = this.words.whole(notice.text);
+    const hints = (notice.hints || []).map(hint => `• ${this.words.whole(hint)}`);
+    const help = () => {
+      const body = [text, ...hints].join('\n'); // a toast shows 140 letters
+      showDialog({ title: this.words.t.whatNow, body, buttons: [Dialog.okButton({ label: this.words.t.close })] });
+    };
+    const actions = hints.length ? [{ label: this.words.t.whatNow, displayType: 'accent', callback: help }] : [];
+    Notification.emit(text, 'warning', { autoClose: false, actions });
+  }
+
   bar(answer, endsAt, now) {
     const text = this.words.bar(answer, endsAt, now);
     if (this.node.textContent !== text) {

@@ -11,12 +11,13 @@ const NEAR_MS = 150000;
 const BEAT_MS = 20000;
 const BEAT_AT_ONCE_MS = 3000; // between two beats, also when somebody begins to type after a while
 const LAST_SAVE_MS = 20000; // before the end
+const NEWS_FOR_MS = 180000; // who opens a page later has not just run what went wrong
 const GONE_AFTER_MS = 5000; // the hub may be late, our answer a few seconds old
 
 export class Watch {
   /* server: {status(), client(body), extend()}, promises; each rejects where nobody answers.
    * lab: {unsaved(), save()}, the open documents.
-   * view: {warn(answer, endsAt, now), calm(), saved(paths), bar(answer, endsAt, now), ended(answer, endsAt)}.
+   * view: {warn(answer, endsAt, now), calm(), saved(paths), bar(answer, endsAt, now), news(notice), ended(answer, endsAt)}.
    * page: {now(), hidden(), id}. */
   constructor(server, lab, view, page) {
     this.server = server;
@@ -32,6 +33,7 @@ export class Watch {
     this._freshInput = false;
     this._mark = 0;
     this._saved = new Set();
+    this._told = 0;
   }
 
   /* Somebody uses the keyboard or the mouse. */
@@ -105,6 +107,7 @@ export class Watch {
   take(answer, age = 0) {
     this._offset = Date.parse(answer.now) + age * 1000 - this.page.now();
     this.answer = answer;
+    this._tell(answer.notice);
     const marks = (answer.warn_at || []).filter(mark => Date.parse(mark) <= this.hubNow()).length;
     if (answer.verdict === 'keep' || !this.endsAt) {
       this._mark = 0;
@@ -116,6 +119,16 @@ export class Watch {
     this._mark = Math.max(mark, this._mark);
     if (mark >= (answer.warn_at || []).length) {
       this._saveOnce('last mark');
+    }
+  }
+
+  /* Something that the student should know at once; each once. */
+  _tell(notice) {
+    if (notice && notice.id > this._told) {
+      this._told = notice.id;
+      if (this.hubNow() - Date.parse(notice.at) < NEWS_FOR_MS) {
+        this.view.news(notice);
+      }
     }
   }
 

@@ -22,6 +22,7 @@ const TEXTS = {
     bar: n => `Stops in ${n} min`,
     barIdle: n => `Stops in ${n} min unless used`,
     held: at => `Kept until ${at}`,
+    whatNow: 'What can I do?',
     lostTitle: 'Server unavailable or unreachable',
     lost: base => `Your server at ${base} is not running.\nWould you like to restart it?`
   },
@@ -46,6 +47,7 @@ const TEXTS = {
     bar: n => `${n} 分钟后停止`,
     barIdle: n => `如不使用，${n} 分钟后停止`,
     held: at => `保留至 ${at}`,
+    whatNow: '我该怎么办？',
     lostTitle: '服务器不可用或无法访问',
     lost: base => `您位于 ${base} 的服务器没有运行。\n要重新启动吗？`
   }
@@ -69,9 +71,14 @@ export class Words {
     return new Date(ms).toLocaleTimeString(this.language, { hour: '2-digit', minute: '2-digit', hour12: false });
   }
 
-  /* The hub's own sentence, without its full stop where it is part of another one. */
+  /* The hub's own sentence, as it stands. */
+  whole(sentence) {
+    return String((sentence && (sentence[this.language] || sentence.en)) || '');
+  }
+
+  /* The same without its full stop, where it is part of another one. */
   of(sentence) {
-    return String((sentence && (sentence[this.language] || sentence.en)) || '').replace(/[.。]+$/, '');
+    return this.whole(sentence).replace(/[.。]+$/, '');
   }
 
   warning(answer, endsAt, now) {
