@@ -6,8 +6,10 @@ import click
 
 from labspawner import __version__
 from labspawner.cli.bench import bench
+from labspawner.cli.gpu import gpu
 from labspawner.cli.hold import hold
 from labspawner.cli.profiles import profiles
+from labspawner.cli.run import run
 from labspawner.cli.servers import down, reconcile
 from labspawner.cli.top import top
 from labspawner.cli.up import up
@@ -19,5 +21,5 @@ def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
 
 
-for command in (up, down, profiles, reconcile, top, bench, hold):
+for command in (up, down, profiles, reconcile, top, gpu, run, bench, hold):
     main.add_command(command)

@@ -32,10 +32,15 @@ class Pretended:
     state: Path
     cards: str = DEFAULT_CARDS
 
-    def environment(self, base: Mapping[str, str] = {}) -> dict[str, str]:
+    def environment(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """What makes a process, started with `base`, find these cards and no others."""
-        path = os.pathsep.join([str(self.folder), *filter(None, [base.get("LD_LIBRARY_PATH", "")])])
-        return {"LD_LIBRARY_PATH": path, STATE_ENV: str(self.state), DEVICES_ENV: self.cards}
+        path = os.pathsep.join([str(self.folder), *filter(None, [(base or {}).get("LD_LIBRARY_PATH", "")])])
+        return {"LD_LIBRARY_PATH": path, **self.settings}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the driver itself reads."""
+        return {STATE_ENV: str(self.state), DEVICES_ENV: self.cards}
 
     @property
     def nvml(self) -> Path:

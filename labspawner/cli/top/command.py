@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-import termios
-import tty
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,6 +15,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
+from labspawner.cli.keyboard import keys, next_key
 from labspawner.cli.servers import config_option, data_option, settings_from
 from labspawner.cli.top.rows import SORTS, Row, rows_of
 from labspawner.cli.top.table import screen
@@ -109,7 +106,7 @@ async def watch(board: Board, console: Console, *, sort: str, every_s: float, ke
     """
     pressed: asyncio.Queue[str] = asyncio.Queue()
     rows: list[Row] = []
-    with Live(console=console, screen=True, auto_refresh=False) as live, _keys(pressed, keyboard) as reads_keys:
+    with Live(console=console, screen=True, auto_refresh=False) as live, keys(pressed, keyboard) as reads_keys:
         while True:
             problem = ""
             try:
@@ -119,45 +116,10 @@ async def watch(board: Board, console: Console, *, sort: str, every_s: float, ke
             size = console.size
             shown = screen(rows, width=size.width, height=size.height, now=_now(), problem=problem, keys=reads_keys)
             live.update(shown, refresh=True)
-            key = await _next_key(pressed, every_s)
+            key = await next_key(pressed, every_s)
             if key == "q":
                 return
             sort = _BY_KEY.get(key, sort)
-
-
-async def _next_key(pressed: asyncio.Queue[str], timeout_s: float) -> str:
-    try:
-        return await asyncio.wait_for(pressed.get(), timeout_s)
-    except asyncio.TimeoutError:
-        return ""
-
-
-@contextmanager
-def _keys(pressed: asyncio.Queue[str], keyboard: int | None) -> Iterator[bool]:
-    """Put each key into `pressed` as it is pressed; the terminal is as before afterwards. False where there is none."""
-    descriptor = sys.stdin.fileno() if keyboard is None and sys.stdin.isatty() else keyboard
-    if descriptor is None:
-        yield False
-        return
-    before = termios.tcgetattr(descriptor)
-    loop = asyncio.get_running_loop()
-
-    def read() -> None:
-        try:
-            letters = os.read(descriptor, 64).decode(errors="replace")
-        except OSError:
-            letters = ""
-        for letter in letters or "q":  # nothing: the terminal was closed
-            pressed.put_nowait(letter)
-
-    tty.setcbreak(descriptor, termios.TCSANOW)  # what was typed early counts too
-    loop.add_reader(descriptor, read)
-    try:
-        yield True
-    finally:
-        loop.remove_reader(descriptor)
-        with suppress(termios.error):  # it was closed
-            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def _print(rows: list[Row], *, as_json: bool) -> None:

@@ -88,7 +88,7 @@ def _that_fit(width: int) -> list[_Column]:
     return chosen
 
 
-def _plain(text: str) -> Text:
+def plain_text(text: str) -> Text:
     """A name as it is, without what would move the cursor."""
     return Text("".join(letter if letter.isprintable() else "?" for letter in text) or _UNKNOWN)
 
@@ -99,11 +99,15 @@ def _memory(row: Row, _now: datetime) -> Text:
     used = human_bytes(row.memory_bytes)
     if not row.memory_limit_bytes:
         return Text(used)
-    share = row.memory_bytes / row.memory_limit_bytes
-    full = min(_BAR, round(_BAR * share))
+    shown = bar(row.memory_bytes / row.memory_limit_bytes)
+    return shown.append(f" {used} / {human_bytes(row.memory_limit_bytes)}", style="none")
+
+
+def bar(share: float) -> Text:
+    """A share as a bar, 0 to 1 and above, in the colour of how near to full it is."""
+    full = min(_BAR, max(0, round(_BAR * share)))
     style = "red" if share >= 0.9 else "yellow" if share >= 0.75 else "green"
-    bar = Text(_FULL * full, style=style).append(_EMPTY * (_BAR - full), style="dim")
-    return bar.append(f" {used} / {human_bytes(row.memory_limit_bytes)}", style="none")
+    return Text(_FULL * full, style=style).append(_EMPTY * (_BAR - full), style="dim")
 
 
 def _cpu(row: Row, _now: datetime) -> Text:
@@ -120,17 +124,17 @@ def _verdict(row: Row, now: datetime) -> Text:
         return Text(_UNKNOWN)
     words = row.verdict
     if row.ends_at is not None and row.verdict != "cull":
-        words += f", ends in {_span(row.ends_at - now)}"
+        words += f", ends in {span(row.ends_at - now)}"
     if row.reason:
         words += f": {row.reason}"
     return Text(words, style=_STYLES.get(row.verdict, ""))
 
 
 def _ago(instant: datetime | None, now: datetime) -> Text:
-    return Text(_UNKNOWN if instant is None else _span(now - instant))
+    return Text(_UNKNOWN if instant is None else span(now - instant))
 
 
-def _span(span: timedelta) -> str:
+def span(span: timedelta) -> str:
     """The largest unit only; a table has no room for more."""
     seconds = max(0, int(span.total_seconds()))
     unit = next((unit for unit in (86400, 3600, 60) if seconds >= unit), 1)
@@ -145,11 +149,11 @@ def _disk(row: Row, _now: datetime) -> Text:
 
 
 _COLUMNS = (
-    _Column(title="user", width=10, rank=0, cell=lambda row, _: _plain(row.user)),
-    _Column(title="server", width=6, rank=6, cell=lambda row, _: _plain(row.server_name)),
-    _Column(title="profile", width=12, rank=4, cell=lambda row, _: _plain(row.profile)),
-    _Column(title="provider", width=8, rank=8, cell=lambda row, _: _plain(row.provider)),
-    _Column(title="where", width=7, rank=9, cell=lambda row, _: _plain(row.where)),
+    _Column(title="user", width=10, rank=0, cell=lambda row, _: plain_text(row.user)),
+    _Column(title="server", width=6, rank=6, cell=lambda row, _: plain_text(row.server_name)),
+    _Column(title="profile", width=12, rank=4, cell=lambda row, _: plain_text(row.profile)),
+    _Column(title="provider", width=8, rank=8, cell=lambda row, _: plain_text(row.provider)),
+    _Column(title="where", width=7, rank=9, cell=lambda row, _: plain_text(row.where)),
     _Column(title="since", width=6, rank=5, right=True, cell=lambda row, now: _ago(row.since, now)),
     _Column(title="active", width=6, rank=3, right=True, cell=lambda row, now: _ago(row.last_activity, now)),
     _Column(title="memory", width=26, rank=1, cell=_memory),
