@@ -15,6 +15,13 @@
 #include "abi/cuda_abi.h"
 #include "abi/nvml_abi.h"
 
+/* What a program that was built with per-thread default streams asks for the other functions. */
+extern CUresult cuGetProcAddress_ptsz(const char *symbol, void **address, int version, cuuint64_t flags);
+extern CUresult cuGetProcAddress_v2_ptsz(const char *symbol, void **address, int version, cuuint64_t flags,
+                                         CUdriverProcAddressQueryResult *status);
+
+extern CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph *graph);
+
 /* All hooked symbols of libcuda, and those of libnvidia-ml; a name stands in one list only. */
 struct slice_cuda {
 #define X(symbol) __typeof__(symbol) *symbol;

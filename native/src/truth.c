@@ -1,0 +1,119 @@
+#include "truth.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "account.h"
+#include "driver.h"
+#include "message.h"
+#include "state.h"
+
+#define SECOND_NS UINT64_C(1000000000)
+#define SOON_NS UINT64_C(10000000)
+#define MOST_PROCESSES 256
+
+_Thread_local unsigned slice_truth_calls;
+
+static uint64_t now_ns(void)
+{
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+        return (uint64_t)now.tv_sec * SECOND_NS + (uint64_t)now.tv_nsec;
+}
+
+/* NVML, loaded and initialised by us where the program has not; it is never shut down again. False: there is none here. */
+static bool have_nvml(void)
+{
+        enum { UNTRIED = 0, HAVE, HAVE_NOT };
+        int known = atomic_load_explicit(&slice_state.truth_nvml, memory_order_acquire);
+
+        if (known == UNTRIED) {
+                known = slice_driver_bind_nvml(true) == 0 && slice_real_nvml()->nvmlInit_v2() == NVML_SUCCESS ? HAVE : HAVE_NOT;
+                atomic_store_explicit(&slice_state.truth_nvml, known, memory_order_release);
+        }
+        return known == HAVE;
+}
+
+/* NVML's handle of a card of the settings; where they name no UUID, the card with that number. */
+static bool handle_of(unsigned device, nvmlDevice_t *ret)
+{
+        const char *uuid = slice_state.settings.device[device].uuid;
+
+        if (!uuid[0])
+                return slice_real_nvml()->nvmlDeviceGetHandleByIndex_v2(device, ret) == NVML_SUCCESS;
+        return slice_real_nvml()->nvmlDeviceGetHandleByUUID(uuid, ret) == NVML_SUCCESS;
+}
+
+/* What NVML says that this process holds on `device`. False: it does not know us (another PID namespace), or does not say. */
+static bool physical_here(unsigned device, uint64_t *ret_bytes)
+{
+        static nvmlProcessInfo_t list[MOST_PROCESSES];   /* under the lock of look() */
+        unsigned int count = MOST_PROCESSES, own = (unsigned int)getpid();
+        nvmlDevice_t handle;
+
+        if (!handle_of(device, &handle) ||
+            slice_real_nvml()->nvmlDeviceGetComputeRunningProcesses_v3(handle, &count, list) != NVML_SUCCESS)
+                return false;
+        for (unsigned int i = 0; i < count && i < MOST_PROCESSES; i++)
+                if (list[i].pid == own && list[i].usedGpuMemory != UINT64_MAX) {
+                        *ret_bytes = list[i].usedGpuMemory;
+                        return true;
+                }
+        return false;
+}
+
+/* Where the whole slice holds more than it may (its limit shrank, or something no hook sees has grown), the process that
+ * holds most ends, and only itself: nobody ends another one's process. */
+static void end_offender(unsigned device)
+{
+        struct slice_process offender;
+        uint64_t used = slice_used(device), limit = slice_limit(device);
+
+        if (!slice_settings_now()->oom_killer || used <= limit || slice_offender(device, &offender) < 0 || !offender.own)
+                return;
+        slice_log(1, "this slice holds %llu MiB of %llu MiB, and this process %llu MiB of it: it is ended (ACTIVE_OOM_KILLER)",
+                  (unsigned long long)(used >> 20), (unsigned long long)(limit >> 20),
+                  (unsigned long long)(offender.used_bytes >> 20));
+        kill(getpid(), SIGKILL);
+}
+
+static void look_at(unsigned device)
+{
+        uint64_t before = slice_used_here(device), bytes;
+
+        /* An allocation or a free in between would look like memory that nobody charged. */
+        if (physical_here(device, &bytes) && slice_used_here(device) == before)
+                slice_set_own_physical(device, bytes);
+        end_offender(device);
+}
+
+/* Look at all devices of the slice if the last look is older than `age_ns`. One thread looks, the others go on. */
+static void look(uint64_t age_ns)
+{
+        uint64_t now = now_ns(), last = atomic_load_explicit(&slice_state.truth_at_ns, memory_order_relaxed);
+
+        if (last && now - last < age_ns)
+                return;
+        if (atomic_exchange_explicit(&slice_state.truth_looking, true, memory_order_acquire))
+                return;
+        if (have_nvml())
+                for (int device = 0; device < slice_state.settings.device_count; device++)
+                        look_at((unsigned)device);
+        atomic_store_explicit(&slice_state.truth_at_ns, now_ns(), memory_order_relaxed);
+        atomic_store_explicit(&slice_state.truth_looking, false, memory_order_release);
+}
+
+void slice_truth_check(void)
+{
+        look(SOON_NS);
+}
+
+void slice_truth_look(void)
+{
+        slice_tidy();
+        look(SECOND_NS);
+}
