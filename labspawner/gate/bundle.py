@@ -93,12 +93,14 @@ class OneCommit:
                 self._waits_for.cancel()
 
     def __await__(self) -> Generator[Any, Any, Any]:
+        making = _Making(self._db)
         try:
-            with _made_from_nothing(self._db):
+            with making:
                 self._waits_for = self._stretch(partial(self._work.send, None), self._shared)
             step = yield from self._wait()
             while not self._enough():
-                self._waits_for = self._stretch(step, None)
+                with making:
+                    self._waits_for = self._stretch(step, None)
                 step = yield from self._wait()
             while True:
                 self._waits_for = step()
@@ -194,25 +196,30 @@ _QUICK: Any = (
 )
 
 
-@contextmanager
-def _made_from_nothing(db: Any) -> Iterator[None]:
+class _Making:
     """How a start makes its server, token and OAuth client: looks for older ones write nothing, and the client's secret
-    is hashed once, not 16384 times.
+    is hashed once, not 16384 times. Over as soon as there is a client.
 
     The rounds are against guessing. This secret is the API token that the hub has just made at random, and its own
     table of tokens holds it in one round, for the reason that nobody guesses 128 random bits.
     """
-    if _HASH is None:
-        yield
-        return
-    before = db.autoflush
 
-    def quick_hash(*args: Any, **kwargs: Any) -> Any:
-        db.autoflush = before  # the client was looked for; what comes now may be an administrator's hook
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self._autoflush = db.autoflush
+        self._over = _HASH is None
+
+    def __enter__(self) -> None:
+        if not self._over:
+            self._db.autoflush, provider.hash_token = False, self._hash
+
+    def __exit__(self, *_exc: object) -> None:
+        self._db.autoflush = self._autoflush
+        if _HASH is not None:
+            provider.hash_token = _HASH
+
+    def _hash(self, *args: Any, **kwargs: Any) -> Any:
+        self._over = True
+        self._db.autoflush = self._autoflush  # what comes now may be an administrator's hook
+        provider.hash_token = _HASH
         return _QUICK(*args, **kwargs)
-
-    db.autoflush, provider.hash_token = False, quick_hash
-    try:
-        yield
-    finally:
-        db.autoflush, provider.hash_token = before, _HASH
