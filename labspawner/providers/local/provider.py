@@ -12,14 +12,16 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from logging import getLogger
+from pathlib import Path
 
 import psutil
 
 from labspawner.errors import LabError, ProviderUnavailable, StartFailed
+from labspawner.gpu.nvml import Nvml
 from labspawner.model import (
     Activity,
     Capacity,
@@ -79,7 +81,13 @@ class LocalProvider:
 
     features = frozenset({Feature.LOGS, Feature.REPORTS, Feature.GPU_SLICES})
 
-    def __init__(self, context: ProviderContext, settings: Mapping[str, Json]) -> None:
+    def __init__(
+        self,
+        context: ProviderContext,
+        settings: Mapping[str, Json],
+        *,
+        open_nvml: Callable[[Path | None], Nvml] = Nvml.open,
+    ) -> None:
         self.name = context.name
         self.settings = read_options(LocalSettings, settings, where=f"Provider {context.name}")
         self._hub_id = context.hub_id
@@ -100,6 +108,7 @@ class LocalProvider:
             provider=self.name,
             hub_id=self._hub_id,
             preload=self.settings.preload,
+            open_nvml=open_nvml,
         )
         self._prepare = Preparer(
             self.machine,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
@@ -25,11 +26,13 @@ _TRY_AGAIN_S = 60.0
 class Cards:
     """Looks at the cards now and then, and remembers.
 
-    state: the file that plays the memory of pretended cards, where there are any.
+    state: the file that plays the memory of pretended cards, where there are any. open_nvml: as `Nvml.open`.
     """
 
-    def __init__(self, settings: GpuSettings, *, state: Path) -> None:
-        self._settings, self._state = settings, state
+    def __init__(
+        self, settings: GpuSettings, *, state: Path, open_nvml: Callable[[Path | None], Nvml] = Nvml.open
+    ) -> None:
+        self._settings, self._state, self._open_nvml = settings, state, open_nvml
         self._lock = Lock()
         self._nvml: Nvml | None = None
         self._last, self._looked_at = Inventory(), float("-inf")
@@ -47,10 +50,10 @@ class Cards:
         return self._last
 
     def look(self, max_age_s: float = _FRESH_S) -> Inventory:
-        """The cards that are shared here; none where there is no driver, and `missing` then says why."""
+        """The cards that are shared here; none where there is no driver, and `missing` then says why. 0.0: look now."""
         with self._lock:
             age_s = time.monotonic() - self._looked_at
-            if not self.wanted or age_s < (max_age_s if self.missing is None else _TRY_AGAIN_S):
+            if not self.wanted or age_s < (max_age_s if self.missing is None or not max_age_s else _TRY_AGAIN_S):
                 return self._last
             self._looked_at = time.monotonic()
             try:
@@ -84,7 +87,7 @@ class Cards:
                 )
                 os.environ.update(pretended.settings)  # the driver reads them in this process
                 library = pretended.nvml
-            self._nvml = Nvml.open(library)
+            self._nvml = self._open_nvml(library)
             if self.pretended is not None and self._state.exists():
                 self._state.chmod(0o666)  # servers have uids of their own
         return self._nvml

@@ -63,6 +63,7 @@ class GpuSettings(BaseModel):
     )
     pretend: str | None = Field(
         default_factory=lambda: os.environ.get(PRETEND_GPU_ENV) or None,
+        validate_default=True,
         description="Cards that do not exist, for a demo, for example 2x24GiB: nothing is computed on them. Default: what "
         f"the variable {PRETEND_GPU_ENV} says, which `labspawner up --pretend-gpu` sets; else the real ones.",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
@@ -20,6 +20,7 @@ from labspawner.gpu.cards import Held, Inventory, capacities, without_strangers
 from labspawner.gpu.folder import NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE, SliceFolder
 from labspawner.gpu.library import find_library
 from labspawner.gpu.limits import BadLimits, DeviceLimit, SliceLimits
+from labspawner.gpu.nvml import Nvml
 from labspawner.model import CardCapacity, GpuRefusal, GpuUsage, HeldSlice, LeaseId, Slice, SliceTest
 from labspawner.placement import choose_cards
 from labspawner.providers.local.network.rundir import RunDirs
@@ -53,11 +54,12 @@ class Slices:
         provider: str,
         hub_id: str,
         preload: str | None = None,
+        open_nvml: Callable[[Path | None], Nvml] = Nvml.open,
     ) -> None:
         self.settings = settings
         self._run_dirs, self._in_thread = run_dirs, host.in_thread
         self._provider, self._preload = provider, preload
-        self.cards = Cards(settings, state=run_dirs.base / _STATE)
+        self.cards = Cards(settings, state=run_dirs.base / _STATE, open_nvml=open_nvml)
         self.watch = Watch(self, host, hub_id=hub_id)
         self._promised: dict[LeaseId, HeldSlice] = {}
         self._made: set[LeaseId] = set()
@@ -342,10 +344,13 @@ def _no_room(cards: tuple[CardCapacity, ...], gpu: Slice, *, splits: int) -> Lab
     if choose_cards(empty, gpu) is None:
         return NeverFits(gpu.memory_bytes, max(card.memory_total_bytes for card in cards))
     largest = max(card.memory_free_bytes for card in cards)
+    free = human_bytes(largest)
+    if free == human_bytes(gpu.memory_bytes):  # "6 GiB" are free, and 6 GiB do not fit
+        free = f"{largest // 2**20} MiB"
     return NoRoom(
         Sentence(
             "All GPUs are busy: the largest free share is {free}. Pick a smaller profile, or try again in a few minutes.",
-            free=human_bytes(largest),
+            free=free,
         ),
         detail=f"no card with room wanted_bytes={gpu.memory_bytes} largest_free_bytes={largest}",
     )
