@@ -97,9 +97,12 @@ answer = None
 
 
 class Lab:
-    """A local provider on one rung, whose students start cold (a program) or warm (a fork)."""
+    """A local provider on one rung, whose students start cold (a program) or warm (a fork).
 
-    def __init__(self, rung: str, start: str, **settings: Any) -> None:
+    provider: what it is made with beside its settings.
+    """
+
+    def __init__(self, rung: str, start: str, *, provider: dict[str, Any] | None = None, **settings: Any) -> None:
         self.rung, self.start = rung, start
         self.folder = Path(tempfile.mkdtemp(prefix="labspawner-attack-"))
         self.hub_id = f"attack-{new_lease_id()[-6:]}"
@@ -113,6 +116,7 @@ class Lab:
                 ProviderContext(name="local", hub_id=self.hub_id, data_dir=self.folder / "data"),
                 {"sandbox": rung, "read_only_paths": [str(self._site)], "network": "none", "max_processes": 200}
                 | settings,
+                **(provider or {}),
             )
         self.inherited = inherited
 
