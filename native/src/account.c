@@ -16,8 +16,8 @@
 
 #include "account_inside.h"
 
-#define WAIT_FOR_TRIERS_US 2000   /* they need nanoseconds, unless they were stopped or descheduled */
-#define WAIT_FOR_REFUSED_US 5000
+#define WAIT_FOR_TURN_NS UINT64_C(4000000)
+#define WAIT_FOR_TRIERS_NS UINT64_C(2000000)   /* they need nanoseconds, unless they were stopped or descheduled */
 #define PAUSE_US 20
 
 static struct slice_here nobody;   /* before the first start: never written */
@@ -30,15 +30,22 @@ void slice_pause(unsigned us)
         nanosleep(&pause, NULL);
 }
 
-bool slice_lock_soon(_Atomic uint32_t *lock, unsigned most_us)
+uint64_t slice_monotonic_ns(void)
 {
-        for (unsigned waited = 0;; waited += PAUSE_US) {
-                if (atomic_exchange_explicit(lock, 1, memory_order_acquire) == 0)
-                        return true;
-                if (waited >= most_us)
+        struct timespec now;
+
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+bool slice_lock_soon(_Atomic uint32_t *lock, uint64_t deadline_ns)
+{
+        while (atomic_exchange_explicit(lock, 1, memory_order_acquire) != 0) {
+                if (deadline_ns == 0 || slice_monotonic_ns() >= deadline_ns)
                         return false;
                 slice_pause(PAUSE_US);
         }
+        return true;
 }
 
 void slice_unlock(_Atomic uint32_t *lock)
@@ -88,10 +95,10 @@ static inline int publish_and_check(struct slice_region *region, unsigned device
 /* Until it is granted, or refused with nobody dead in the sum and nobody else trying. */
 static int charge_among_the_refused(struct slice_region *region, unsigned device, uint64_t bytes, int descriptor)
 {
+        uint64_t others = 0, deadline_ns = slice_monotonic_ns() + WAIT_FOR_TRIERS_NS;
         bool reaped = descriptor < 0;
-        uint64_t others = 0;
 
-        for (unsigned waited = 0;;) {
+        for (;;) {
                 uint64_t limit = atomic_load_explicit(&slice_here->limit[device], memory_order_relaxed);
 
                 if (bytes > limit || publish_and_check(region, device, bytes, limit, &others) == 0)
@@ -99,27 +106,32 @@ static int charge_among_the_refused(struct slice_region *region, unsigned device
                 if (!reaped) {
                         slice_region_reap(&slice_account.file, descriptor);
                         reaped = true;
-                } else if (others == 0 || waited >= WAIT_FOR_TRIERS_US) {
+                } else if (others == 0 || slice_monotonic_ns() >= deadline_ns) {
                         return -ENOMEM;
                 } else {
                         slice_pause(PAUSE_US);
-                        waited += PAUSE_US;
                 }
         }
+}
+
+static bool lock_region_soon(int descriptor, uint64_t deadline_ns)
+{
+        while (descriptor >= 0 && slice_monotonic_ns() < deadline_ns) {
+                if (slice_region_trylock(descriptor))
+                        return true;
+                slice_pause(PAUSE_US);
+        }
+        return false;
 }
 
 /* One at a time in the slice, as far as that can be had in time, so that two that are refused do not see one another. */
 static int charge_in_turn(struct slice_region *region, unsigned device, uint64_t bytes)
 {
+        uint64_t deadline_ns = slice_monotonic_ns() + WAIT_FOR_TURN_NS;
         int descriptor = slice_region_reopen(&slice_account.file, slice_settings_now()->region_path);
-        bool ours = slice_lock_soon(&slice_here->refusing, WAIT_FOR_REFUSED_US);
-        bool locked = false;
+        bool ours = slice_lock_soon(&slice_here->refusing, deadline_ns);
+        bool locked = lock_region_soon(descriptor, deadline_ns);
 
-        for (unsigned waited = 0; descriptor >= 0 && !locked && waited < WAIT_FOR_REFUSED_US; waited += PAUSE_US) {
-                locked = slice_region_trylock(descriptor);
-                if (!locked)
-                        slice_pause(PAUSE_US);
-        }
         int outcome = charge_among_the_refused(region, device, bytes, descriptor);
         if (locked)
                 slice_region_unlock(descriptor);

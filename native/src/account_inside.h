@@ -35,10 +35,12 @@ void slice_account_catch_up(void);
 /* Clear the slots of the dead, where the region can be opened. */
 void slice_account_reap(void);
 
-/* Take `lock`, at most `most_us`. False: go on without, and do not unlock. */
-bool slice_lock_soon(_Atomic uint32_t *lock, unsigned most_us);
+/* Take `lock`, waiting at most until `deadline_ns` of CLOCK_MONOTONIC (0: not at all). False: go on without, and do not
+ * unlock. */
+bool slice_lock_soon(_Atomic uint32_t *lock, uint64_t deadline_ns);
 void slice_unlock(_Atomic uint32_t *lock);
 void slice_pause(unsigned us);
+uint64_t slice_monotonic_ns(void);
 
 /* Slow paths must not end in the middle: open, read and nanosleep are points where pthread_cancel takes effect. */
 int slice_no_cancel(void);
@@ -54,12 +56,14 @@ static inline uint32_t slice_high(struct slice_region *region)
 /* The words of all slots, added: bytes, and above SLICE_USED_BITS how many threads are just trying. */
 static inline uint64_t slice_sum(struct slice_region *region, struct slice_region_device *device)
 {
-        /* The bound first, both seq_cst after our own publishing: see slice_region_join(). */
+        /* The bound first, both seq_cst after our own publishing: see slice_region_join(). Eight at a time, since that is
+         * what a cache line holds; words above the bound are 0. */
         uint32_t high = slice_high(region);
         uint64_t sum = 0;
 
-        for (uint32_t i = 0; i < high; i++)
-                sum += atomic_load(&device->used[i]);
+        for (_Atomic uint64_t *word = device->used, *end = word + high; word < end; word += 8)
+                sum += ((atomic_load(&word[0]) + atomic_load(&word[1])) + (atomic_load(&word[2]) + atomic_load(&word[3]))) +
+                       ((atomic_load(&word[4]) + atomic_load(&word[5])) + (atomic_load(&word[6]) + atomic_load(&word[7])));
         return sum;
 }
 

@@ -10,8 +10,8 @@
 #include "account_inside.h"
 #include "message.h"
 
-#define WAIT_TO_START_US 2000000   /* another thread is at it: a file to open and up to 512 locks to try */
-#define WAIT_FOR_FIRST_US 100000
+#define WAIT_TO_START_NS UINT64_C(2000000000)   /* another thread is at it: a file to open and up to 512 locks to try */
+#define WAIT_FOR_FIRST_NS UINT64_C(100000000)
 #define TIDY_NS UINT64_C(1000000000)
 
 struct slice_account slice_account;
@@ -41,7 +41,7 @@ static int prepare(const struct slice_settings *settings)
 {
         /* One at a time. With a deadline: a child of fork may inherit it taken, by a thread that it has not. */
         static _Atomic uint32_t first;
-        bool ours = slice_lock_soon(&first, WAIT_FOR_FIRST_US);
+        bool ours = slice_lock_soon(&first, slice_monotonic_ns() + WAIT_FOR_FIRST_NS);
 
         int bad = make_here();
         if (bad == 0 && slice_settings_now() == NULL)
@@ -126,7 +126,7 @@ static int enter(bool join)
         if (settings == NULL)
                 return -EINVAL;
         int before = slice_no_cancel(), kept = errno, bad = 0;
-        if (!slice_lock_soon(&here->starting, WAIT_TO_START_US))
+        if (!slice_lock_soon(&here->starting, slice_monotonic_ns() + WAIT_TO_START_NS))
                 bad = -EAGAIN;
         if (bad == 0) {
                 if (atomic_load_explicit(done, memory_order_acquire) == 0)
