@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from labspawner.gpu import selftest
 from labspawner.gpu.limits import MAX_DEVICES, SliceLimits
 
 MAGIC = 0x6563696C7362616C
@@ -28,6 +29,7 @@ USED_MASK = 2**52 - 1
 """Above it, a word of `used` counts threads that are just trying."""
 
 _TAKEN = 1
+_SELFTEST = selftest.COMMAND.encode("ascii")
 _FLOCK = struct.Struct("hh4xqqi4x")  # struct flock of 64-bit Linux
 
 u32, u64, i32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int32
@@ -176,7 +178,8 @@ class DeviceUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """One look at a region. refusals: the last ones, oldest first. refusal_count: how many there ever were.
+    """One look at a region. refusals: the last ones, oldest first, without those that a self-test provoked, which are in
+    `refusal_count`: how many there ever were.
 
     turned_away: processes that found no free slot, and so have no GPU.
     """
@@ -339,7 +342,10 @@ def _refusals(ring: ctypes.Array[RefusalEntry]) -> tuple[Refusal, ...]:
             api=_text(entry.api),
         )
         for index, entry in enumerate(ring)
-        if entry.number and (entry.number - 1) % REFUSALS == index and (instant := _instant(entry.at_ns)) is not None
+        if entry.number
+        and (entry.number - 1) % REFUSALS == index
+        and entry.comm != _SELFTEST
+        and (instant := _instant(entry.at_ns)) is not None
     ]
     return tuple(sorted(found, key=lambda refusal: refusal.number))
 

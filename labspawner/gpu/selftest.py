@@ -19,9 +19,12 @@ LIMITS_INSIDE = "/etc/labspawner/slice/limits"
 LIMITS_ENV = "LABSPAWNER_GPU_LIMITS"
 LIBRARY = "libvgpu"
 BEYOND_BYTES = 64 * 2**20
+A_LITTLE_BYTES = 2**20
+COMMAND = "slice-selftest"
 PASSED, FAILED, NO_DRIVER = "passed", "failed", "no-driver"
 STATUS = {PASSED: 0, FAILED: 1, NO_DRIVER: 2}
 
+_PR_SET_NAME = 15
 _SUCCESS = 0
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 _KNOWN = {2: "out of memory", 3: "not initialized", 100: "no device", 101: "invalid device", 804: "driver too old"}
@@ -77,10 +80,13 @@ def examine(limits_path: str | None = None, *, quick: bool = False) -> Result:
         _check_mapped(result)
         driver = _Driver()
         driver.start()
-        _check_devices(result, driver, limits)
+        ours, others = _check_devices(result, driver, limits)
         _check_nvml(result, limits)
-        for index, limit in enumerate(limits if not quick else []):
-            _check_in_context(result, driver, index, limit, oversubscribed)
+        if not quick:
+            for limit in limits:
+                _check_in_context(result, driver, ours[limit.uuid], limit, oversubscribed)
+            for number in others:
+                _check_other(result, driver, number)
     except Missing as error:
         result.end(NO_DRIVER, str(error))
     except Failed as error:
@@ -121,18 +127,30 @@ def _check_mapped(result: Result) -> None:
     result.note("library", True, ", ".join(mapped))
 
 
-def _check_devices(result: Result, driver: _Driver, limits: list[Limit]) -> None:
-    count = driver.count()
-    if count != len(limits):
-        result.note("devices", False, f"{count} cards, {len(limits)} in the limits")
-        raise Failed(f"the driver shows {count} cards, and the slice has {len(limits)}")
-    for index, limit in enumerate(limits):
-        shown = driver.uuid(index)
-        if shown is not None and limit.uuid.startswith("GPU-") and shown != limit.uuid:
-            result.note("devices", False, f"card {index} is {shown}")
-            raise Failed(f"card {index} is {shown}, and the slice has {limit.uuid}")
-        _equal(result, "driver-total", driver.total(index), limit.memory_bytes, "the driver reports")
-    result.note("devices", True, f"{count}")
+def _check_devices(result: Result, driver: _Driver, limits: list[Limit]) -> tuple[dict[str, int], list[int]]:
+    """CUDA's number of each card of the slice, and of those that are visible and not the slice's."""
+    shown = {driver.uuid(number): number for number in range(driver.count())}
+    if None in shown or any(not limit.uuid.startswith("GPU-") for limit in limits):  # MIG: in CUDA's order
+        ours = {limit.uuid: number for number, limit in enumerate(limits) if number < driver.count()}
+    else:
+        ours = {limit.uuid: shown[limit.uuid] for limit in limits if limit.uuid in shown}
+    others = [number for number in range(driver.count()) if number not in ours.values()]
+    detail = f"{len(ours)} of {len(limits)}" + (f", and {len(others)} that are not the slice's" if others else "")
+    result.note("devices", len(ours) == len(limits), detail)
+    for limit in limits:
+        if limit.uuid not in ours:
+            raise Failed(f"the driver does not show the card of the slice, {limit.uuid}")
+        _equal(result, "driver-total", driver.total(ours[limit.uuid]), limit.memory_bytes, "the driver reports")
+    return ours, others
+
+
+def _check_other(result: Result, driver: _Driver, number: int) -> None:
+    """A card that is not the slice's may be visible; nothing of it may be taken."""
+    with driver.context(number):
+        code = driver.try_to_take(A_LITTLE_BYTES)
+    result.note("others", code != _SUCCESS, f"card {number}: {_said(code)}")
+    if code == _SUCCESS:
+        raise Failed(f"card {number} is not the slice's, and gave {A_LITTLE_BYTES} bytes")
 
 
 def _check_nvml(result: Result, limits: list[Limit]) -> None:
@@ -284,7 +302,8 @@ class _Nvml:
 
 
 def main(words: list[str]) -> int:
-    """The command line."""
+    """The command line. Takes the name by which the refusal that it provokes is known for what it is."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, COMMAND.encode(), 0, 0, 0)
     path = words[words.index("--limits") + 1] if "--limits" in words[:-1] else None
     result = examine(path, quick="--quick" in words)
     sys.stdout.write(json.dumps(result.to_json()) + "\n")

@@ -108,6 +108,13 @@ def test_refusals_are_read_oldest_first_and_a_torn_one_is_left_out(path: Path):
     assert (found[0].who, found[0].command, found[0].api) == ("PyTorch", "python3", "cuMemAlloc_v2")
 
 
+def test_the_refusal_that_a_self_test_provokes_is_nobodys_trouble(path: Path):
+    entry = RefusalEntry(number=1, at_ns=10**18, asked_bytes=512, comm=b"slice-selftest")
+    put(path, region.RING_AT, bytes(entry))
+
+    assert region.read(path).refusals == ()
+
+
 def test_the_last_launch_is_that_of_any_device_and_process(path: Path):
     put(path, device_at(1), struct.pack("<QQ", 1_700_000_000 * 10**9, 2_500_000_000))
 
