@@ -58,6 +58,7 @@ class _Offer:
 
     answers: what is preset for its options. closed: until when students cannot start it, in words. variants: those
     that a start would try and whose provider the hub has. missing: providers that it names and the hub has not.
+    cardless: those that it needs a GPU of, and that have none.
     """
 
     course: Course
@@ -67,6 +68,12 @@ class _Offer:
     answers: Mapping[str, str]
     variants: tuple[ResolvedVariant, ...]
     missing: tuple[str, ...]
+    cardless: tuple[str, ...] = ()
+
+    @property
+    def pointless(self) -> bool:
+        """It is for machines with a GPU, and there is none: nothing that a student could do, or tell anybody."""
+        return not self.variants and not self.missing and bool(self.cardless) and not self.staff
 
     @property
     def startable(self) -> bool:
@@ -98,6 +105,7 @@ async def render(
     courses = _offered(
         snapshot.visible_to(groups, admin),
         engine.providers,
+        cardless=_without_cards(engine.providers),
         staff_of=lambda course: is_staff(course, groups, admin),
         answers_to=lambda course, profile: answers if picked in {course.key(profile), profile.slug} else {},
         now=now or datetime.now(timezone.utc),
@@ -148,28 +156,39 @@ def _offered(
     visible: Visible,
     providers: Collection[str],
     *,
+    cardless: Collection[str],
     staff_of: Callable[[Course], bool],
     answers_to: Callable[[Course, Profile], Mapping[str, object]],
     now: datetime,
 ) -> list[tuple[Course, list[_Offer]]]:
-    """All that this user may see, by course. answers_to: the last answers to the options of a profile, unchecked."""
+    """All that this user may see, by course. answers_to: the last answers to the options of a profile, unchecked.
+    cardless: the providers that have no GPU."""
     return [
         (
             course,
             [
-                _offer(
-                    course,
-                    profile,
-                    staff=staff_of(course),
-                    answers=answers_to(course, profile),
-                    providers=providers,
-                    now=now,
-                )
+                offer
                 for profile in profiles
+                if not (
+                    offer := _offer(
+                        course,
+                        profile,
+                        staff=staff_of(course),
+                        answers=answers_to(course, profile),
+                        providers=providers,
+                        cardless=cardless,
+                        now=now,
+                    )
+                ).pointless
             ],
         )
         for course, profiles in visible
     ]
+
+
+def _without_cards(providers: Mapping[str, object]) -> frozenset[str]:
+    """The providers that know that they have no GPU."""
+    return frozenset(name for name, provider in providers.items() if getattr(provider, "has_gpus", None) is False)
 
 
 def _offer(
@@ -180,20 +199,24 @@ def _offer(
     now: datetime,
     answers: Mapping[str, object],
     providers: Collection[str],
+    cardless: Collection[str] = (),
 ) -> _Offer:
     preset = _preset(profile, answers)
     tried = len(profile.variants) if profile.fallback == "auto" else 1
+    resolved = [
+        resolve_profile(profile, preset, index)
+        for index in range(tried)
+        if profile.variants[index].provider in providers
+    ]
+    useless = [one.provider for one in resolved if one.resources.gpu is not None and one.provider in cardless]
     return _Offer(
         course=course,
         profile=profile,
         staff=staff,
         closed=_opens(profile, now),
         answers=preset,
-        variants=tuple(
-            resolve_profile(profile, preset, index)
-            for index in range(tried)
-            if profile.variants[index].provider in providers
-        ),
+        variants=tuple(one for one in resolved if one.resources.gpu is None or one.provider not in cardless),
+        cardless=tuple(dict.fromkeys(useless)),
         missing=tuple(dict.fromkeys(item.provider for item in profile.variants if item.provider not in providers)),
     )
 
@@ -288,6 +311,8 @@ def _card(offer: _Offer, free: Mapping[Question, int | None]) -> ProfileCard:
 
 
 def _why_not(offer: _Offer) -> Sentence | None:
+    if not offer.variants and offer.cardless:
+        return Sentence("This profile needs a GPU, and the provider {provider} has none.", provider=offer.cardless[0])
     if not offer.variants and offer.staff:
         return Sentence(
             "The hub has no provider {provider}. Name another in the course file, or ask your administrator to add it.",

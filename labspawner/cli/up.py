@@ -20,6 +20,11 @@ import click
 import psutil
 
 from labspawner.demo import ACCOUNTS, PASSWORD_ENV
+from labspawner.errors import SetupError
+from labspawner.gpu.library import find_library
+from labspawner.gpu.pretend import DEFAULT_CARDS, find_driver, parse_cards
+from labspawner.providers.local.slices.options import PRETEND_GPU_ENV
+from labspawner.units import UnitError
 
 START_TIMEOUT_S = 90.0
 LOG_LINES = 25
@@ -34,19 +39,23 @@ SHARE = Path(__file__).parent.parent / "share"
               help="The hub's configuration. Default: ./jupyterhub_config.py, else the one labspawner brings.")  # fmt: skip
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), default=Path(".labspawner"),
               envvar="LABSPAWNER_DATA_DIR", show_default=True, help="Databases, homes and logs.")  # fmt: skip
+@click.option("--pretend-gpu", metavar="[CARDS]", is_flag=False, flag_value=DEFAULT_CARDS, default=None,
+              help=f"Pretend to have GPUs, to see how slices work: 2x24GiB for two. Default: {DEFAULT_CARDS}.")  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Show the hub's log here instead of writing it to the data folder.")
-def up(port: int, config: Path | None, data_dir: Path, verbose: bool) -> None:
+def up(port: int, config: Path | None, data_dir: Path, pretend_gpu: str | None, verbose: bool) -> None:
     """Start a hub on 127.0.0.1 with demo accounts, and run until Ctrl-C.
 
     Students' servers outlive it: start it again and they are found, or end them with `labspawner down`.
     """
     config = config or find_config()
+    pretending = {} if pretend_gpu is None else _pretend(pretend_gpu)
     data_dir = _usable(data_dir)
     _refuse_taken(port, data_dir)
     password = os.environ.get(PASSWORD_ENV) or secrets.token_hex(4)
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        **pretending,
         PASSWORD_ENV: password,
         "LABSPAWNER_PORT": str(port),
         "LABSPAWNER_DATA_DIR": str(data_dir),
@@ -58,7 +67,7 @@ def up(port: int, config: Path | None, data_dir: Path, verbose: bool) -> None:
     click.echo(f"Starting the hub of {config} (log: {'here' if verbose else log_file}) ...")
     with _hub(config, environment, data_dir, None if verbose else log_file) as hub:
         _wait_until_healthy(hub, f"http://127.0.0.1:{port}/hub/health", log_file)
-        _greet(port, password)
+        _greet(port, password, pretends=pretend_gpu is not None)
         code = hub.wait()
         if code != 0:
             raise click.ClickException(f"The hub stopped with exit code {code}.\n{_tail(log_file)}")
@@ -71,6 +80,19 @@ def find_config(folders: tuple[Path, ...] = (Path(), SHARE)) -> Path:
         if candidate.is_file():
             return candidate.absolute()
     raise click.ClickException("There is no jupyterhub_config.py here. Name one: labspawner up --config FILE")
+
+
+def _pretend(cards: str) -> dict[str, str]:
+    """What makes the hub give out slices of cards that do not exist."""
+    try:
+        parse_cards(cards)
+        find_driver()
+        find_library()
+    except UnitError as exc:
+        raise click.ClickException(f"--pretend-gpu: {exc}") from exc
+    except SetupError as exc:
+        raise click.ClickException(f"--pretend-gpu: {exc.message}") from exc
+    return {PRETEND_GPU_ENV: cards}
 
 
 def _usable(data_dir: Path) -> Path:
@@ -199,11 +221,13 @@ def _wait_until_healthy(hub: subprocess.Popen[bytes], url: str, log_file: Path) 
     raise click.ClickException(f"The hub does not answer after {START_TIMEOUT_S:.0f} s.\n{_tail(log_file)}")
 
 
-def _greet(port: int, password: str) -> None:
+def _greet(port: int, password: str, *, pretends: bool = False) -> None:
     click.echo(f"\n  labspawner is ready: http://127.0.0.1:{port}/\n")
     click.echo(f"  accounts: {', '.join(ACCOUNTS)}")
     click.echo(f"  password: {password}\n")
     click.echo("  This is a demo, for this machine alone.")
+    if pretends:
+        click.echo("  Its GPU is pretended: slices behave like real ones, and nothing is computed on them.")
     if shutil.which("bwrap") is None:
         click.echo("  Servers are not isolated from one another: bubblewrap is missing (apt-get install bubblewrap).")
     click.echo("  Ctrl-C stops the hub.\n")

@@ -155,6 +155,11 @@ class LocalProvider:
         """Whether the slices given out here are of cards that do not exist."""
         return self.settings.gpu.pretend is not None
 
+    @property
+    def has_gpus(self) -> bool | None:
+        """Whether there are cards to give slices of; None until the machine was asked."""
+        return self.slices.cards.found
+
     async def describe_sandbox(self) -> tuple[Sentence, ...]:
         """For people: the rung, what servers are protected against on it, and what not. Raises SetupError."""
         found = await self.machine.found()

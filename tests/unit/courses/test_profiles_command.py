@@ -88,7 +88,7 @@ def test_show_prints_all_that_a_profile_has(run: Run) -> None:
     assert "everyone" in shown
 
 
-@pytest.mark.parametrize(("name", "count"), [("", 8), ("py101", 3), ("py101/base", 1)])
+@pytest.mark.parametrize(("name", "count"), [("", 9), ("py101", 3), ("py101/base", 1)])
 def test_show_prints_json_for_programs(run: Run, name: str, count: int) -> None:
     result = run("show", *([name] if name else []), "--json", "--courses", SAMPLES)
 

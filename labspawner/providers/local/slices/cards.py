@@ -49,6 +49,13 @@ class Cards:
         """The cards of the last look."""
         return self._last
 
+    @property
+    def found(self) -> bool | None:
+        """Whether the last look found any; None before the first."""
+        if not self.wanted:
+            return False
+        return None if self._looked_at == float("-inf") else bool(self._last.cards)
+
     def look(self, max_age_s: float = _FRESH_S) -> Inventory:
         """The cards that are shared here; none where there is no driver, and `missing` then says why. 0.0: look now."""
         with self._lock:
