@@ -4,7 +4,7 @@
  * Prototypes stand in nvml_functions.def, a line each; all but nvmlErrorString return nvmlReturn_t:
  *
  *      NVML_FN(name, (parameters), (arguments))
- *      NVML_DENIED(name, (parameters))         it changes the card for everybody: nothing that a slice may do
+ *      NVML_DENIED(name, (parameters), (arguments))    it changes the card for everybody: nothing that a slice may do
  */
 #ifndef LABSPAWNER_NVML_ABI_H
 #define LABSPAWNER_NVML_ABI_H
@@ -380,7 +380,7 @@ NVML_OPAQUE(X)
 
 extern const char *nvmlErrorString(nvmlReturn_t result);
 #define NVML_FN(name, params, args) extern nvmlReturn_t name params;
-#define NVML_DENIED(name, params) extern nvmlReturn_t name params;
+#define NVML_DENIED(name, params, args) extern nvmlReturn_t name params;
 #include "nvml_functions.def"
 #undef NVML_FN
 #undef NVML_DENIED

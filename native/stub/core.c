@@ -39,7 +39,8 @@ __attribute__((destructor)) static void unload(void)
 CUresult stub_gate(const char *symbol)
 {
         static const char *const always[] = {"cuInit", "cuDriverGetVersion", "cuGetErrorString", "cuGetErrorName",
-                                             "cuGetProcAddress", "cuGetProcAddress_v2"};
+                                             "cuGetProcAddress", "cuGetProcAddress_v2", "cuGetProcAddress_ptsz",
+                                             "cuGetProcAddress_v2_ptsz"};
         int r;
 
         if (stub_state && atomic_load(&stub_state->faults) && (r = stub_fault_of(symbol)))

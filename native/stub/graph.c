@@ -299,6 +299,14 @@ CUresult impl_cuGraphAddChildGraphNode(CUgraphNode *node, CUgraph graph, const C
         return add(node, graph, deps, count, (struct stub_step){.type = CU_GRAPH_NODE_TYPE_GRAPH, .child = copy});
 }
 
+CUresult impl_cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph *graph)
+{
+        if (!stub_object(node, STUB_NODE) || !node->step.child || !graph)
+                return CUDA_ERROR_INVALID_VALUE;
+        *graph = node->step.child;
+        return CUDA_SUCCESS;
+}
+
 CUresult impl_cuGraphAddNode_v2(CUgraphNode *node, CUgraph graph, const CUgraphNode *deps,
                                 const CUgraphEdgeData *edges, size_t count, CUgraphNodeParams *params)
 {

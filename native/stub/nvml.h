@@ -11,7 +11,7 @@
 #include "state.h"
 
 #define NVML_FN(name, params, args) extern nvmlReturn_t nimpl_##name params __attribute__((visibility("hidden"), weak));
-#define NVML_DENIED(name, params)
+#define NVML_DENIED(name, params, args)
 #include "abi/nvml_functions.def"
 #undef NVML_FN
 #undef NVML_DENIED

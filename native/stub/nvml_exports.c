@@ -21,5 +21,5 @@ static inline nvmlReturn_t enter(const char *symbol)
                 return nimpl_##name ? nimpl_##name args : NVML_ERROR_NOT_SUPPORTED; \
         }
 #pragma GCC diagnostic ignored "-Wunused-parameter"
-#define NVML_DENIED(name, params) EXPORTED nvmlReturn_t name params { return enter(#name); }
+#define NVML_DENIED(name, params, args) EXPORTED nvmlReturn_t name params { return enter(#name); }
 #include "abi/nvml_functions.def"

@@ -51,6 +51,8 @@ CUresult impl_cuGetProcAddress_v2(const char *symbol, void **address, int versio
                 return CUDA_ERROR_INVALID_VALUE;
         if (stub_state_open() < 0)
                 return CUDA_ERROR_OPERATING_SYSTEM;
+        if (flags == CU_GET_PROC_ADDRESS_DEFAULT && stub_thread.per_thread_calls)
+                flags = CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM;
         *address = find(symbol, version, flags, &found);
         if (status)
                 *status = found;
