@@ -83,6 +83,15 @@ void slice_bucket_reserve(struct slice_bucket *bucket, int64_t expected_ns)
                 atomic_fetch_sub_explicit(&bucket->balance_ns, expected_ns, memory_order_relaxed);
 }
 
+void slice_bucket_forfeit(struct slice_bucket *bucket, int64_t most_ns)
+{
+        int64_t old = load(&bucket->balance_ns);
+
+        while (old > most_ns && !atomic_compare_exchange_weak_explicit(&bucket->balance_ns, &old, most_ns,
+                                                                       memory_order_relaxed, memory_order_relaxed))
+                ;
+}
+
 void slice_bucket_unreserve(struct slice_bucket *bucket, int64_t reserved_ns)
 {
         if (reserved_ns > 0)

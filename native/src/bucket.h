@@ -57,6 +57,9 @@ void slice_bucket_want(struct slice_bucket *bucket, uint64_t now_ns);
 
 /* Take what a batch is expected to cost, before it is launched: others of the slice see it at once. */
 void slice_bucket_reserve(struct slice_bucket *bucket, int64_t expected_ns);
+/* Keep at most so much of what was saved up: others want back what was lent, now and not once it is used up. */
+void slice_bucket_forfeit(struct slice_bucket *bucket, int64_t most_ns);
+
 /* Give back what was reserved for launches that did not come. */
 void slice_bucket_unreserve(struct slice_bucket *bucket, int64_t reserved_ns);
 

@@ -90,7 +90,7 @@ static void wait_turn(struct slice_lane *lane, CUcontext context, uint32_t epoch
                                 catch_up(home);
                                 if (lane->out < out)
                                         progress_ns = now_ns;
-                                full = lane->out >= SLICE_OUT_MOST && !slice_device_is_ours_alone(device) && !home->broken;
+                                full = slice_lane_is_full(lane);
                         }
                         leave(&relaxed);
                         wait = slice_device_wait(device, now_ns);
@@ -113,11 +113,8 @@ static void open_batch(struct slice_launch *ret, struct slice_lane *lane, bool a
 {
         if (lane->start)
                 return;                          /* another thread opened it meanwhile: we are inside it */
-        if (lane->out >= SLICE_OUT_MOST || !slice_lane_open(lane, alone, slice_now_ns())) {
-                /* Alone on the device nothing waits: as many launches as a batch would have go on at once. */
-                unsigned launches = !alone && slice_device_is_ours_alone(lane->device) ? lane->target : 1;
-                slice_lane_unmeasured(lane, alone, launches);
-                slice_launch_free = launches - 1;
+        if (slice_lane_is_full(lane) || !slice_lane_open(lane, alone, slice_now_ns())) {
+                slice_lane_unmeasured(lane, alone, 1);
                 return;
         }
         ret->opened = true;
@@ -154,7 +151,7 @@ static void begin_slow(struct slice_launch *ret, CUcontext context, CUstream str
         end_former(lane, now_ns > last_ns && now_ns - last_ns > SLICE_PAUSE_NS, now_ns);
         catch_up(lane->home);
         uint32_t epoch = slice_lane_epoch();
-        bool must_wait = lane->out >= SLICE_OUT_MOST || slice_device_wait(lane->device, now_ns) > 0;
+        bool must_wait = slice_lane_is_full(lane) || slice_device_wait(lane->device, now_ns) > 0;
         if (must_wait) {
                 leave(&relaxed);
                 wait_turn(lane, context, epoch);

@@ -161,7 +161,8 @@ static void lend(unsigned device, struct slice_bucket *bucket, uint64_t now_ns)
                                                  MOST_OTHERS + 1);
                 share = slice_fair_share(claims, count, 0);
         }
-        atomic_store_explicit(&bucket->share_ppm, share, memory_order_relaxed);
+        if (share < atomic_exchange_explicit(&bucket->share_ppm, share, memory_order_relaxed))
+                slice_bucket_forfeit(bucket, SLICE_WAIT_NS);
 }
 
 static void look(unsigned device, uint64_t now_ns)

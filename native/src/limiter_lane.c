@@ -164,6 +164,14 @@ static int64_t expected_cost(const struct slice_lane *lane, bool alone, unsigned
         return (int64_t)(alone ? lane->alone_ns : lane->each_ns * launches);
 }
 
+bool slice_lane_is_full(const struct slice_lane *lane)
+{
+        if (lane->out < SLICE_OUT_MOST || lane->home->broken)
+                return false;
+        return !slice_device_is_ours_alone(lane->device) || lane->out_ns >= SLICE_OUT_ALONE_NS ||
+               lane->home->out_count >= SLICE_BATCHES / 2;
+}
+
 void slice_lane_unmeasured(struct slice_lane *lane, bool alone, unsigned launches)
 {
         int64_t cost = expected_cost(lane, alone, launches);
@@ -266,6 +274,7 @@ void slice_lane_close(struct slice_lane *lane, uint64_t now_ns)
                 .paused = atomic_load_explicit(&lane->paused, memory_order_relaxed),
         };
         lane->out++;
+        lane->out_ns += lane->reserved_ns;
         return;
 unmeasured:
         give_event(context, end);
@@ -337,6 +346,7 @@ static void settle(struct slice_context *context, struct slice_batch *batch, uin
         float elapsed_ms = 0;
 
         lane->out--;
+        lane->out_ns -= batch->reserved_ns;
         if (slice_real()->cuEventElapsedTime(&elapsed_ms, batch->start, batch->end) != CUDA_SUCCESS || elapsed_ms < 0) {
                 slice_device_charge_estimate(context->device, batch->reserved_ns);
                 give_event(context, batch->start);
@@ -376,6 +386,7 @@ unsigned slice_context_harvest(struct slice_context *context, uint64_t now_ns)
                 /* The context is in error (an illegal address, a card that fell off): it launches nothing more. */
                 context->broken = true;
                 batch.lane->out--;
+                batch.lane->out_ns -= batch.reserved_ns;
                 slice_device_charge_estimate(context->device, batch.reserved_ns);
         }
         context->out_count = kept;

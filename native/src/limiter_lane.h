@@ -26,6 +26,7 @@
 #define SLICE_BATCH_MOST 64                      /* launches in a batch */
 #define SLICE_PAUSE_NS UINT64_C(500000)          /* so long after a launch its batch is over */
 #define SLICE_OUT_MOST 3                         /* batches of a stream that may be out */
+#define SLICE_OUT_ALONE_NS 20000000              /* alone on the device more may, as long as they cost no more than this */
 
 /* A batch whose end was recorded. */
 struct slice_batch {
@@ -75,7 +76,8 @@ struct slice_lane {
         int64_t reserved_ns;
         bool alone;
         unsigned target;                         /* launches that the next batch is to take */
-        unsigned out;
+        unsigned out;                            /* its batches that are out, */
+        int64_t out_ns;                          /* and what was reserved for them */
         double each_ns;                          /* what a launch cost lately */
         double alone_ns;                         /* what a graph or cooperative launch cost lately */
         struct slice_cost each_cost, alone_cost;
@@ -100,6 +102,8 @@ void slice_lane_close(struct slice_lane *lane, uint64_t now_ns);
 void slice_lane_abandon(struct slice_lane *lane);
 /* The batch that slice_lane_open just opened was never launched: give back what was reserved. */
 void slice_lane_cancel(struct slice_lane *lane);
+/* So much of the stream is out that a launch had better wait: what others may want back soon is not launched ahead. */
+bool slice_lane_is_full(const struct slice_lane *lane);
 /* So many launches go without a batch: charge what their like cost. */
 void slice_lane_unmeasured(struct slice_lane *lane, bool alone, unsigned launches);
 /* End all open batches of the context. */

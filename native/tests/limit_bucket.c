@@ -76,6 +76,18 @@ static void a_reservation_is_seen_at_once_and_corrected_later(void)
         CHECK(atomic_load(&bucket.charged_ns) == (uint64_t)(5 * MS));
 }
 
+static void what_was_saved_can_be_forfeited_and_debts_cannot(void)
+{
+        struct slice_bucket bucket = { 0 };
+
+        slice_bucket_refill(&bucket, START, SHARE);
+        slice_bucket_forfeit(&bucket, 2 * MS);
+        CHECK(balance(&bucket) == 2 * MS);
+        slice_bucket_reserve(&bucket, 9 * MS);
+        slice_bucket_forfeit(&bucket, 2 * MS);
+        CHECK(balance(&bucket) == -7 * MS);
+}
+
 static void nonsense_costs_nothing_and_pays_nothing(void)
 {
         struct slice_bucket bucket = { 0 };
@@ -215,6 +227,7 @@ int main(int argc, char **argv)
                 CASE(owes_without_bound_and_pays_all_of_it),
                 CASE(never_waits_longer_than_two_milliseconds_at_a_time),
                 CASE(a_reservation_is_seen_at_once_and_corrected_later),
+                CASE(what_was_saved_can_be_forfeited_and_debts_cannot),
                 CASE(nonsense_costs_nothing_and_pays_nothing),
                 CASE(forgets_debts_from_before_a_restart_of_the_machine),
                 CASE(clocks_a_little_apart_pay_nothing_twice),

@@ -103,7 +103,8 @@ static void publish(struct process *p, uint64_t now_ns)
         if (strcmp(p->policy, "fair") == 0)
                 share = slice_fair_share(claims, slice_node_claims(&p->line, others, others_of(p, now_ns, others), now_ns,
                                                                    claims, PROCESSES), 0);
-        atomic_store(&bucket->share_ppm, share);
+        if (share < atomic_exchange(&bucket->share_ppm, share))
+                slice_bucket_forfeit(bucket, SLICE_WAIT_NS);
 }
 
 /* What the limiter does when it looks: charge what has finished, open batches while it may. */

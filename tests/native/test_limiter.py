@@ -15,6 +15,7 @@ BUCKET = (
     "owes_without_bound_and_pays_all_of_it",
     "never_waits_longer_than_two_milliseconds_at_a_time",
     "a_reservation_is_seen_at_once_and_corrected_later",
+    "what_was_saved_can_be_forfeited_and_debts_cannot",
     "nonsense_costs_nothing_and_pays_nothing",
     "forgets_debts_from_before_a_restart_of_the_machine",
     "clocks_a_little_apart_pay_nothing_twice",
