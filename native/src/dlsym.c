@@ -153,22 +153,39 @@ static struct link_map *object_of(const void *address)
         return address && dladdr1(address, &info, (void **)&map, RTLD_DL_LINKMAP) ? map : NULL;
 }
 
-/* No answer, and a message for dlerror as the linker writes it: the C library has no such name. */
+/* A lookup in `map` and what it needs. An object's map is a handle only after dlopen made it one. */
+static void *look_up_in(const struct link_map *map, const char *name, const char *version)
+{
+        void *handle = map && map->l_name[0] ? dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+        void *found = handle ? look_up(handle, name, version) : NULL;
+
+        if (handle)
+                dlclose(handle);
+        return found;
+}
+
+/* No answer, and a message for dlerror as the linker writes it: the C library has no such name. Its handle is kept, since a
+ * dlclose would take the message away. */
 static void *refuse(const char *name)
 {
-        return look_up(object_of((const void *)(uintptr_t)slice_dlsym_next()), name, NULL);
+        void *handle = atomic_load_explicit(&slice_state.c_library, memory_order_relaxed);
+
+        if (!handle) {
+                handle = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+                atomic_store_explicit(&slice_state.c_library, handle, memory_order_relaxed);
+        }
+        return handle ? look_up(handle, name, NULL) : NULL;
 }
 
 /* RTLD_NEXT means: after the caller. We call in the caller's place, so walk the objects after it, leaving ourselves out. */
-static void *after(const void *caller, const char *name, const char *version)
+static void *after(const void *caller, const char *name)
 {
         const struct link_map *map = object_of(caller);
 
         for (map = map ? map->l_next : NULL; map; map = map->l_next) {
-                if (is_ours(map))
-                        continue;
-                void *found = look_up((void *)(uintptr_t)map, name, version);
-                if (found && object_of(found) == map)   /* its own, not one of a library that it needs */
+                void *found = is_ours(map) ? NULL : exported(map, name);
+
+                if (found)
                         return found;
         }
         return refuse(name);
@@ -183,12 +200,10 @@ static bool in_our_image(const void *address)
 static void *without_us(const char *name, const char *version, const void *caller)
 {
         void *found = look_up(RTLD_NEXT, name, version);
-        struct link_map *map;
 
         if (found)
                 return found;
-        map = object_of(caller);   /* a library opened with RTLD_LOCAL sees what it needs, and only it does */
-        found = map ? look_up(map, name, version) : NULL;
+        found = look_up_in(object_of(caller), name, version);   /* a library opened with RTLD_LOCAL sees what it needs */
         return found && !in_our_image(found) ? found : refuse(name);
 }
 
@@ -252,12 +267,12 @@ static void *look_up_for(void *handle, const char *name, const char *version, co
         void *found;
 
         if (handle == RTLD_NEXT)
-                return after(caller, name, version);
+                return after(caller, name);
         found = look_up(handle, name, version);
         if (!found && handle == RTLD_DEFAULT) {   /* a library opened with RTLD_LOCAL also sees what it needs */
-                struct link_map *map = object_of(caller);
-
-                found = map && !is_ours(map) ? look_up(map, name, version) : NULL;
+                found = look_up_in(object_of(caller), name, version);
+                if (!found)
+                        refuse(name);   /* dlclose may have cleared the message */
         }
         return found;
 }

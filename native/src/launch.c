@@ -5,6 +5,7 @@
  * count. Locks held: none.
  */
 #include "limiter.h"
+#include "memory.h"
 
 #include <limits.h>
 
@@ -59,8 +60,26 @@ static CUstream stream_of(const CUlaunchConfig *config)
 #define COOPERATIVE(symbol, per_thread)                                                                                  \
         LAUNCH(symbol, (CUfunction function, GRID, CUstream stream, void **parameters),                                  \
                (function, gx, gy, gz, bx, by, bz, shared, stream, parameters), stream, per_thread, SLICE_LAUNCH_ALONE)
+/* A graph may own memory, which its first launch takes: charged around it (memory.h; a load where no graph has any). */
 #define GRAPH(symbol, per_thread)                                                                                        \
-        LAUNCH(symbol, (CUgraphExec exec, CUstream stream), (exec, stream), stream, per_thread, SLICE_LAUNCH_ALONE)
+        static CUresult slice_##symbol(CUgraphExec exec, CUstream stream)                                                \
+        {                                                                                                                \
+                struct slice_graph_memory memory;                                                                        \
+                struct slice_launch launch;                                                                              \
+                                                                                                                         \
+                if (!slice_ready())                                                                                      \
+                        return SLICE_WITHOUT_LIMITS(symbol, (exec, stream));                                             \
+                if (slice_graph_memory_begin(exec, &memory, #symbol) < 0)                                                \
+                        return CUDA_ERROR_OUT_OF_MEMORY;                                                                 \
+                bool is_free = slice_launch_is_free();                                                                   \
+                if (!is_free)                                                                                            \
+                        slice_launch_begin(&launch, stream, per_thread, SLICE_LAUNCH_ALONE);                             \
+                CUresult r = slice_real()->symbol(exec, stream);                                                         \
+                if (!is_free)                                                                                            \
+                        slice_launch_end(&launch, r);                                                                    \
+                slice_graph_memory_end(&memory, r);                                                                      \
+                return r;                                                                                                \
+        }
 
 KERNEL(cuLaunchKernel, false)
 KERNEL(cuLaunchKernel_ptsz, true)
@@ -88,6 +107,7 @@ LAUNCH(cuLaunchCooperativeKernelMultiDevice, (CUDA_LAUNCH_PARAMS *list, unsigned
                 slice_limiter_sync_begin();                                      \
                 CUresult r = slice_real()->symbol args;                          \
                 slice_limiter_sync_end();                                        \
+                slice_memory_settle(); /* pools shrink here */                   \
                 return r;                                                        \
         }
 

@@ -17,27 +17,16 @@ uint64_t slice_taken(uint64_t bytes)
         return bytes > SLICE_UNLIMITED ? bytes : (bytes + unit - 1) / unit * unit;
 }
 
-uint64_t slice_managed(unsigned device)
+/* Memory oversubscription. Above the soft limit, or the hard one where no lower soft one was set, linear memory is managed
+ * memory: it lives in host memory, and the host's own limits bound it. */
+static bool oversubscribes(void)
 {
-        struct slice_region *region = atomic_load_explicit(&slice_here->region, memory_order_acquire);
-        uint64_t sum = 0;
-
-        for (int slot = 0; region && slot < SLICE_SLOTS; slot++)
-                sum += atomic_load_explicit(&region->device[device].line[slot].managed_bytes, memory_order_relaxed);
-        return sum;
+        return __builtin_expect(slice_settings_now()->oversubscribe, 0);
 }
 
-/* A soft limit above the hard one bounds device and managed memory together; no other means as much as the host has. */
-static bool may_be_managed(unsigned device, uint64_t bytes)
+static bool is_above_soft_limit(unsigned device)
 {
-        const struct slice_settings *settings = slice_settings_now();
-        const struct slice_device_limit *limit = &settings->device[device];
-
-        if (!settings->oversubscribe)
-                return false;
-        if (limit->soft_bytes <= limit->hard_bytes)
-                return true;
-        return bytes <= limit->soft_bytes && slice_used(device) + slice_managed(device) <= limit->soft_bytes - bytes;
+        return slice_used(device) > slice_settings_now()->device[device].soft_bytes;
 }
 
 /* The first look said no. Pools may have shrunk inside the driver, and NVML knows what this process really holds. */
@@ -47,7 +36,7 @@ static enum slice_grant look_again(unsigned device, uint64_t bytes, const char *
         slice_truth_check();
         if (slice_charge(device, bytes) == 0)
                 return SLICE_GRANTED;
-        if (managed_will_do && may_be_managed(device, bytes))
+        if (managed_will_do && oversubscribes())
                 return SLICE_AS_MANAGED;
         slice_note_refusal(device, bytes, api);
         return SLICE_DENIED;
@@ -58,9 +47,13 @@ enum slice_grant slice_ask_for(int device, uint64_t bytes, const char *api)
         if (__builtin_expect(device < 0, 0))
                 return SLICE_DENIED;
         /* Charge first: two processes that check and then allocate can both pass on the same free byte. */
-        if (__builtin_expect(slice_charge((unsigned)device, bytes) == 0, 1))
-                return SLICE_GRANTED;
-        return look_again((unsigned)device, bytes, api, true);
+        if (__builtin_expect(slice_charge((unsigned)device, bytes) != 0, 0))
+                return look_again((unsigned)device, bytes, api, true);
+        if (oversubscribes() && is_above_soft_limit((unsigned)device)) {
+                slice_refund((unsigned)device, bytes);
+                return SLICE_AS_MANAGED;
+        }
+        return SLICE_GRANTED;
 }
 
 int slice_take(int device, uint64_t bytes, const char *api)

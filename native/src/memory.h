@@ -30,14 +30,12 @@ uint64_t slice_taken(uint64_t bytes);
 /* May `api` allocate `bytes` of `device`? Below 0 (a card that is not in the slice): no. */
 enum slice_grant {
         SLICE_GRANTED,     /* charged */
-        SLICE_AS_MANAGED,  /* above the limit, under oversubscription: as managed memory, which is not charged */
+        SLICE_AS_MANAGED,  /* above a limit, under oversubscription: as managed memory, which is not charged */
         SLICE_DENIED,      /* CUDA_ERROR_OUT_OF_MEMORY; noted for the hub */
 };
 enum slice_grant slice_ask_for(int device, uint64_t bytes, const char *api);
 /* The same where managed memory is no answer. 0, -ENOMEM. */
 int slice_take(int device, uint64_t bytes, const char *api);
-/* Managed memory above the hard limit, of all processes of the slice. Walks the slots. */
-uint64_t slice_managed(unsigned device);
 /* What a hook does with SLICE_AS_MANAGED. */
 CUresult slice_allocate_managed(CUdeviceptr *dptr, size_t bytes, int device, CUcontext context);
 /* The driver took `actual` where `charged` was taken before: give back the difference, or charge it although it may not fit

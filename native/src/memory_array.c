@@ -1,5 +1,4 @@
-/* Arrays and mipmaps: memory in a layout of the driver's own. What one takes is not known before it is made, so a bound is
- * charged first: rows padded to 512 bytes and 8 rows, slices to 64 KiB; afterwards the charge is what the driver says. */
+/* Arrays and mipmaps: memory in a layout of the driver's own. */
 #include "driver.h"
 #include "memory.h"
 #include "state.h"
@@ -41,28 +40,22 @@ static uint64_t product(uint64_t a, uint64_t b)
         return __builtin_mul_overflow(a, b, &product) ? UINT64_MAX : product;
 }
 
-/* A height or depth of 0 means that there is no such dimension. */
-static uint64_t bound(uint64_t width, uint64_t height, uint64_t depth, uint64_t element)
+/* A height or depth of 0 means that there is no such dimension. Raw bytes: the card's step is not applied yet. */
+static uint64_t padded_bytes(uint64_t width, uint64_t height, uint64_t depth, uint64_t element)
 {
         uint64_t row = padded(product(width, element), ROW_UNIT);
-        uint64_t layer = padded(product(row, height > 1 ? padded(height, ROWS_UNIT) : 1), ROW_UNIT);
+        uint64_t layer = product(row, height ? padded(height, ROWS_UNIT) : 1);
 
-        return slice_taken(product(depth > 1 ? padded(layer, SLICE_UNIT) : layer, depth > 1 ? depth : 1));
+        return product(depth > 1 ? padded(layer, SLICE_UNIT) : layer, depth > 1 ? depth : 1);
 }
 
-/* Sparse arrays and those whose memory is mapped later take none now. */
-static bool takes_memory(unsigned int flags)
-{
-        return !(flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING));
-}
-
-static uint64_t mipmap_bound(const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned int levels)
+static uint64_t bound(const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned int levels)
 {
         uint64_t sum = 0, width = desc->Width, height = desc->Height, depth = desc->Depth;
         uint64_t element = element_bytes(desc->Format, desc->NumChannels);
 
         for (unsigned int level = 0; level < levels && level < 32; level++) {
-                uint64_t bytes = bound(width, height, depth, element);
+                uint64_t bytes = padded_bytes(width, height, depth, element);
 
                 sum = sum > UINT64_MAX - bytes ? UINT64_MAX : sum + bytes;
                 width = width > 1 ? width / 2 : width;
@@ -70,24 +63,42 @@ static uint64_t mipmap_bound(const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned int l
                 if (!(desc->Flags & CUDA_ARRAY3D_LAYERED))
                         depth = depth > 1 ? depth / 2 : depth;
         }
-        return sum;
+        return slice_taken(sum);
 }
 
-/* The charge becomes what the driver says, where it says. */
-static uint64_t corrected(int device, uint64_t charged, CUresult asked, const CUDA_ARRAY_MEMORY_REQUIREMENTS *need)
+/* What an object like this will take. The driver tells for objects whose memory is mapped later, and making one of those
+ * takes none: so make one, ask, and destroy it. Where that does not work, a bound: rows padded to 512 bytes and 8 rows,
+ * layers to 64 KiB. `levels` 0: an array. */
+static uint64_t needed(const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned int levels)
 {
-        return asked == CUDA_SUCCESS && need->size ? slice_correct(device, charged, slice_taken(need->size)) : charged;
+        CUDA_ARRAY3D_DESCRIPTOR probe = *desc;
+        CUDA_ARRAY_MEMORY_REQUIREMENTS need = { 0 };
+        CUmipmappedArray mipmap;
+        CUresult asked = CUDA_ERROR_NOT_SUPPORTED;
+        CUdevice ordinal;
+        CUarray array;
+
+        probe.Flags |= CUDA_ARRAY3D_DEFERRED_MAPPING;
+        if (slice_real()->cuCtxGetDevice(&ordinal) != CUDA_SUCCESS)
+                return bound(desc, levels ? levels : 1);
+        if (levels && slice_real()->cuMipmappedArrayCreate(&mipmap, &probe, levels) == CUDA_SUCCESS) {
+                asked = slice_real()->cuMipmappedArrayGetMemoryRequirements(&need, mipmap, ordinal);
+                slice_real()->cuMipmappedArrayDestroy(mipmap);
+        } else if (!levels && slice_real()->cuArray3DCreate_v2(&array, &probe) == CUDA_SUCCESS) {
+                asked = slice_real()->cuArrayGetMemoryRequirements(&need, array, ordinal);
+                slice_real()->cuArrayDestroy(array);
+        }
+        return asked == CUDA_SUCCESS && need.size ? slice_taken(need.size) : bound(desc, levels ? levels : 1);
+}
+
+/* Sparse objects and those whose memory is mapped later take none now. */
+static bool takes_memory(unsigned int flags)
+{
+        return !(flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING));
 }
 
 static CUresult keep_array(CUarray array, int device, uint64_t charged, CUcontext context)
 {
-        CUDA_ARRAY_MEMORY_REQUIREMENTS need;
-        CUdevice ordinal;
-        CUresult asked = slice_real()->cuCtxGetDevice(&ordinal);
-
-        if (asked == CUDA_SUCCESS)
-                asked = slice_real()->cuArrayGetMemoryRequirements(&need, array, ordinal);
-        charged = corrected(device, charged, asked, &need);
         if (slice_remember(SLICE_ARRAY, (uint64_t)(uintptr_t)array, device, charged, context, SLICE_PLAIN) == 0) {
                 slice_truth_tick();
                 return CUDA_SUCCESS;
@@ -106,7 +117,10 @@ static CUresult slice_cuArrayCreate_v2(CUarray *array, const CUDA_ARRAY_DESCRIPT
         int device = slice_current_device(&context);
         if (!context || !array || !desc)
                 return slice_real()->cuArrayCreate_v2(array, desc);
-        uint64_t taken = bound(desc->Width, desc->Height, 0, element_bytes(desc->Format, desc->NumChannels));
+        CUDA_ARRAY3D_DESCRIPTOR full = {
+                .Width = desc->Width, .Height = desc->Height, .Format = desc->Format, .NumChannels = desc->NumChannels,
+        };
+        uint64_t taken = needed(&full, 0);
         if (slice_take(device, taken, "cuArrayCreate_v2") < 0)
                 return CUDA_ERROR_OUT_OF_MEMORY;
         CUresult result = slice_real()->cuArrayCreate_v2(array, desc);
@@ -125,7 +139,7 @@ static CUresult slice_cuArray3DCreate_v2(CUarray *array, const CUDA_ARRAY3D_DESC
         int device = slice_current_device(&context);
         if (!context || !array || !desc || !takes_memory(desc->Flags))
                 return slice_real()->cuArray3DCreate_v2(array, desc);
-        uint64_t taken = bound(desc->Width, desc->Height, desc->Depth, element_bytes(desc->Format, desc->NumChannels));
+        uint64_t taken = needed(desc, 0);
         if (slice_take(device, taken, "cuArray3DCreate_v2") < 0)
                 return CUDA_ERROR_OUT_OF_MEMORY;
         CUresult result = slice_real()->cuArray3DCreate_v2(array, desc);
@@ -157,16 +171,14 @@ DESTROY(cuMipmappedArrayDestroy, CUmipmappedArray, SLICE_MIPMAP)
 
 static CUresult slice_cuMipmappedArrayCreate(CUmipmappedArray *mipmap, const CUDA_ARRAY3D_DESCRIPTOR *desc, unsigned int levels)
 {
-        CUDA_ARRAY_MEMORY_REQUIREMENTS need;
         CUcontext context;
-        CUdevice ordinal;
 
         if (!slice_ready())
                 return SLICE_WITHOUT_LIMITS(cuMipmappedArrayCreate, (mipmap, desc, levels));
         int device = slice_current_device(&context);
         if (!context || !mipmap || !desc || !takes_memory(desc->Flags))
                 return slice_real()->cuMipmappedArrayCreate(mipmap, desc, levels);
-        uint64_t taken = mipmap_bound(desc, levels);
+        uint64_t taken = needed(desc, levels ? levels : 1);
         if (slice_take(device, taken, "cuMipmappedArrayCreate") < 0)
                 return CUDA_ERROR_OUT_OF_MEMORY;
         CUresult result = slice_real()->cuMipmappedArrayCreate(mipmap, desc, levels);
@@ -174,10 +186,6 @@ static CUresult slice_cuMipmappedArrayCreate(CUmipmappedArray *mipmap, const CUD
                 slice_refund((unsigned)device, taken);
                 return result;
         }
-        CUresult asked = slice_real()->cuCtxGetDevice(&ordinal);
-        if (asked == CUDA_SUCCESS)
-                asked = slice_real()->cuMipmappedArrayGetMemoryRequirements(&need, *mipmap, ordinal);
-        taken = corrected(device, taken, asked, &need);
         if (slice_remember(SLICE_MIPMAP, (uint64_t)(uintptr_t)*mipmap, device, taken, context, SLICE_PLAIN) == 0)
                 return CUDA_SUCCESS;
         slice_real()->cuMipmappedArrayDestroy(*mipmap);

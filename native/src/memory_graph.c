@@ -11,7 +11,7 @@
 #include "state.h"
 
 #define DEEPEST 8                    /* graphs in graphs */
-#define CHUNK (UINT64_C(32) << 20)
+#define PAGE (UINT64_C(2) << 20)
 
 static uint64_t key_of(CUgraphExec exec)
 {
@@ -35,7 +35,7 @@ static uint64_t memory_of_node(CUgraphNode node, int depth, CUdevice *ret_ordina
             params.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
                 return 0;
         *ret_ordinal = params.poolProps.location.id;
-        return slice_taken(params.bytesize);
+        return params.bytesize > SLICE_UNLIMITED ? params.bytesize : (params.bytesize + PAGE - 1) / PAGE * PAGE;
 }
 
 /* Sum of the allocation nodes. The list of nodes is ours for a moment: not from the program's malloc. */
@@ -116,7 +116,7 @@ static uint64_t need(const struct slice_block *block)
             reads(block->device, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &used) && reserved > used)
                 left = reserved - used;
         pthread_mutex_unlock(&slice_state.pools);
-        return block->bytes > left ? (block->bytes - left + CHUNK - 1) / CHUNK * CHUNK : 0;
+        return block->bytes > left ? block->bytes - left : 0;
 }
 
 int slice_graph_memory_begin(CUgraphExec exec, struct slice_graph_memory *ret, const char *api)

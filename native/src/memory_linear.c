@@ -100,53 +100,32 @@ static CUresult slice_cuMemFree_v2(CUdeviceptr dptr)
         return result;
 }
 
-/* What a program may plan with: its slice. Under oversubscription with a soft limit, that one, and what is managed counts. */
-static void visible(unsigned device, uint64_t *ret_used, uint64_t *ret_limit)
-{
-        const struct slice_settings *settings = slice_settings_now();
-        uint64_t soft = settings->oversubscribe ? settings->device[device].soft_bytes : 0;
-
-        *ret_used = slice_used(device);
-        *ret_limit = slice_limit(device);
-        if (soft > *ret_limit) {
-                *ret_limit = soft;
-                *ret_used += slice_managed(device);
-        }
-}
-
-/* Never more than the card really has free, since others share it; managed memory does not need it free. */
+/* What a program may plan with: its slice, and never more than the card really has free, since others share it. */
 static CUresult slice_cuMemGetInfo_v2(size_t *free, size_t *total)
 {
-        uint64_t used, limit;
-
         if (!slice_ready())
                 return SLICE_WITHOUT_LIMITS(cuMemGetInfo_v2, (free, total));
         CUresult result = slice_real()->cuMemGetInfo_v2(free, total);
         int device = result == CUDA_SUCCESS ? slice_current_device(NULL) : -1;
         if (device < 0 || !free || !total)
                 return result;
-        visible((unsigned)device, &used, &limit);
+        uint64_t limit = slice_limit((unsigned)device), used = slice_used((unsigned)device);
         uint64_t left = used < limit ? limit - used : 0;
         if (limit < *total)
                 *total = limit;
-        if (left < *free || limit > slice_limit((unsigned)device))
+        if (left < *free)
                 *free = left;
         return result;
 }
 
 static CUresult slice_cuDeviceTotalMem_v2(size_t *bytes, CUdevice ordinal)
 {
-        uint64_t used, limit;
-
         if (!slice_ready())
                 return SLICE_WITHOUT_LIMITS(cuDeviceTotalMem_v2, (bytes, ordinal));
         CUresult result = slice_real()->cuDeviceTotalMem_v2(bytes, ordinal);
         int device = result == CUDA_SUCCESS ? slice_device_of(ordinal) : -1;
-        if (device < 0 || !bytes)
-                return result;
-        visible((unsigned)device, &used, &limit);
-        if (limit < *bytes)
-                *bytes = limit;
+        if (device >= 0 && bytes && slice_limit((unsigned)device) < *bytes)
+                *bytes = slice_limit((unsigned)device);
         return result;
 }
 

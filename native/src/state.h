@@ -51,6 +51,8 @@ struct slice_state {
         struct slice_nvml nvml;
         struct slice_settings settings;   /* as read when the mode left UNKNOWN; live limits: account.h */
 
+        _Atomic(void *) c_library;   /* dlsym.c: a handle, for messages */
+
         /* driver.c: the objects that are the driver, and whether their functions are looked up (enum there). Acquire and
          * release, since who sees them goes on to read what was written before. */
         _Atomic(struct link_map *) object[SLICE_LIBRARIES];
