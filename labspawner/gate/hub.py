@@ -41,7 +41,7 @@ PACES = {
     STARTING: Pace(20, together=2),
     WATCHING: Pace(20, together=4),
     READY: Pace(2),
-    BEGIN: Pace(1, together=4, pause=4),
+    BEGIN: Pace(0.5, together=4, pause=4),
 }
 """A request is answered before a start goes on: who asked sees at once that it was heard. Four starts share a commit,
 which is half of what one alone costs; who asks for little shares a turn, so that the loop does not turn for each."""

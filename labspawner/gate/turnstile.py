@@ -16,7 +16,8 @@ class Pace:
 
     weight: its share of the turns while several kinds wait. together: how many share a turn, where one alone costs
     nearly as much. pause: turns of the loop without this kind behind each of its own: an answer to somebody else takes
-    five or six of them, from the connection to the last byte, and must not meet a heavy piece in every one.
+    five or six of them, from the connection to the last byte, and must not meet a heavy piece in every one. Until its
+    share is due, behind each turn of another kind as well: who was just answered often asks again.
     """
 
     weight: float
@@ -138,6 +139,9 @@ class Turnstile:
             self._now = line.pass_
             line.pass_ += 1 / line.pace.weight
             line.pausing = line.pace.pause
+            for other in self._lines.values():
+                if other.pass_ > self._now:
+                    other.pausing = max(other.pausing, other.pace.pause)
         for one in through:
             one.through.set_result(None)
         return bool(through)

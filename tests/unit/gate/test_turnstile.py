@@ -170,3 +170,25 @@ async def test_in_the_turns_without_a_heavy_piece_others_go_on():
     came = await in_order(turnstile, ["heavy"] * 2 + ["light"] * 4)
 
     assert came.index(1) - came.index(0) >= 3
+
+
+async def test_a_heavy_piece_waits_a_little_for_who_asks_again_and_not_for_ever():
+    turnstile, came, stop = Turnstile({"heavy": Pace(1, pause=3), "light": Pace(10)}), [], asyncio.Event()
+
+    async def asking() -> None:
+        while not stop.is_set():
+            await turnstile.turn("light")
+            came.append("light")
+            await asyncio.sleep(0)
+
+    async def one() -> None:
+        await turnstile.turn("heavy")
+        came.append("heavy")
+
+    again = asyncio.create_task(asking())
+    await asyncio.gather(*(one() for _ in range(3)))
+    stop.set()
+    await again
+
+    heavy = [place for place, kind in enumerate(came) if kind == "heavy"]
+    assert [later - earlier for earlier, later in itertools.pairwise(heavy)] == [pytest.approx(11, abs=4)] * 2
