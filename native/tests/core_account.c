@@ -1,9 +1,10 @@
 /* One process of a slice, told what to do line by line: core_account <mount folder>, the rest in the environment.
  *
  * Each command is answered with one line, so that a test decides in which order several processes do things:
- *   start | watch               0 or -errno (settings are found again each time)
+ *   start | watch               0 or -errno (settings are found each time)
  *   charge D BYTES              0 or -errno
- *   refund D BYTES, physical D BYTES, own-physical D BYTES, refuse D BYTES API, launch D, gpu-time D NS    ok
+ *   refund D BYTES, physical D BYTES, own-physical D BYTES, refuse D BYTES API, launch D, gpu-time D NS,
+ *   managed D BYTES             ok
  *   used D | limit D | here D   bytes
  *   tidy                        0 or 1, as soon as it is due again
  *   processes D                 slot:own:pid:pid_there:bytes:comm ...
@@ -13,14 +14,20 @@
  *                               "parent <status>"
  *   raw-fork                    the same by the bare system call, past all handlers of the C library
  *   exec                        becomes a new program, which answers "ready"
- *   descriptors                 open descriptors above 2
+ *   spawn                       starts "sleep" by posix_spawn, answers its pid
+ *   crowd N                     N children that join and charge a byte each, until we end: how many could
+ *   descriptors                 open descriptors above 2, with their files
+ *   close-all                   closes them, as daemons do
  *   end                         ends this process
  */
 #include <dirent.h>
 #include <inttypes.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -69,15 +76,57 @@ static void print_offender(unsigned device)
         printf("\n");
 }
 
-static int descriptors(void)
+static void print_descriptors(void)
 {
         DIR *folder = opendir("/proc/self/fd");
-        int count = 0;
 
-        for (struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder))
-                count += entry->d_name[0] != '.' && atoi(entry->d_name) > 2 && atoi(entry->d_name) != dirfd(folder);
+        for (struct dirent *entry = readdir(folder); entry != NULL; entry = readdir(folder)) {
+                char file[256] = {0};
+
+                if (entry->d_name[0] != '.' && atoi(entry->d_name) > 2 && atoi(entry->d_name) != dirfd(folder) &&
+                    readlinkat(dirfd(folder), entry->d_name, file, sizeof(file) - 1) > 0)
+                        printf("%s ", file);
+        }
         closedir(folder);
-        return count;
+        printf("\n");
+}
+
+static void spawn(void)
+{
+        char *arguments[] = {"sleep", "1000", NULL};
+        pid_t child = -1;
+
+        posix_spawnp(&child, "sleep", NULL, NULL, arguments, environ);
+        printf("%d\n", (int)child);
+}
+
+/* A child of the crowd: says whether it has a place, and stays until its parent is gone. */
+static void be_one_of_many(int answer)
+{
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        char charged = slice_charge(0, 1) == 0;
+        if (write(answer, &charged, 1) != 1)
+                _exit(1);
+        for (;;)
+                pause();
+}
+
+static void crowd(uint64_t many)
+{
+        int answer[2], joined = 0;
+        char charged;
+
+        if (pipe(answer) < 0)
+                return;
+        for (uint64_t i = 0; i < many; i++) {
+                if (fork() == 0)
+                        be_one_of_many(answer[1]);
+                if (read(answer[0], &charged, 1) == 1)
+                        joined += charged;
+        }
+        close(answer[0]);
+        close(answer[1]);
+        printf("%d\n", joined);
 }
 
 static void fork_and_wait(pid_t child)
@@ -131,8 +180,10 @@ static bool tell(const char *verb, unsigned device, uint64_t bytes)
                 print_offender(device);
         else if (strcmp(verb, "slot") == 0)
                 printf("%d\n", atomic_load(&slice_here->joined) ? (int)atomic_load(&slice_here->slot) : -1);
+        else if (strcmp(verb, "crowd") == 0)
+                crowd(device);
         else if (strcmp(verb, "descriptors") == 0)
-                printf("%d\n", descriptors());
+                print_descriptors();
         else
                 return false;
         return true;
@@ -151,6 +202,12 @@ static void live(const char *verb, char **argv)
                 fork_and_wait((pid_t)syscall(SYS_clone, 17 /* SIGCHLD */, 0, 0, 0, 0));
         } else if (strcmp(verb, "exec") == 0) {
                 execv("/proc/self/exe", argv);
+        } else if (strcmp(verb, "spawn") == 0) {
+                spawn();
+        } else if (strcmp(verb, "close-all") == 0) {
+                for (int i = 3; i < 1024; i++)
+                        close(i);
+                printf("ok\n");
         } else if (strcmp(verb, "end") == 0) {
                 exit(0);
         } else {

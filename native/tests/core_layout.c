@@ -6,7 +6,7 @@
 #define FIELD(type, field) printf("%s\"" #field "\": [%zu, %zu]", first++ ? ", " : "", \
                                   offsetof(struct type, field), sizeof(((struct type *)0)->field))
 #define BEGIN(type) do { int first = 0; printf("\"" #type "\": {")
-#define END(type) printf("%s\"size\": %zu}", first ? ", " : "", sizeof(struct type)); } while (0)
+#define END(type) printf("%s\"sizeof\": %zu}", first ? ", " : "", sizeof(struct type)); } while (0)
 
 static void header(void)
 {
