@@ -40,15 +40,15 @@ bool slice_is_limited(void)
         return mode != SLICE_PASS;
 }
 
-/* Settings, and with `join` a slot in the region. A region that refused us now (all slots taken) may have room later, so
- * only what cannot change is remembered in `ret_mode`. */
-static enum slice_mode start(_Atomic(int) *ret_mode)
+/* Settings, and the region: CUDA takes a slot in it, NVML only looks. A region that refused us now (all slots taken) may have
+ * room later, so only what cannot change is remembered in `ret_mode`. */
+static enum slice_mode start(_Atomic(int) *ret_mode, int (*account)(const struct slice_settings *))
 {
         pthread_mutex_lock(&slice_state.starting);
         enum slice_mode mode = settings_mode();
         bool final = true;
 
-        if (mode == SLICE_ACTIVE && slice_account_start(&slice_state.settings) < 0) {
+        if (mode == SLICE_ACTIVE && account(&slice_state.settings) < 0) {
                 mode = SLICE_REFUSED;
                 final = false;
         }
@@ -60,12 +60,12 @@ static enum slice_mode start(_Atomic(int) *ret_mode)
 
 enum slice_mode slice_start(void)
 {
-        return slice_driver_bind() < 0 ? SLICE_UNKNOWN : start(&slice_state.cuda_mode);
+        return slice_driver_bind() < 0 ? SLICE_UNKNOWN : start(&slice_state.cuda_mode, slice_account_start);
 }
 
 enum slice_mode slice_start_nvml(void)
 {
-        return slice_driver_bind_nvml(false) < 0 ? SLICE_UNKNOWN : start(&slice_state.nvml_mode);
+        return slice_driver_bind_nvml(false) < 0 ? SLICE_UNKNOWN : start(&slice_state.nvml_mode, slice_account_watch);
 }
 
 void slice_state_after_fork(void)
