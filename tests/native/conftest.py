@@ -46,6 +46,10 @@ class NativeBuild:
         """A test program of native/tests."""
         return self.folder / "tests" / name
 
+    def sibling(self, name: str, *options: str, compiler: str, targets: tuple[str, ...]) -> NativeBuild:
+        """Another build, of some targets only: for another processor."""
+        return _build(name, *options, compiler=compiler, targets=targets)
+
     def bench(self, name: str) -> Path:
         """A program of native/bench."""
         return self.folder / "bench" / name
@@ -63,7 +67,7 @@ def _run(*command: str) -> None:
         pytest.fail(f"{' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}", pytrace=False)
 
 
-def _build(name: str, *options: str, compiler: str = "cc") -> NativeBuild:
+def _build(name: str, *options: str, compiler: str = "cc", targets: tuple[str, ...] = ()) -> NativeBuild:
     cmake = _tool("cmake")
     if cmake is None:
         pytest.skip("no cmake here: `apt install cmake`, or the one of PyPI")
@@ -80,7 +84,8 @@ def _build(name: str, *options: str, compiler: str = "cc") -> NativeBuild:
             generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
             _run(cmake, "-S", str(SOURCES), "-B", str(folder), *generator, "-DLABSPAWNER_TESTS=ON",
                  f"-DCMAKE_C_COMPILER={compiler}", *options)  # fmt: skip
-        _run(cmake, "--build", str(folder), "--parallel", "2")
+        wanted = ["--target", *targets] if targets else []
+        _run(cmake, "--build", str(folder), "--parallel", "2", *wanted)
     return NativeBuild(folder=folder)
 
 
