@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -169,12 +170,16 @@ class PretendCard:
 
     def shares(self, slices: Sequence[Slice], *, settle_s: float, windows: int, window_s: float = 1.0) -> Shares:
         """What part of the card's time each slice had in each window, once `settle_s` seconds have passed."""
+        return self.parts({made.name: made.pids for made in slices}, settle_s, windows, window_s)
+
+    def parts(self, of: Mapping[str, Sequence[int]], settle_s: float, windows: int, window_s: float = 1.0) -> Shares:
+        """The same for groups of processes by name."""
         time.sleep(settle_s)
         looks = [self.look()]
         for _ in range(windows):
             time.sleep(window_s)
             looks.append(self.look())
-        return Shares({made.name: list(_parts(looks, made.pids)) for made in slices})
+        return Shares({name: list(_parts(looks, pids)) for name, pids in of.items()})
 
     def _stubctl(self, *words: str) -> str:
         command = [self.tools.program("stubctl"), *words]
@@ -202,7 +207,7 @@ class Shares:
 
 
 def _parts(looks: Sequence[Look], pids: Sequence[int]) -> Iterator[float]:
-    for before, after in zip(looks, looks[1:], strict=False):
+    for before, after in itertools.pairwise(looks):
         used = sum(after.busy_ns.get(pid, 0) - before.busy_ns.get(pid, 0) for pid in pids)
         yield used / (after.at_ns - before.at_ns)
 

@@ -2,6 +2,7 @@
  * What single calls cost, as the program that makes them sees it. Prints nanoseconds per call: the lowest of several rounds.
  *
  *   gpu_cost launch | query | nvml | init | exec | alloc <live blocks>
+ *   gpu_cost hold                    say "ready", and hold a block of memory until it is killed
  */
 #include <dlfcn.h>
 #include <spawn.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "driver.h"
 
@@ -112,6 +114,13 @@ static double cost_of(const char *what, int live)
                 return cost_of_init();
         bench_context();
         kernel = bench_kernel(0);
+        if (strcmp(what, "hold") == 0) {
+                CUdeviceptr address;
+                bench_must(bench_cuMemAlloc_v2(&address, 4096), "cuMemAlloc");
+                printf("ready\n");
+                fflush(stdout);
+                pause();
+        }
         if (strcmp(what, "launch") == 0)
                 return measure(launch, 100000);
         if (strcmp(what, "query") == 0)

@@ -90,6 +90,8 @@ static void wait_turn(struct slice_lane *lane, CUcontext context, uint32_t epoch
                                 catch_up(home);
                                 if (lane->out < out)
                                         progress_ns = now_ns;
+                                if (now_ns - progress_ns > STALL_NS)
+                                        lane->stalled = true;
                                 full = slice_lane_is_full(lane);
                         }
                         leave(&relaxed);
@@ -97,8 +99,8 @@ static void wait_turn(struct slice_lane *lane, CUcontext context, uint32_t epoch
                 }
                 if (full)
                         slice_device_want(device, now_ns);
-                if (full && now_ns - progress_ns > STALL_NS)
-                        full = false;
+                if (now_ns - progress_ns > 2 * STALL_NS)
+                        full = false;    /* nobody let us in for so long, either */
                 if (wait == 0 && !full)
                         return;
                 if (full && (wait == 0 || wait > LOOK_NS))

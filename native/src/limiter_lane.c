@@ -166,7 +166,7 @@ static int64_t expected_cost(const struct slice_lane *lane, bool alone, unsigned
 
 bool slice_lane_is_full(const struct slice_lane *lane)
 {
-        if (lane->out < SLICE_OUT_MOST || lane->home->broken)
+        if (lane->out < SLICE_OUT_MOST || lane->home->broken || lane->stalled)
                 return false;
         return !slice_device_is_ours_alone(lane->device) || lane->out_ns >= SLICE_OUT_ALONE_NS ||
                lane->home->out_count >= SLICE_BATCHES / 2;
@@ -347,6 +347,7 @@ static void settle(struct slice_context *context, struct slice_batch *batch, uin
 
         lane->out--;
         lane->out_ns -= batch->reserved_ns;
+        lane->stalled = false;
         if (slice_real()->cuEventElapsedTime(&elapsed_ms, batch->start, batch->end) != CUDA_SUCCESS || elapsed_ms < 0) {
                 slice_device_charge_estimate(context->device, batch->reserved_ns);
                 give_event(context, batch->start);

@@ -78,6 +78,7 @@ struct slice_lane {
         unsigned target;                         /* launches that the next batch is to take */
         unsigned out;                            /* its batches that are out, */
         int64_t out_ns;                          /* and what was reserved for them */
+        bool stalled;                            /* they make no progress: the stream waits for the program */
         double each_ns;                          /* what a launch cost lately */
         double alone_ns;                         /* what a graph or cooperative launch cost lately */
         struct slice_cost each_cost, alone_cost;
