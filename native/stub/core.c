@@ -68,7 +68,8 @@ CUresult impl_cuInit(unsigned int flags)
                 return r == -EMFILE ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_OPERATING_SYSTEM;
         if (!atomic_exchange(&registered, 1))
                 pthread_atfork(NULL, NULL, in_child);
-        if (stub_device_count() == 0)
+        stub_visible_read();
+        if (stub_visible_count() == 0)
                 return CUDA_ERROR_NO_DEVICE;
         atomic_store(&stub_closed, 0);
         return CUDA_SUCCESS;
@@ -101,25 +102,11 @@ CUresult stub_result(int r)
         return r == -ENOMEM ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_DEVICE_UNAVAILABLE;
 }
 
-int stub_ordinal(CUdevice device)
-{
-        return device < 0 ? -1 : stub_device_at((uint32_t)device);
-}
-
-CUdevice stub_ordinal_of(uint32_t device)
-{
-        CUdevice n = 0;
-
-        for (uint32_t i = 0; i < device; i++)
-                n += atomic_load(&stub_state->device[i].present) != 0;
-        return n;
-}
-
 CUresult impl_cuDeviceGetCount(int *count)
 {
         if (!count)
                 return CUDA_ERROR_INVALID_VALUE;
-        *count = (int)stub_device_count();
+        *count = (int)stub_visible_count();
         return CUDA_SUCCESS;
 }
 

@@ -129,6 +129,9 @@ extern _Thread_local struct stub_thread stub_thread;
 CUcontext stub_current(void);
 /* The stream that a handle means in this call, NULL: no such stream. */
 struct CUstream_st *stub_stream(CUstream handle);
+/* What CUDA_VISIBLE_DEVICES says: read at cuInit. */
+void stub_visible_read(void);
+uint32_t stub_visible_count(void);
 /* Card of an ordinal, -1: there is none. */
 int stub_ordinal(CUdevice device);
 CUdevice stub_ordinal_of(uint32_t device);
