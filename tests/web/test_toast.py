@@ -27,7 +27,7 @@ new MutationObserver(() => document.querySelectorAll(".Toastify__toast").forEach
   if (!window.keptToasts.includes(toast.textContent)) window.keptToasts.push(toast.textContent);
 })).observe(document, {childList: true, subtree: true, characterData: true});
 """
-LONG_MS = 240_000
+LONG_MS = 400_000
 MARKS_S = (600.0, 120.0)
 
 

@@ -183,7 +183,7 @@ def lease(store: Store) -> Callable[..., Awaitable[Lease]]:
 
 @pytest.fixture
 async def client(hub: FakeHub) -> AsyncIterator[Hub]:
-    client = Hub(hub.api_url, TOKEN, connections=20, timeout_s=5)
+    client = Hub(hub.api_url, TOKEN, connections=20, timeout_s=120)
     yield client
     client.close()
 

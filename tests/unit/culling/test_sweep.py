@@ -380,7 +380,7 @@ async def test_a_token_without_its_role_is_told_what_is_missing(hub, client):
 
 async def test_the_token_never_leaves_for_another_host_and_is_never_in_a_message(hub, caplog):
     caplog.set_level(logging.DEBUG)
-    client = Hub(hub.api_url, "a-wrong-secret", timeout_s=5)
+    client = Hub(hub.api_url, "a-wrong-secret", timeout_s=120)
 
     with pytest.raises(HubUnavailable) as caught:
         await client.active_servers()
