@@ -176,6 +176,17 @@ static bool same_cards(const struct slice_settings *a, const struct slice_settin
         return true;
 }
 
+/* Nothing to publish then: what was published is never freed, and a file may be replaced by its like for ever. */
+static bool same_limits(const struct slice_settings *a, const struct slice_settings *b)
+{
+        for (int i = 0; i < a->device_count; i++)
+                if (a->device[i].hard_bytes != b->device[i].hard_bytes || a->device[i].soft_bytes != b->device[i].soft_bytes ||
+                    a->device[i].cores_pct != b->device[i].cores_pct || a->device[i].weight != b->device[i].weight)
+                        return false;
+        return a->policy == b->policy && a->priority == b->priority && a->oversubscribe == b->oversubscribe &&
+               a->oom_killer == b->oom_killer && strcmp(a->slice, b->slice) == 0 && strcmp(a->node_path, b->node_path) == 0;
+}
+
 /* Which file stands there now. False: none, or the same as before. */
 static bool replaced(const char *path)
 {
@@ -208,7 +219,7 @@ static void reload(const struct slice_settings *old)
                           old->limits_path);
                 return;
         }
-        if (memcmp(old, &new, sizeof(new)) == 0 || slice_settings_publish(&new) == 0)
+        if (same_limits(old, &new) || slice_settings_publish(&new) == 0)
                 apply_limits(&new);
 }
 

@@ -20,7 +20,7 @@ void slice_show(const char *text, size_t length, char *ret, size_t room)
         size_t shown = length < room ? length : room - 1;
 
         for (size_t i = 0; i < shown; i++)
-                ret[i] = text[i] >= ' ' && text[i] <= '~' ? text[i] : '?';
+                ret[i] = (char)(text[i] >= ' ' && text[i] <= '~' ? text[i] : '?');
         ret[shown] = '\0';
         if (shown < length && room > 4)
                 memcpy(ret + room - 4, "...", 4);

@@ -132,7 +132,7 @@ static int device_line(struct reader *in, struct slice_settings *set)
                 "\"device <uuid> memory=<bytes> soft=<bytes> cores=<1..100> weight=<1..10000>\", whole numbers";
         const char *at = in->text + strlen("device ");
         size_t length = strcspn(at, " ");
-        uint64_t hard, soft, cores, weight;
+        uint64_t hard = 0, soft = 0, cores = 0, weight = 0;
 
         if (set->device_count == SLICE_MAX_DEVICES)
                 return refuse(in, "no more than 16 devices");
@@ -196,7 +196,7 @@ int slice_limits_parse(const char *name, const char *text, size_t length, struct
 {
         struct reader in = {.name = name, .at = text, .end = text + length, .fault = fault};
         struct slice_settings set = {.log_level = 1};
-        int oversubscribe, killer;
+        int oversubscribe = 0, killer = 0;
 
         if (length > SLICE_LIMITS_MOST)
                 return slice_fault(fault, "%s is longer than %d bytes", name, SLICE_LIMITS_MOST);

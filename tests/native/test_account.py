@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -397,3 +398,25 @@ def test_a_limits_file_that_vanished_changes_nothing(invite, folder):
 
     assert guest.number("limit 0") == 6 * GIB
     assert guest.number(f"charge 0 {6 * GIB}") == NO_ROOM
+
+
+def test_who_asked_is_known_by_the_libraries_that_are_loaded(native, folder, tmp_path):
+    library = tmp_path / "torch" / "lib" / "libtorch_cuda.so"
+    library.parent.mkdir(parents=True)
+    shutil.copy(find_library("m"), library)
+
+    with guests(native.program("core_account")) as invite:
+        invite(folder, environment={"LD_PRELOAD": str(library)}).join().ask("refuse 0 5 cuMemAlloc_v2")
+
+    (note,) = region.read(folder.region).refusals
+    assert note.who == "PyTorch"
+
+
+def find_library(name: str) -> Path:
+    """Where a library that this process can load lies."""
+    import ctypes
+    import ctypes.util
+
+    ctypes.CDLL(ctypes.util.find_library(name))
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return next(Path(line.split()[-1]) for line in lines if f"/lib{name}." in line)
