@@ -47,7 +47,7 @@ def _here(program: str) -> dict[str, Any]:
         assert spec.loader is not None
         module: Any = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        found: dict[str, Any] = module.test(quick=True).to_json()
+        found: dict[str, Any] = module.examine(quick=True).to_json()
     except Exception as exc:  # whatever goes wrong, somebody waits for the verdict
         return _unknown(exc)
     return found

@@ -10,12 +10,12 @@ from logging import getLogger
 from pathlib import Path
 from threading import Lock
 
-from labspawner.errors import LabError
+from labspawner.errors import LabError, ProviderUnavailable
 from labspawner.gpu.cards import Inventory, events
 from labspawner.gpu.nvml import Nvml
 from labspawner.gpu.pretend import Pretended, find_driver
 from labspawner.providers.local.slices.options import GpuSettings
-from labspawner.sentences import Sentence
+from labspawner.sentences import Sentence, plain
 
 log = getLogger(__name__)
 
@@ -26,13 +26,20 @@ _TRY_AGAIN_S = 60.0
 class Cards:
     """Looks at the cards now and then, and remembers.
 
-    state: the file that plays the memory of pretended cards, where there are any. open_nvml: as `Nvml.open`.
+    state: the file that plays the memory of pretended cards, where there are any; make_room: makes its folder.
+    open_nvml: as `Nvml.open`.
     """
 
     def __init__(
-        self, settings: GpuSettings, *, state: Path, open_nvml: Callable[[Path | None], Nvml] = Nvml.open
+        self,
+        settings: GpuSettings,
+        *,
+        state: Path,
+        make_room: Callable[[], None],
+        open_nvml: Callable[[Path | None], Nvml] = Nvml.open,
     ) -> None:
         self._settings, self._state, self._open_nvml = settings, state, open_nvml
+        self._make_room = make_room
         self._lock = Lock()
         self._nvml: Nvml | None = None
         self._last, self._looked_at = Inventory(), float("-inf")
@@ -68,6 +75,9 @@ class Cards:
             except LabError as exc:
                 self._say_missing(exc)
                 found = Inventory()
+            except OSError as exc:
+                self._say_missing(ProviderUnavailable(plain(str(exc))))
+                found = Inventory()
             else:
                 self.missing = None
             for event in events(self._last, found):
@@ -89,6 +99,7 @@ class Cards:
         if self._nvml is None:
             library = None
             if self._settings.pretend is not None:
+                self._make_room()
                 self.pretended = pretended = Pretended(
                     folder=find_driver(), state=self._state, cards=self._settings.pretend
                 )

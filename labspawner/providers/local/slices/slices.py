@@ -59,7 +59,7 @@ class Slices:
         self.settings = settings
         self._run_dirs, self._in_thread = run_dirs, host.in_thread
         self._provider, self._preload = provider, preload
-        self.cards = Cards(settings, state=run_dirs.base / _STATE, open_nvml=open_nvml)
+        self.cards = Cards(settings, state=run_dirs.base / _STATE, make_room=run_dirs.make_base, open_nvml=open_nvml)
         self.watch = Watch(self, host, hub_id=hub_id)
         self._promised: dict[LeaseId, HeldSlice] = {}
         self._made: set[LeaseId] = set()
@@ -80,8 +80,6 @@ class Slices:
 
     async def _look(self) -> tuple[Inventory, dict[LeaseId, HeldSlice]]:
         made = set(self._made)
-        if self.cards.pretended is not None or self.settings.pretend is not None:
-            await self._in_thread(self._run_dirs.make_base)
         inventory, on_disk = await self._in_thread(lambda: (self.cards.look(), self.on_disk()))
         for lease_id in made - on_disk.keys():  # another process freed them
             self.forget(lease_id)

@@ -8,6 +8,7 @@ from logging import getLogger
 from labspawner.gpu import region, words
 from labspawner.gpu.folder import SliceFolder
 from labspawner.gpu.limits import MAX_MEMORY_BYTES, BadLimits
+from labspawner.gpu.selftest import COMMAND
 from labspawner.model import GpuRefusal, GpuUsage
 
 log = getLogger(__name__)
@@ -37,10 +38,11 @@ def usage_of(folder: SliceFolder, now: datetime | None = None) -> GpuUsage | Non
 
 
 def _refused(reading: region.Reading, limit_bytes: int, now: datetime) -> GpuRefusal | None:
-    """The last refusal, in words that state this slice's own limit."""
-    if not reading.refusals or not reading.refusal_count:
+    """The last refusal, in words that state this slice's own limit; those that a self-test wanted do not count."""
+    wanted = [refusal for refusal in reading.refusals if refusal.command != COMMAND]
+    if not wanted or not reading.refusal_count:
         return None
-    last = reading.refusals[-1]
+    last = wanted[-1]
     if last.limit_bytes != limit_bytes and not 0 < last.limit_bytes <= MAX_MEMORY_BYTES:
         return None
     return GpuRefusal(

@@ -77,6 +77,17 @@ def test_the_last_refusal_is_told_in_words_with_hints(folder: SliceFolder) -> No
     assert any("empty_cache" in hint for hint in usage.refused.hints)
 
 
+def test_what_the_self_test_was_refused_is_no_news(folder: SliceFolder) -> None:
+    refuse(folder, 1)
+    refuse(folder, 2, comm=b"slice-selftest", who=b"")
+
+    usage = usage_of(folder)
+
+    assert usage is not None
+    assert usage.refused is not None
+    assert "PyTorch" in usage.refused.words
+
+
 def test_gpu_time_and_last_launch_are_read(folder: SliceFolder) -> None:
     at = datetime.now(timezone.utc) + timedelta(seconds=-1)
     poke(folder, DEVICES_AT + DeviceEntry.gpu_time_ns.offset, word(90 * 10**9))
