@@ -36,6 +36,9 @@ class Row:
     processes: int | None = None
     disk_bytes: int | None = None
     disk_limit_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    gpu_memory_limit_bytes: int | None = None
+    gpu_time_s: float | None = None
     verdict: str | None = None
     reason: Sentence | None = None
     ends_at: datetime | None = None
@@ -59,6 +62,9 @@ class Row:
             "processes": self.processes,
             "disk_bytes": self.disk_bytes,
             "disk_limit_bytes": self.disk_limit_bytes,
+            "gpu_memory_bytes": self.gpu_memory_bytes,
+            "gpu_memory_limit_bytes": self.gpu_memory_limit_bytes,
+            "gpu_time_s": None if self.gpu_time_s is None else round(self.gpu_time_s, 3),
             "verdict": self.verdict,
             "reason": None if self.reason is None else str(self.reason),
             "ends_at": _iso(self.ends_at),
@@ -69,6 +75,7 @@ SORTS: Mapping[str, Callable[[Row], tuple[object, ...]]] = {
     "memory": lambda row: (-(row.memory_bytes or 0),),
     "cpu": lambda row: (-(row.cores or 0.0),),
     "processes": lambda row: (-(row.processes or 0),),
+    "gpu": lambda row: (-(row.gpu_memory_bytes or 0),),
     "user": lambda row: (),
     "since": lambda row: (row.since,),
     "activity": lambda row: (row.last_activity or _EVER,),
@@ -89,6 +96,7 @@ def rows_of(
 
 def _row(lease: Lease, standing: Standing | None, use: Use | None) -> Row:
     usage = None if use is None else use.usage
+    gpu = None if usage is None else usage.gpu
     report = None if standing is None else standing.evidence.report
     ready = lease.phase is Phase.READY
     return Row(
@@ -108,6 +116,9 @@ def _row(lease: Lease, standing: Standing | None, use: Use | None) -> Row:
         processes=usage.processes if usage else None,
         disk_bytes=usage.disk_bytes if usage else None,
         disk_limit_bytes=usage.disk_limit_bytes if usage else None,
+        gpu_memory_bytes=gpu.memory_bytes if gpu else None,
+        gpu_memory_limit_bytes=gpu.memory_limit_bytes if gpu else None,
+        gpu_time_s=gpu.time_s if gpu else None,
         verdict=standing.verdict if standing and ready else None,
         reason=standing.reason if standing and ready else None,
         ends_at=standing.ends_at if standing and ready else None,

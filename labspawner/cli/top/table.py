@@ -19,7 +19,7 @@ _FULL, _EMPTY = "█", "░"
 _GAP = 2
 _UNKNOWN = "-"
 NOBODY = "No server is running. Students start one on the hub's page."
-KEYS = "q quit   m memory   c CPU   p processes   u user   s since   a activity   e end"
+KEYS = "q quit   m memory   g GPU   c CPU   p processes   u user   s since   a activity   e end"
 _STYLES = {"warn": "yellow", "cull": "bold red"}
 
 
@@ -68,9 +68,10 @@ def screen(
 
 
 def table(rows: Sequence[Row], *, width: int, now: datetime) -> Table:
-    """The columns that fit into `width`; the user and the memory always do."""
+    """The columns that fit into `width`; the user and the memory always do. No GPU where nobody has one."""
     shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), expand=False)
-    chosen = _that_fit(width)
+    sliced = any(row.gpu_memory_limit_bytes for row in rows)
+    chosen = _that_fit(width, [column for column in _COLUMNS if sliced or column.cell is not _gpu])
     for column in chosen:
         shown.add_column(
             column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis",
@@ -81,8 +82,8 @@ def table(rows: Sequence[Row], *, width: int, now: datetime) -> Table:
     return shown
 
 
-def _that_fit(width: int) -> list[_Column]:
-    chosen = list(_COLUMNS)
+def _that_fit(width: int, columns: Sequence[_Column]) -> list[_Column]:
+    chosen = list(columns)
     while len(chosen) > 2 and sum(column.width + _GAP for column in chosen) > width:
         chosen.remove(max(chosen, key=lambda column: column.rank))
     return chosen
@@ -108,6 +109,12 @@ def bar(share: float) -> Text:
     full = min(_BAR, max(0, round(_BAR * share)))
     style = "red" if share >= 0.9 else "yellow" if share >= 0.75 else "green"
     return Text(_FULL * full, style=style).append(_EMPTY * (_BAR - full), style="dim")
+
+
+def _gpu(row: Row, _now: datetime) -> Text:
+    if row.gpu_memory_bytes is None or not row.gpu_memory_limit_bytes:
+        return Text(_UNKNOWN)
+    return Text(f"{human_bytes(row.gpu_memory_bytes)} / {human_bytes(row.gpu_memory_limit_bytes)}")
 
 
 def _cpu(row: Row, _now: datetime) -> Text:
@@ -157,6 +164,7 @@ _COLUMNS = (
     _Column(title="since", width=6, rank=5, right=True, cell=lambda row, now: _ago(row.since, now)),
     _Column(title="active", width=6, rank=3, right=True, cell=lambda row, now: _ago(row.last_activity, now)),
     _Column(title="memory", width=26, rank=1, cell=_memory),
+    _Column(title="GPU memory", width=16, rank=2, cell=_gpu),
     _Column(title="CPU %", width=7, rank=2, right=True, cell=_cpu),
     _Column(title="procs", width=5, rank=7, right=True,
             cell=lambda row, _: Text(_UNKNOWN if row.processes is None else str(row.processes))),

@@ -14,7 +14,7 @@ from rich.console import Console
 from labspawner.cli.top.rows import SORTS, Row, rows_of
 from labspawner.cli.top.table import NOBODY, screen, summary
 from labspawner.lifecycle.usages import Use
-from labspawner.model import Activity, Evidence, Handle, Phase, Usage
+from labspawner.model import Activity, Evidence, GpuUsage, Handle, Phase, Usage
 from labspawner.sentences import Sentence
 from labspawner.store.evidence import Standing
 
@@ -202,3 +202,17 @@ def test_json_has_plain_numbers_and_instants():
     assert data["since"] == (NOW - timedelta(minutes=90)).isoformat()
     assert data["reason"] == "idle for 12 min"
     assert a_board((a_lease(), None, None))[0].to_json()["ends_at"] is None
+
+
+def test_a_slice_is_shown_where_anybody_has_one_and_no_column_where_nobody_has():
+    lease, standing, use = a_server("gina")
+    gpu = GpuUsage(memory_bytes=2 * GIB, memory_limit_bytes=6 * GIB, time_s=90.0)
+    sliced = (lease, standing, Use(replace(use.usage, gpu=gpu), 0.5))
+
+    both, none = printed(a_board(a_server("carl"), sliced)), printed(a_board(a_server("carl")))
+
+    assert "GPU memory" in both
+    assert "2 GiB / 6 GiB" in both
+    assert "GPU memory" not in none
+    assert a_board(a_server("carl"), sliced, sort="gpu")[0].user == "gina"
+    assert a_board(sliced)[0].to_json()["gpu_time_s"] == 90.0
