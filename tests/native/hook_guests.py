@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,14 @@ class Slice:
         )
         card: dict[str, Any] = json.loads(done.stdout)["devices"][device]
         return card
+
+    def resize(self, memory_bytes: int) -> None:
+        """Give the running slice another limit on all its cards."""
+        limits = self.folder.read()
+        devices = tuple(
+            replace(device, memory_bytes=memory_bytes, soft_bytes=memory_bytes) for device in limits.devices
+        )
+        self.folder.resize(replace(limits, devices=devices))
 
     def stubctl(self, *words: str) -> None:
         subprocess.run([self.native.stubctl, *words], env=self.bare, check=True, capture_output=True)
