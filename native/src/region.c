@@ -32,7 +32,7 @@ static int reserve(int descriptor, uint32_t device_count)
         do
                 bad = fallocate(descriptor, 0, 0, needed(device_count)) < 0 ? errno : 0;
         while (bad == EINTR);
-        return bad == EOPNOTSUPP ? 0 : -bad;
+        return bad == EOPNOTSUPP || bad == ENOSYS ? 0 : -bad;
 }
 
 static int write_header(int descriptor, uint32_t device_count)

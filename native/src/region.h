@@ -6,6 +6,10 @@
  * drops the lock when, and only when, the address space that could write those words is gone, whatever ended it and in
  * whatever PID namespace. Who can take the lock of a slot may clear what its dead owner left.
  *
+ * One gap: a child that another thread forks within the 40 us of a join inherits the descriptor; should it neither exec nor
+ * end, the slot of a parent that died stays taken until it does.
+ * Truncating the file while it is mapped kills its own slice (SIGBUS), and nobody else.
+ *
  * Layout: little endian, version 1, mirrored by labspawner/gpu/region.py; a test compares both, offset by offset.
  *   0      header, 4096 bytes
  *   4096   ring of SLICE_REFUSALS refusals, 128 bytes each
