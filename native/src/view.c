@@ -171,7 +171,8 @@ static nvmlReturn_t if_ours(nvmlReturn_t result, nvmlDevice_t found, nvmlDevice_
                 SLICE_VIEW_OR_RETURN(symbol, (name, device));                           \
                 if (!name || !device)                                                   \
                         return NVML_ERROR_INVALID_ARGUMENT;                             \
-                return if_ours(slice_real_nvml()->symbol(name, &found), found, device); \
+                nvmlReturn_t result = slice_real_nvml()->symbol(name, &found);          \
+                return if_ours(result, found, device);                                  \
         }                                                                               \
         SLICE_HOOK(symbol)
 
