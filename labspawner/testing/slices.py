@@ -81,6 +81,7 @@ class PretendCard:
 
     def __init__(self, tools: Tools, *, cards: str = "1x24564MiB") -> None:
         self.tools = tools
+        tools.program("stubctl")  # before anything is made
         self.folder = Path(tempfile.mkdtemp(prefix="labspawner-card-", dir=_shared_memory()))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(_NAMES)}
         self.environment |= {

@@ -106,6 +106,7 @@ static void wait_turn(struct slice_lane *lane, CUcontext context, uint32_t epoch
                 if (full && (wait == 0 || wait > LOOK_NS))
                         wait = LOOK_NS;
                 sleep_ns(wait);
+                slice_tidy();
                 now_ns = slice_now_ns();
         }
 }
@@ -142,6 +143,7 @@ static void begin_slow(struct slice_launch *ret, CUcontext context, CUstream str
         uint64_t now_ns = slice_now_ns();
 
         pthread_once(&once, register_fork);
+        slice_tidy();
         if (!enter(&relaxed))
                 return;
         lane = slice_lane_find(context, stream, thread);
@@ -180,6 +182,7 @@ static bool is_unlimited(void)
                         return false;
                 slice_note_launch((unsigned)device);
                 slice_stamp_launches();
+                slice_tidy();
         }
         slice_launch_free = FREE_LAUNCHES;
         return true;

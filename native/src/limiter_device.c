@@ -12,6 +12,7 @@
 #define LOOK_STEP_NS UINT64_C(1000000)           /* how old our picture of the others may be */
 #define RETRY_NS UINT64_C(1000000000)            /* a node file that could not be used is tried again so often */
 #define MOST_OTHERS 32
+#define BLIND 0.98
 #define PERCENT_PPM (SLICE_WHOLE / 100)
 
 struct device_state {
@@ -217,6 +218,9 @@ int64_t slice_device_charge(unsigned device, struct slice_cost *cost, unsigned l
         state->line.open_ns = 0;
         double elapsed = (double)slice_node_own_time(span, &state->line, NULL, 0, now_ns);
         double even = (double)slice_node_own_time(span, &state->line, state->others, state->other_count, now_ns);
+        /* Who cannot see the others reckons with them. */
+        if (!state->joined)
+                even = elapsed * BLIND;
         state->line.open_ns = open_ns;
         slice_node_add_span(&state->line, span);
         int64_t own = slice_bucket_settle(bucket, reserved_ns, (int64_t)slice_cost_of(cost, launches, elapsed, even));

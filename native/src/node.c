@@ -34,51 +34,36 @@ static int try_lock(int fd, off_t at, short type)
         return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
-/* An empty file becomes one with a header and its whole length; whoever is second finds it made. */
+/* An empty file gets its length, and any its header, which is always the same: damage there ends with the next process. */
 static int make_ready(int fd)
 {
         struct slice_node_header header = { .magic = SLICE_NODE_MAGIC, .version = 1, .line_count = SLICE_NODE_LINES,
                                             .line_bytes = sizeof(struct slice_node_line) };
-        int r = try_lock(fd, 0, F_WRLCK);
-
-        if (r < 0)
-                return r;
         struct stat status;
+
         if (fstat(fd, &status) < 0)
-                r = -errno;
-        else if (status.st_size == 0 && ftruncate(fd, offset_of(SLICE_NODE_LINES)) < 0)
-                r = -errno;
-        else if (status.st_size == 0 && pwrite(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header))
-                r = -EIO;
-        try_lock(fd, 0, F_UNLCK);
-        return r;
+                return -errno;
+        if (!S_ISREG(status.st_mode) || (status.st_size != 0 && status.st_size != offset_of(SLICE_NODE_LINES)))
+                return -EINVAL;
+        /* Two that do this at once write the same. */
+        if (status.st_size == 0 && ftruncate(fd, offset_of(SLICE_NODE_LINES)) < 0)
+                return -errno;
+        return pwrite(fd, &header, sizeof(header), 0) == (ssize_t)sizeof(header) ? 0 : -EIO;
 }
 
 int slice_node_open(struct slice_node *ret, const char *path)
 {
-        struct slice_node_header header;
-        struct stat status;
-        int r = -EINVAL;
         int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 
         if (fd < 0)
                 return -errno;
-        if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
-                goto out;
-        if (status.st_size == 0) {
-                r = make_ready(fd);
-                if (r < 0)
-                        goto out;
+        int r = make_ready(fd);
+        if (r < 0) {
+                close(fd);
+                return r;
         }
-        r = -EINVAL;
-        if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || header.magic != SLICE_NODE_MAGIC ||
-            header.version != 1 || header.line_count != SLICE_NODE_LINES || header.line_bytes != LINE_BYTES)
-                goto out;
-        *ret = (struct slice_node){ .fd = fd, .high = SLICE_NODE_LINES };      /* the first look is at all of it */
+        *ret = (struct slice_node){ .fd = fd, .high = SLICE_NODE_LINES };        /* the first look is at all of it */
         return 0;
-out:
-        close(fd);
-        return r;
 }
 
 void slice_node_close(struct slice_node *node)

@@ -12,7 +12,7 @@
  * of whoever dies. Who is at work is judged by the time in the line alone, which needs no lock.
  *
  * File: a header of 64 bytes, then SLICE_NODE_LINES lines of 256 bytes, little endian. An empty file is made ready by the first
- * process that opens it; any other header is left alone and the file not used. Times: CLOCK_MONOTONIC nanoseconds.
+ * process that opens it; a file of another size is left alone and not used. Times: CLOCK_MONOTONIC nanoseconds.
  *
  * Locks held: one thread of a process at a time in each call (the limiter's lock). Nothing blocks: locks are tried, not waited
  * for. Errors are -Exxx.
@@ -73,7 +73,7 @@ struct slice_node {
 /* FNV-1a of a name; never 0. */
 uint64_t slice_node_hash(const char *name);
 
-/* Open the file at `path`, making an empty one ready. 0; -ENOENT and other errors of open(2); -EINVAL: not such a file. */
+/* Open the file at `path`, making it ready. 0; -ENOENT and other errors of open(2); -EINVAL: not such a file. */
 int slice_node_open(struct slice_node *ret, const char *path);
 void slice_node_close(struct slice_node *node);
 

@@ -204,12 +204,11 @@ def command(folder: Path | None, rounds: int, seconds: int, only: str | None) ->
         if only in {None, name}:
             with PretendCard(tools) as card:
                 rows += list(part(card, rounds if name == "costs" else seconds))
-    show(rows)
-    sys.exit(0 if all(row.reached for row in rows) else 1)
+    sys.exit(0 if show(rows) else 1)
 
 
-def show(rows: Sequence[Row]) -> None:
-    """The table."""
+def show(rows: Sequence[Row]) -> bool:
+    """Print the table. Whether every target was reached."""
     load = os.getloadavg()[0]
     table = Table(
         "what",
@@ -222,3 +221,4 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(row.what, row.bare, row.ours, row.target, "reached" if row.reached else "MISSED")
     Console().print(table)
+    return all(row.reached for row in rows)
