@@ -192,6 +192,55 @@ static int ask_lookup(char **argv)
         return 0;
 }
 
+/* versioned: dlvsym, for a symbol of this version and for the default one, is as good as dlsym. */
+static int ask_versioned(char **argv)
+{
+        (void)argv;
+        void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+        void *versioned = dlvsym(driver, "cuMemAlloc_v2", "libcuda.so.1");
+
+        EXPECT(hooked(dlsym(driver, "cuMemAlloc_v2")));
+        EXPECT(!versioned || hooked(versioned));   /* an object without versions has all, or none, as the linker sees it */
+        EXPECT(!dlvsym(RTLD_DEFAULT, "malloc", "NO_SUCH_VERSION"));
+        return 0;
+}
+
+/* The address of a symbol as the driver's own table has it: what nobody can hook. */
+static void *read_symbol(const struct link_map *map, const char *name)
+{
+        const ElfW(Sym) *symbols = NULL;
+        const char *names = NULL;
+
+        for (const ElfW(Dyn) *entry = map->l_ld; entry->d_tag != DT_NULL; entry++) {
+                if (entry->d_tag == DT_SYMTAB)
+                        symbols = (const ElfW(Sym) *)entry->d_un.d_ptr;
+                else if (entry->d_tag == DT_STRTAB)
+                        names = (const char *)entry->d_un.d_ptr;
+        }
+        /* The table of names follows the table of symbols, with every linker that we know. */
+        for (const ElfW(Sym) *at = symbols; (const char *)at < names; at++)
+                if (at->st_shndx != SHN_UNDEF && strcmp(names + at->st_name, name) == 0)
+                        return (char *)map->l_addr + at->st_value;
+        return NULL;
+}
+
+/* around BYTES: reads the driver's symbols by itself, and allocates past us. */
+static int ask_around(char **argv)
+{
+        struct link_map *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+        CUresult (*init)(unsigned) = (__typeof__(init))(size_t)read_symbol(driver, "cuInit");
+        CUresult (*retain)(CUcontext *, CUdevice) = (__typeof__(retain))(size_t)read_symbol(driver, "cuDevicePrimaryCtxRetain");
+        CUresult (*current)(CUcontext) = (__typeof__(current))(size_t)read_symbol(driver, "cuCtxSetCurrent");
+        CUresult (*alloc)(CUdeviceptr *, size_t) = (__typeof__(alloc))(size_t)read_symbol(driver, "cuMemAlloc_v2");
+        CUdeviceptr dptr;
+        CUcontext context;
+
+        EXPECT(init && retain && current && alloc && !hooked((void *)(size_t)alloc));
+        EXPECT(init(0) == CUDA_SUCCESS && retain(&context, 0) == CUDA_SUCCESS && current(context) == CUDA_SUCCESS);
+        EXPECT(alloc(&dptr, strtoull(argv[0], NULL, 10)) == CUDA_SUCCESS);
+        return 0;
+}
+
 static const struct {
         const char *name;
         int (*ask)(char **argv);
@@ -199,7 +248,7 @@ static const struct {
 } commands[] = {
         { "wrapper", ask_wrapper, 1 }, { "other", ask_other, 1 },     { "driver", ask_driver, 0 }, { "closed", ask_closed, 0 },
         { "copy", ask_copy, 1 },       { "far", ask_far, 1 },         { "threads", ask_threads, 0 },
-        { "lookup", ask_lookup, 0 },
+        { "lookup", ask_lookup, 0 },   { "versioned", ask_versioned, 0 }, { "around", ask_around, 1 },
 };
 
 int main(int argc, char **argv)
