@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,6 +33,7 @@ REGISTER_ENV = "LABSPAWNER_SLICES"
 
 _FOLDER = "labspawner-slices"
 _LOCK, _ABOUT = "lock", "about.json"
+_HUB_STATE = "pretended"  # beside the run folders of a hub whose cards do not exist
 _NODE = "labspawner-gpu-node"
 _SHM = Path("/dev/shm")  # noqa: S108 - what is made there is made exclusively, or checked
 _USERS = Path("/run/user")
@@ -103,14 +104,14 @@ class Register:
     ) -> Iterator[Registered]:
         """Make a slice, and remove it on the way out, unless processes of it are left.
 
-        choose: from the slices there are, hubs' too, the folder and the name of the new one to its limits, while no other
-        command can make one; it may raise. Raises OSError.
+        choose: from the slices on the same cards, hubs' too, the folder and the name of the new one to its limits, while
+        no other command can make one; it may raise. Raises OSError.
         """
         name = f"run-{about.pid}-{secrets.token_hex(3)}"
         folder = SliceFolder(self.root / name)
         with contextlib.ExitStack() as stack:
             with self._locked():
-                limits = choose([*self._swept(), *hub_slices()], folder.root, name)
+                limits = choose(on_cards([*self._swept(), *hub_slices()], about.pretended), folder.root, name)
                 stack.callback(self._remove_if_over, folder)
                 folder.root.mkdir(mode=0o700)
                 stack.enter_context(_held(folder.root / _LOCK))
@@ -159,16 +160,23 @@ def hub_slices(environment: Mapping[str, str] = os.environ) -> list[Registered]:
     for root in sorted(path for base in bases for path in base.glob("*/*/slice")):
         folder = SliceFolder(root)
         with contextlib.suppress(OSError, BadLimits):
-            limits, made = folder.read(), root.stat()
+            limits, made, state = folder.read(), root.stat(), root.parent.parent / _HUB_STATE
             about = About(
                 command=("hub", root.parent.parent.name),
                 pid=0,
                 uid=made.st_uid,
                 started=datetime.fromtimestamp(made.st_mtime, timezone.utc),
                 sandboxed=limits.region == REGION_INSIDE,
+                pretended=str(state) if state.exists() else None,
             )
             found.append(Registered(folder, limits, about))
     return found
+
+
+def on_cards(slices: Iterable[Registered], pretended: str | None) -> list[Registered]:
+    """Those of `slices` that are on the machine's own cards, or on the ones that the state file `pretended` plays: all
+    pretended cards are called the same."""
+    return [one for one in slices if one.about.pretended == pretended]
 
 
 def node_file(folder: Path = _SHM, *, otherwise: Path) -> Path:

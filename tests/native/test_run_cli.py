@@ -152,7 +152,7 @@ def test_without_a_sandbox_the_limit_is_called_a_courtesy(plain: Shell):
 
 
 def test_slices_are_seen_while_they_live(shell: Shell):
-    with shell.running("--gpu-memory", "6GiB", "--gpu-cores", "25", "--gpu", "1", "--", *hold(2, number=1)) as process:
+    with shell.running("--gpu-memory", "6GiB", "--gpu-cores", "25", "--gpu", "1", "--", *hold(2)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "0\n"
 
@@ -277,3 +277,12 @@ def test_check_fails_with_the_reason_where_the_library_is_none(plain: Shell, tmp
 
     assert done.returncode == 1
     assert "no shared library" in done.stderr
+
+
+def test_check_tests_a_slice_and_says_what_it_was_tested_on(sandboxed: Shell):
+    done = sandboxed("gpu", "check", f"--pretend-gpu={CARDS}")
+
+    assert done.returncode == 0, done
+    assert done.stdout.count("slice on a PRETENDED GPU") == 2
+    assert done.stdout.count("passed, the slice holds") == 2
+    assert sandboxed.left() == ["lock"]

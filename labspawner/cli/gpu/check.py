@@ -24,7 +24,7 @@ from labspawner.gpu.library import Library, find_library
 from labspawner.gpu.limits import CorePolicy
 from labspawner.gpu.nvml import NoDriver
 from labspawner.gpu.pretend import DEFAULT_CARDS
-from labspawner.gpu.register import Register
+from labspawner.gpu.register import Register, Registered, hub_slices, on_cards
 from labspawner.model import CardPolicy, Slice
 
 _MOST_BYTES = 2 * 2**30
@@ -79,12 +79,12 @@ def _steps(pretend: str | None) -> Iterator[Step]:
         "sandbox", None if missing else True, missing or "bubblewrap works: /etc/ld.so.preload can be set inside"
     )
     try:
-        inventory = _inventory(pretend)
+        inventory, slices = _look(pretend)
     except NoDriver as exc:
         yield Step("driver", None, f"{exc.message} What follows is tested on a pretended GPU.")
         pretend = DEFAULT_CARDS
         try:
-            inventory = _inventory(pretend)
+            inventory, slices = _look(pretend)
         except LabError as error:
             yield Step("pretended GPU", False, str(error.message))
             return
@@ -93,7 +93,7 @@ def _steps(pretend: str | None) -> Iterator[Step]:
         return
     else:
         yield Step("driver", True, _driver(inventory))
-    yield from _tested(inventory, pretend)
+    yield from _tested(inventory, slices, pretend)
 
 
 def _loads(library: Library) -> Step:
@@ -117,10 +117,11 @@ def _loads(library: Library) -> Step:
     return Step("library", True, f"{library.path} loads" + (f", version {library.version}" if library.version else ""))
 
 
-def _inventory(pretend: str | None) -> Inventory:
-    """The cards, less what is held of them by processes that are in no slice."""
-    with seen(Register.mine(), pretend) as sight:
-        return sight.inventory()
+def _look(pretend: str | None) -> tuple[Inventory, list[Registered]]:
+    """The cards, and the slices on them."""
+    register = Register.mine()
+    with seen(register, pretend) as sight:
+        return sight.inventory(), on_cards([*register.slices(), *hub_slices()], sight.state)
 
 
 def _driver(inventory: Inventory) -> str:
@@ -129,13 +130,12 @@ def _driver(inventory: Inventory) -> str:
     return f"{inventory.driver or 'unknown version'}, CUDA {inventory.cuda or '?'}: {cards or 'no cards'}{lost}"
 
 
-def _tested(inventory: Inventory, pretend: str | None) -> Iterator[Step]:
+def _tested(inventory: Inventory, slices: list[Registered], pretend: str | None) -> Iterator[Step]:
     """Each device with room, in a slice of its own."""
     what = "slice" if pretend is None else "slice on a PRETENDED GPU"
     if not inventory.devices():
         yield Step(what, False, "there is no card to make a slice on")
         return
-    slices = Register.mine().slices()
     names = {one.limits.name for one in slices}
     devices = {device.uuid: device for device in inventory.devices()}
     for card in capacities(inventory, held_by(slices)):

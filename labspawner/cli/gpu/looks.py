@@ -24,7 +24,7 @@ from labspawner.errors import LabError
 from labspawner.gpu import region
 from labspawner.gpu.cards import Inventory
 from labspawner.gpu.region import BadRegion, Reading
-from labspawner.gpu.register import Register, Registered, hub_slices
+from labspawner.gpu.register import Register, Registered, hub_slices, on_cards
 
 _BY_KEY = {name[0]: name for name in SORTS}
 _BETWEEN_LOOKS_S = 1.0
@@ -112,7 +112,8 @@ class Board:
     def look(self) -> View:
         """All cards and slices now. Blocks. Raises NoDriver."""
         inventory, at = self.sight.inventory(), self.now()
-        slices = [one for register in self.registers for one in _of(register)] + hub_slices()
+        there = [one for register in self.registers for one in _of(register)] + hub_slices()
+        slices = on_cards(there, self.sight.state)
         rows = slice_rows(
             inventory, slices, reading_of=_reading, user_of=_user, before=self._before, now=at, sort=self.sort
         )

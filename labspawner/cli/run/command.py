@@ -125,7 +125,7 @@ def in_slice(request: Request, command: Sequence[str], *, output: int | None = N
         uid=os.getuid(),
         started=datetime.now(timezone.utc),
         sandboxed=not missing,
-        pretended=None if pretended is None else str(pretended.state),
+        pretended=sight.state,
     )
     node = node_file(otherwise=register.root)
     choose_limits = functools.partial(_limits, request, inventory, node, about)

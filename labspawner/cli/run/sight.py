@@ -54,6 +54,11 @@ class Sight:
     nvml: Nvml
     pretended: Pretended | None
 
+    @property
+    def state(self) -> str | None:
+        """The file that plays the memory of pretended cards."""
+        return None if self.pretended is None else str(self.pretended.state)
+
     def inventory(self) -> Inventory:
         return self.nvml.inventory()
 
