@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
+
 from labspawner.testing.slices import PretendCard, Shares, Tools
 
 gpu = importlib.import_module("labspawner.cli.bench.gpu")  # the package's `gpu` is the command, not the module
