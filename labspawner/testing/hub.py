@@ -22,7 +22,7 @@ from urllib.parse import quote
 import psutil
 
 from labspawner.errors import StoreUnavailable
-from labspawner.model import Decision, Json, Lease, Phase
+from labspawner.model import Activity, Decision, Json, Lease, Phase
 from labspawner.naming import new_lease_id
 from labspawner.providers.local.limits import probe
 from labspawner.providers.local.network.rundir import default_base
@@ -296,6 +296,19 @@ class RealHub:
         decision = eventually_sync(written, what=f"the culler ended a server of {user}")
         assert decision is not None
         return decision
+
+    def wait_reported(self, user: str, known: Callable[[Activity], bool]) -> None:
+        """Wait until the store, from which the culler reads, has a report of the user's server that is `known`."""
+        lease = self.lease(user)  # a server that was stopped meanwhile is no failed wait, but the end of it
+
+        def reported() -> bool:
+            standing = self.with_store(lambda store: store.standings([lease.id])).get(lease.id)
+            report = standing.evidence.report if standing else None
+            assert report is not None
+            assert known(report), report
+            return True
+
+        eventually_sync(reported, 60.0, "the culler can know of it")
 
     def processes(self, user: str | None = None) -> list[HostProcess]:
         """The processes on this machine that carry this hub's mark."""

@@ -236,6 +236,7 @@ def test_a_held_idle_server_lives_and_a_released_one_does_not(hub):
 def test_a_silent_cell_with_a_closed_tab_lives_and_a_forgotten_tab_ends_with_its_evidence_in_the_reason(hub):
     server = held(hub, "student9", "py101/short")
     server.report_busy_cell()
+    hub.wait_reported("student9", lambda report: report.work_count > 0)
     server.post("hold", {"seconds": 0})
     begin = utcnow()
 

@@ -22,7 +22,7 @@ profiles:
     title: Short
     variants: [{provider: sim, settings: {start_s: 0.01}}]
     idle: {after: 3s, action: stop}
-    limits: {max_age: 15s}
+    limits: {max_age: 40s}
   - slug: long
     title: Long
     variants: [{provider: sim, settings: {start_s: 0.01}}]
@@ -92,6 +92,7 @@ def test_a_server_that_lies_of_being_busy_outlives_its_idle_limit_but_not_its_ag
         return server.report(kernels=busy(utcnow()), last_activity=(utcnow() + timedelta(days=400)).isoformat())
 
     lie()
+    hub.wait_reported("student1", lambda report: report.work_count > 0)
     server.hold(0)
 
     def ended() -> bool:

@@ -182,16 +182,7 @@ class Story:
         return utcnow()
 
     def wait_until_known(self, known: Callable[[Activity], bool]) -> None:
-        lease = self.hub.lease(self.user)  # a server that was stopped meanwhile is no failed wait, but the end of it
-
-        def reported() -> bool:
-            standing = self.hub.with_store(lambda store: store.standings([lease.id])).get(lease.id)
-            report = standing.evidence.report if standing else None
-            assert report is not None
-            assert known(report), report
-            return True
-
-        eventually_sync(reported, LONG_S, "the hub knows of it")
+        self.hub.wait_reported(self.user, known)
 
     def outlives(self, begin: datetime, length: timedelta) -> None:
         """The server runs, without a break, until `length` after `begin`."""
