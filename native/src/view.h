@@ -68,7 +68,10 @@ static inline int slice_view_index(nvmlDevice_t device)
 
 /* How busy the slice kept its share of a card lately, 0 .. 100; -1: that is not measured. */
 int slice_view_busy(unsigned device);
-/* The same for one process of it. */
+/* The same as a figure to show: measured by the core limiter where there is one; else the card's own use, `card_percent`,
+ * counts as ours while we launch. */
+uint32_t slice_view_use(unsigned device, uint32_t card_percent);
+/* The first for one process of it. */
 int slice_view_process_busy(unsigned device, uint32_t slot, uint32_t owner, uint64_t gpu_time_ns);
 /* Whether anything was launched in the last second. */
 bool slice_view_is_idle(unsigned device);

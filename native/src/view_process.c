@@ -13,6 +13,41 @@ struct process {
         unsigned percent;
 };
 
+static bool launches(const struct slice_process *p)
+{
+        struct timespec now;
+
+        clock_gettime(CLOCK_REALTIME_COARSE, &now);
+        return p->last_launch_ns + UINT64_C(1000000000) > (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* A process that was not looked at before has no rate yet: it gets its part of what the slice uses. */
+static unsigned first_guess(unsigned device, nvmlDevice_t handle, unsigned among)
+{
+        nvmlUtilization_t use = { 0, 0 };
+
+        if (slice_real_nvml()->nvmlDeviceGetUtilizationRates(handle, &use) != NVML_SUCCESS)
+                use.gpu = 0;
+        return slice_view_use(device, use.gpu) / (among ? among : 1);
+}
+
+static void fill_percents(unsigned device, struct process *list, unsigned count)
+{
+        nvmlDevice_t handle = atomic_load_explicit(&slice_view.handle[device], memory_order_relaxed);
+        unsigned active = 0;
+
+        for (unsigned i = 0; i < count; i++)
+                active += launches(&list[i].is);
+        for (unsigned i = 0; i < count; i++) {
+                const struct slice_process *p = &list[i].is;
+                int percent = slice_view_process_busy(device, p->slot, (uint32_t)p->pid_there, p->gpu_time_ns);
+
+                if (percent < 0)
+                        percent = launches(p) ? (int)first_guess(device, handle, active) : 0;
+                list[i].percent = (unsigned)percent;
+        }
+}
+
 /* Who uses a card and lives in the reader's PID namespace. Returns how many. */
 static unsigned list_processes(unsigned device, struct process ret[SLICE_SLOTS])
 {
@@ -22,14 +57,9 @@ static unsigned list_processes(unsigned device, struct process ret[SLICE_SLOTS])
 
         slice_tidy();
         n = slice_processes(device, all, SLICE_SLOTS);
-        for (int i = 0; i < n && i < SLICE_SLOTS; i++) {
-                if (!all[i].pid || !(all[i].used_bytes || all[i].gpu_time_ns || all[i].last_launch_ns))
-                        continue;
-                int percent = slice_view_process_busy(device, all[i].slot, (uint32_t)all[i].pid_there, all[i].gpu_time_ns);
-
-                ret[found].is = all[i];
-                ret[found++].percent = percent > 0 ? (unsigned)percent : 0;
-        }
+        for (int i = 0; i < n && i < SLICE_SLOTS; i++)
+                if (all[i].pid && (all[i].used_bytes || all[i].gpu_time_ns || all[i].last_launch_ns))
+                        ret[found++].is = all[i];
         return found;
 }
 
@@ -147,6 +177,7 @@ static nvmlReturn_t slice_nvmlDeviceGetProcessUtilization(nvmlDevice_t device, n
         r = fits(list_processes((unsigned)card, found), ret, count);
         if (r == NVML_SUCCESS && (*count == 0 || since > now_us()))
                 return NVML_ERROR_NOT_FOUND;
+        fill_percents((unsigned)card, found, r == NVML_SUCCESS ? *count : 0);
         for (unsigned i = 0; r == NVML_SUCCESS && i < *count; i++)
                 ret[i] = (nvmlProcessUtilizationSample_t){ .pid = (unsigned)found[i].is.pid, .timeStamp = now_us(),
                                                            .smUtil = found[i].percent };
@@ -167,6 +198,7 @@ static nvmlReturn_t slice_nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t dev
         r = fits(list_processes((unsigned)card, found), info->procUtilArray, &info->processSamplesCount);
         if (r == NVML_SUCCESS && info->processSamplesCount == 0)
                 return NVML_ERROR_NOT_FOUND;
+        fill_percents((unsigned)card, found, r == NVML_SUCCESS ? info->processSamplesCount : 0);
         for (unsigned i = 0; r == NVML_SUCCESS && i < info->processSamplesCount; i++)
                 info->procUtilArray[i] = (nvmlProcessUtilizationInfo_v1_t){
                         .timeStamp = now_us(), .pid = (unsigned)found[i].is.pid, .smUtil = found[i].percent };

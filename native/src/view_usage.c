@@ -125,7 +125,15 @@ int slice_view_process_busy(unsigned device, uint32_t slot, uint32_t owner, uint
         return percent < 0 ? -1 : (int)slice_view_of_share(device, (uint64_t)percent);
 }
 
-/* Measured by the core limiter where there is one; else the card's own use counts as ours while we launch. */
+uint32_t slice_view_use(unsigned device, uint32_t card_percent)
+{
+        int busy = slice_view_busy(device);
+
+        if (slice_view_is_idle(device))
+                return 0;
+        return busy >= 0 ? (uint32_t)busy : slice_view_of_share(device, card_percent);
+}
+
 static nvmlReturn_t slice_nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *utilization)
 {
         SLICE_VIEW_CARD_OR_RETURN(card, device, nvmlDeviceGetUtilizationRates, (device, utilization));
@@ -134,14 +142,8 @@ static nvmlReturn_t slice_nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvm
 
         if (r != NVML_SUCCESS)
                 return r;
-        int busy = slice_view_busy(index);
-
-        if (slice_view_is_idle(index)) {
-                *utilization = (nvmlUtilization_t){ 0, 0 };
-                return r;
-        }
-        utilization->memory = slice_view_of_share(index, utilization->memory);
-        utilization->gpu = busy >= 0 ? (unsigned)busy : slice_view_of_share(index, utilization->gpu);
+        utilization->memory = slice_view_is_idle(index) ? 0 : slice_view_of_share(index, utilization->memory);
+        utilization->gpu = slice_view_use(index, utilization->gpu);
         return r;
 }
 SLICE_HOOK(nvmlDeviceGetUtilizationRates)

@@ -12,8 +12,8 @@ from ctypes import byref, c_double, c_float, c_int, c_size_t, c_uint, c_uint64, 
 
 MIB = 2**20
 __all__ = [
-    "MIB", "alloc", "byref", "c_double", "c_float", "c_int", "c_size_t", "c_uint", "c_uint64", "c_void_p", "context", "ctypes",
-    "cu", "event", "function", "json", "launch", "ok", "os", "say", "stream", "sys", "time", "wait_for_line",
+    "MIB", "alloc", "byref", "c_double", "c_float", "c_int", "c_size_t", "c_uint", "c_uint64", "c_void_p", "context",
+    "ctypes", "cu", "event", "function", "json", "launch", "ok", "os", "say", "stream", "sys", "time", "wait_for_line",
 ]  # fmt: skip
 
 

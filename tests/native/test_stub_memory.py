@@ -176,7 +176,7 @@ def test_virtual_memory_is_booked_by_its_handle(guests):
         """
         context()
         class Prop(ctypes.Structure):
-            _fields_ = [("type", c_int), ("handles", c_int), ("where", c_int), ("id", c_int), ("meta", c_void_p), ("flags", c_uint64)]
+            _fields_ = [*((name, c_int) for name in ("type", "handles", "where", "id")), ("meta", c_void_p), ("flags", c_uint64)]
         prop, handle, address, again = Prop(1, 0, 1, 0), c_uint64(), c_uint64(), c_uint64()
         free, total = c_size_t(), c_size_t()
         def held():
@@ -210,7 +210,7 @@ def test_arrays_are_padded_and_mipmaps_are_all_their_levels(guests):
         class Array(ctypes.Structure):
             _fields_ = [("w", c_size_t), ("h", c_size_t), ("format", c_uint), ("channels", c_uint)]
         class Array3(ctypes.Structure):
-            _fields_ = [("w", c_size_t), ("h", c_size_t), ("d", c_size_t), ("format", c_uint), ("channels", c_uint), ("flags", c_uint)]
+            _fields_ = [(name, c_size_t) for name in "whd"] + [(name, c_uint) for name in ("format", "channels", "flags")]
         array, mipmap = c_void_p(), c_void_p()
         ok(cu.cuArrayCreate_v2(byref(array), byref(Array(100, 100, 0x20, 1))))
         say(cu.cuArrayGetMemoryRequirements(byref((c_uint64 * 4)()), array, 0))
