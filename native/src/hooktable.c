@@ -6,7 +6,7 @@
 #include "state.h"
 
 /* The newest interface that we have read the manual of: what a driver gives for later versions is its own affair. */
-#define NEWEST_KNOWN 13040
+#define NEWEST_KNOWN 13050
 #define OLDEST_KNOWN 11000
 #define PER_THREAD_STREAM 2   /* CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM */
 
@@ -50,9 +50,9 @@ static const struct {
         const char *name;
         int since;
 } later[] = {
-        { "cuCtxCreate_v3", 11040 },     { "cuCtxCreate_v4", 12050 },         { "cuGetProcAddress_v2", 12000 },
-        { "cuGraphAddNode_v2", 12030 },  { "cuLaunchHostFunc_v2", 13010 },    { "cuGraphAddKernelNode_v2", 12000 },
-        { "cuIpcOpenMemHandle_v2", 11000 },
+        { "cuCtxCreate_v3", 11040 },
+        { "cuCtxCreate_v4", 12050 },
+        { "cuGetProcAddress_v2", 12000 },
 };
 
 static int since(const char *name)
