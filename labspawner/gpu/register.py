@@ -179,12 +179,18 @@ def on_cards(slices: Iterable[Registered], pretended: str | None) -> list[Regist
     return [one for one in slices if one.about.pretended == pretended]
 
 
-def node_file(folder: Path = _SHM, *, otherwise: Path) -> Path:
-    """The file through which all slices of this machine share compute time; all users may write to it.
+def node_file(register: Register, folder: Path = _SHM, *, environment: Mapping[str, str] = os.environ) -> Path:
+    """The file in `folder` through which all slices of this machine share compute time; all users may write to it, and
+    it stays.
 
-    It is never trusted for more than lending. otherwise: a folder for one of our own, where the common one cannot be.
+    It is never trusted for more than lending. Where the common one cannot be, or the register was put elsewhere: the
+    register's own.
     """
     path = folder / _NODE
+    own = register.root / _NODE
+    if environment.get(REGISTER_ENV):
+        own.touch(mode=0o600)
+        return own
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     except FileExistsError:
@@ -196,7 +202,6 @@ def node_file(folder: Path = _SHM, *, otherwise: Path) -> Path:
         os.fchmod(descriptor, 0o666)
         os.close(descriptor)
         return path
-    own = otherwise / _NODE
     own.touch(mode=0o600)
     return own
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from labspawner import __version__
 from labspawner.cli.gpu.looks import json_option
 from labspawner.cli.run.choosing import CannotPlace, Wish, exactly, held_by
 from labspawner.cli.run.command import Request, in_slice, no_sandbox
@@ -31,6 +32,7 @@ _MOST_BYTES = 2 * 2**30
 _LEAST_BYTES = 2**30
 """A context alone takes some hundred MiB of a real card."""
 
+_SLICE = "slice"
 _LOAD_S = 30.0
 _MAPPED = "import sys; sys.exit('libvgpu' not in open('/proc/self/maps').read())"
 
@@ -64,7 +66,8 @@ def check(pretended: str | None, as_json: bool) -> None:
     if failed:
         raise click.ClickException(f"GPU slices do not hold here: {failed[-1].detail}")
     if not as_json:
-        click.echo("GPU slices hold here." if steps[-1].ok else "Nothing was tested.")
+        tested = any(step.ok for step in steps if step.what.startswith(_SLICE))
+        click.echo("GPU slices hold here." if tested else "No slice was tested.")
 
 
 def _steps(pretend: str | None) -> Iterator[Step]:
@@ -114,6 +117,8 @@ def _loads(library: Library) -> Step:
         return Step("library", False, f"{library.path} is not loaded: {why}")
     if found.stdout or found.stderr:
         return Step("library", False, f"{library.path} prints into programs: {(found.stderr or found.stdout)[:200]!r}")
+    if library.version and library.version != __version__:
+        return Step("library", None, f"{library.path} loads; it is of {library.version}, and this is {__version__}")
     return Step("library", True, f"{library.path} loads" + (f", version {library.version}" if library.version else ""))
 
 
@@ -132,7 +137,7 @@ def _driver(inventory: Inventory) -> str:
 
 def _tested(inventory: Inventory, slices: list[Registered], pretend: str | None) -> Iterator[Step]:
     """Each device with room, in a slice of its own."""
-    what = "slice" if pretend is None else "slice on a PRETENDED GPU"
+    what = _SLICE if pretend is None else f"{_SLICE} on a PRETENDED GPU"
     if not inventory.devices():
         yield Step(what, False, "there is no card to make a slice on")
         return

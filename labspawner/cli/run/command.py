@@ -127,7 +127,7 @@ def in_slice(request: Request, command: Sequence[str], *, output: int | None = N
         sandboxed=not missing,
         pretended=sight.state,
     )
-    node = node_file(otherwise=register.root)
+    node = node_file(register)
     choose_limits = functools.partial(_limits, request, inventory, node, about)
     try:
         with register.slice(choose_limits, about=about, preload=preload_text(PRELOAD_TEXT)) as made:

@@ -143,18 +143,23 @@ def test_the_runtime_folder_of_the_user_is_preferred(tmp_path: Path):
     assert Register.mine({"XDG_RUNTIME_DIR": str(tmp_path)}).root == tmp_path / "labspawner-slices"
 
 
-def test_the_node_file_is_the_machines_and_made_once(tmp_path: Path):
-    (tmp_path / "own").mkdir()
-    first = node_file(tmp_path, otherwise=tmp_path / "own")
+def test_the_node_file_is_the_machines_and_made_once(tmp_path: Path, register: Register):
+    first = node_file(register, tmp_path, environment={})
     first.write_text("kept")
 
-    assert node_file(tmp_path, otherwise=tmp_path / "own") == first
+    assert node_file(register, tmp_path, environment={}) == first == tmp_path / "labspawner-gpu-node"
     assert (first.read_text(), first.stat().st_mode & 0o777) == ("kept", 0o666)
 
 
-def test_a_link_in_place_of_the_node_file_is_passed_over(tmp_path: Path):
-    (tmp_path / "own").mkdir()
+def test_a_link_in_place_of_the_node_file_is_passed_over(tmp_path: Path, register: Register):
     (tmp_path / "target").touch()
     (tmp_path / "labspawner-gpu-node").symlink_to(tmp_path / "target")
 
-    assert node_file(tmp_path, otherwise=tmp_path / "own").parent == tmp_path / "own"
+    assert node_file(register, tmp_path, environment={}).parent == register.root
+
+
+def test_a_register_that_was_put_elsewhere_has_a_node_file_of_its_own(tmp_path: Path, register: Register):
+    found = node_file(register, tmp_path, environment={REGISTER_ENV: str(register.root)})
+
+    assert found.parent == register.root
+    assert not (tmp_path / "labspawner-gpu-node").exists()
