@@ -112,14 +112,9 @@ CUresult impl_cuDeviceGraphMemTrim(CUdevice device)
         return CUDA_SUCCESS;
 }
 
-CUresult impl_cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute which, void *value)
+/* Lock: held. */
+static CUresult read_attribute(int d, CUgraphMem_attribute which, void *value)
 {
-        int d = stub_ordinal(device);
-
-        if (d < 0)
-                return CUDA_ERROR_INVALID_DEVICE;
-        if (!value)
-                return CUDA_ERROR_INVALID_VALUE;
         switch (which) {
         case CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT: *(cuuint64_t *)value = pool[d].used; return CUDA_SUCCESS;
         case CU_GRAPH_MEM_ATTR_USED_MEM_HIGH: *(cuuint64_t *)value = pool[d].used_high; return CUDA_SUCCESS;
@@ -127,6 +122,21 @@ CUresult impl_cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute
         case CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH: *(cuuint64_t *)value = pool[d].reserved_high; return CUDA_SUCCESS;
         default: return CUDA_ERROR_INVALID_VALUE;
         }
+}
+
+CUresult impl_cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute which, void *value)
+{
+        int d = stub_ordinal(device);
+        CUresult result;
+
+        if (d < 0)
+                return CUDA_ERROR_INVALID_DEVICE;
+        if (!value)
+                return CUDA_ERROR_INVALID_VALUE;
+        pthread_mutex_lock(&lock);
+        result = read_attribute(d, which, value);
+        pthread_mutex_unlock(&lock);
+        return result;
 }
 
 CUresult impl_cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute which, void *value)

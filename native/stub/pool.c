@@ -251,10 +251,9 @@ CUresult impl_cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute which
         return r;
 }
 
-CUresult impl_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute which, void *value)
+/* Lock: held. */
+static CUresult read_attribute(CUmemoryPool pool, CUmemPool_attribute which, void *value)
 {
-        if (!stub_object(pool, STUB_POOL) || !value)
-                return CUDA_ERROR_INVALID_VALUE;
         switch (which) {
         case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
         case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
@@ -268,6 +267,18 @@ CUresult impl_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute which
         case CU_MEMPOOL_ATTR_USED_MEM_HIGH: *(cuuint64_t *)value = pool->used_high; return CUDA_SUCCESS;
         default: return CUDA_ERROR_INVALID_VALUE;
         }
+}
+
+CUresult impl_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute which, void *value)
+{
+        CUresult result;
+
+        if (!stub_object(pool, STUB_POOL) || !value)
+                return CUDA_ERROR_INVALID_VALUE;
+        pthread_mutex_lock(&lock);
+        result = read_attribute(pool, which, value);
+        pthread_mutex_unlock(&lock);
+        return result;
 }
 
 CUresult impl_cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *desc, size_t count)
