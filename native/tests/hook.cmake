@@ -17,3 +17,5 @@ target_link_libraries(hook_wrapper PRIVATE labspawner_flags)
 # Programs that are linked with the driver: the stub's, found at run time by LD_LIBRARY_PATH as everywhere.
 labspawner_test(hook_storm hook_storm.c)
 target_link_libraries(hook_storm PRIVATE stub_cuda)
+labspawner_test(hook_threads hook_threads.c)
+target_link_libraries(hook_threads PRIVATE stub_cuda)
