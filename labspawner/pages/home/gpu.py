@@ -26,7 +26,7 @@ def badge_of(held: HeldSlice) -> Badge:
     """What its owner should know of a slice at a glance."""
     size = human_bytes(held.memory_bytes)
     slice_ = (
-        Sentence("pretended GPU slice {size}", size=size) if held.pretended else Sentence("GPU slice {size}", size=size)
+        Sentence("Pretended GPU slice {size}", size=size) if held.pretended else Sentence("GPU slice {size}", size=size)
     )
     why = held.why or plain("")
     notes = []

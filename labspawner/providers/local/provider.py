@@ -45,7 +45,7 @@ from labspawner.model import (
 from labspawner.naming import safe_name
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.launches import Launches
-from labspawner.providers.local import explain
+from labspawner.providers.local import explain, sandbox
 from labspawner.providers.local.arrival import Arrival
 from labspawner.providers.local.homes import Home, prepare_home
 from labspawner.providers.local.limits import usage_now
@@ -143,6 +143,7 @@ class LocalProvider:
         if loader is not None:
             self.slices.watch.start()
             if self.settings.prewarm:
+                await self._zygotes.ready()  # one after the other: more students come without a slice
                 await self._zygotes.ready(loader=loader)
 
     @property
@@ -355,9 +356,8 @@ class LocalProvider:
 
     async def _tried_out(self, job: Job, held: HeldSlice) -> Job:
         """The launch with what its server found out about its slice. Raises StartFailed."""
-        answers = job.variant.ready == "answers"
         held = await self.slices.tried_out(
-            job.request.lease_id, held, job.variant.gpu, answers=answers, left_s=job.left_s()
+            job.request.lease_id, held, job.variant.gpu, expected=sandbox.is_jupyter(job.argv), left_s=job.left_s()
         )
         return replace(job, held=held)
 

@@ -32,6 +32,11 @@ class Invocation:
     environment: Mapping[str, str] = field(repr=False)
 
 
+def is_jupyter(argv: Sequence[str]) -> bool:
+    """Whether a command is a Jupyter server, which loads our extension."""
+    return PurePath(argv[0]).name in _REFUSES_ROOT or "jupyterhub.singleuser" in argv[1:3]
+
+
 def plain(argv: Sequence[str], *, home: str, environment: Mapping[str, str], as_root: bool) -> Invocation:
     """The lowest rung: the process as it stands, no isolation at all, for a demo on loopback.
 

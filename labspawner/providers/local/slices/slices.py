@@ -36,7 +36,7 @@ from labspawner.units import human_bytes
 log = getLogger(__name__)
 
 _NODE, _STATE, _SLICE, _VERDICT, _OWNER = "node", "pretended", "slice", "verdict", "provider"
-_TEST_S, _LOOK_EVERY_S = 45.0, 0.05
+_TEST_S, _LOOK_EVERY_S = 60.0, 0.05
 
 
 class Slices:
@@ -238,19 +238,20 @@ class Slices:
     # -- what becomes of them ------------------------------------------------------------------------------------------
 
     async def tried_out(
-        self, lease_id: LeaseId, held: HeldSlice, variant: GpuVariant, *, answers: bool, left_s: float
+        self, lease_id: LeaseId, held: HeldSlice, variant: GpuVariant, *, expected: bool, left_s: float
     ) -> HeldSlice:
         """The slice with the verdict of the self-test that its server runs. Raises StartFailed where it has to hold and
         does not, or nobody can say.
 
-        answers: whether the server answers by now; a test has begun then. left_s: how long to wait at most.
+        expected: whether its program is one that runs the test; it may begin only after the server answers, because
+        JupyterHub's own extension lets requests in while others are still loaded. left_s: how long to wait at most.
         """
         if held.tested is SliceTest.OFF:
             return held
         until = time.monotonic() + max(0.0, min(left_s, _TEST_S))
         path = self.shared_files(lease_id)[1]
         while (found := await self._in_thread(verdict.read, path)) is None or (
-            found is verdict.NOBODY_TESTS and not answers
+            found is verdict.NOBODY_TESTS and expected
         ):
             if time.monotonic() >= until:
                 found = found or verdict.TOO_SLOW

@@ -12,7 +12,7 @@ from gpudouble import MEMORY, NvmlDouble, a_card, a_library
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labspawner.errors import NeverFits, NoRoom, SetupError
+from labspawner.errors import NeverFits, NoRoom, SetupError, StartFailed
 from labspawner.gpu.library import LIBRARY_ENV
 from labspawner.gpu.limits import CorePolicy, read
 from labspawner.model import CardPolicy, LeaseId, Slice, SliceTest
@@ -357,7 +357,27 @@ async def test_a_verdict_that_does_not_come_is_no_pass(slices: Slices, run_dirs:
     slices.make(lease_id, held, ANY, sandboxed=True, base={})
     (run_dirs.private(lease_id) / "verdict").write_text('{"begun": true}')
 
-    held = await slices.tried_out(lease_id, held, GpuVariant(selftest="warn"), answers=True, left_s=0.2)
+    held = await slices.tried_out(lease_id, held, GpuVariant(selftest="warn"), expected=True, left_s=0.2)
 
     assert held.tested is SliceTest.UNTESTED
     assert held.why == "the test did not end in time"
+
+
+async def test_nobody_waits_for_a_test_that_the_servers_program_does_not_have(
+    slices: Slices, run_dirs: RunDirs
+) -> None:
+    lease_id = await made(slices, run_dirs, gib(1))
+    held = slices.on_disk()[lease_id]
+
+    held = await slices.tried_out(lease_id, held, GpuVariant(selftest="warn"), expected=False, left_s=600)
+
+    assert (held.tested, held.why) == (SliceTest.UNTESTED, "nothing in this server tests it")
+
+
+async def test_a_slice_that_has_to_hold_and_is_not_tested_fails_the_start(slices: Slices, run_dirs: RunDirs) -> None:
+    lease_id = await made(slices, run_dirs, gib(1))
+
+    with pytest.raises(StartFailed) as refused:
+        await slices.tried_out(lease_id, slices.on_disk()[lease_id], ANY, expected=False, left_s=600)
+
+    assert "could not be tried out (nothing in this server tests it)" in refused.value.message
