@@ -22,7 +22,7 @@
 enum { STUB_STACK = 64, STUB_PEERS = STUB_DEVICES };
 
 struct CUstream_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t flags;
         CUcontext ctx;
         uint64_t last;                  /* position where its last work ends */
@@ -30,15 +30,16 @@ struct CUstream_st {
         int priority;
         CUgraph capture;                /* graph that its work goes into */
         CUgraphNode capture_last;
-        uint64_t capture_id;            /* 0: it does not capture */
-        CUstreamCaptureMode capture_mode;
-        int capture_origin;             /* the capture was begun here; the others joined */
-        int capture_bad;
-        uint64_t capture_thread;
+        /* Other threads ask about a capture, too. */
+        _Atomic uint64_t capture_id;    /* 0: it does not capture */
+        _Atomic uint32_t capture_mode;
+        _Atomic int capture_origin;     /* the capture was begun here; the others joined */
+        _Atomic int capture_bad;
+        _Atomic uint64_t capture_thread;
 };
 
 struct CUctx_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t device;
         unsigned int flags;
         int primary;
@@ -52,7 +53,7 @@ struct CUctx_st {
 };
 
 struct CUevent_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t flags;
         CUcontext ctx;
         uint64_t position;
@@ -63,13 +64,13 @@ struct CUevent_st {
 };
 
 struct CUmod_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t library;               /* it belongs to a library, which unloads it */
         CUcontext ctx;
 };
 
 struct CUfunc_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t threads;
         uint64_t ns;
         CUmodule module;
@@ -77,13 +78,13 @@ struct CUfunc_st {
 };
 
 struct CUlib_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t spare;
         CUmodule module;                /* made when first asked for */
 };
 
 struct CUarray_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t device;
         CUcontext ctx;
         uint64_t size;                  /* booked; 0 for a level of a mipmap */
@@ -92,7 +93,7 @@ struct CUarray_st {
 };
 
 struct CUmipmappedArray_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t device;
         CUcontext ctx;
         uint64_t size;
@@ -101,7 +102,7 @@ struct CUmipmappedArray_st {
 };
 
 struct CUmemPoolHandle_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t device;
         uint32_t number;                /* index in the list of live pools */
         int is_default;

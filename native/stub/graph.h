@@ -20,7 +20,7 @@ struct stub_step {
 };
 
 struct CUgraphNode_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t dep_count;
         CUgraph graph;
         CUgraphNode next;
@@ -32,7 +32,7 @@ struct CUgraphNode_st {
 };
 
 struct CUgraph_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t count;
         CUgraphNode first, last;
         int child;                      /* a child node's copy: it goes with its node */
@@ -40,7 +40,7 @@ struct CUgraph_st {
 };
 
 struct CUgraphExec_st {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t count;
         struct stub_step *steps;
         unsigned long long flags;

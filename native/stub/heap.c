@@ -259,14 +259,14 @@ uint64_t stub_new_id(void)
 
 /* Objects lie in one mapping, in cells of one size: any pointer can be asked whether it is one. */
 static struct {
-        char *base;
-        uint32_t used;
+        _Atomic(char *) base;
+        _Atomic uint32_t used;
         void *freed;
 } cells;
 static pthread_mutex_t cells_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct cell {
-        enum stub_kind kind;
+        stub_kind_word kind;
         uint32_t spare;
         struct cell *next;
 };
@@ -289,7 +289,7 @@ void *stub_object_new(enum stub_kind kind)
                 c = (struct cell *)(void *)(cells.base + (size_t)cells.used++ * STUB_OBJECT_BYTES);
         }
         if (c) {
-                memset(c, 0, STUB_OBJECT_BYTES);
+                memset(&c->spare, 0, STUB_OBJECT_BYTES - offsetof(struct cell, spare));
                 c->kind = kind;
         }
         pthread_mutex_unlock(&cells_lock);

@@ -7,6 +7,7 @@
 #ifndef STUB_HEAP_H
 #define STUB_HEAP_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -67,7 +68,8 @@ struct stub_block *stub_block_of(const void *owner);
 void stub_block_each(void (*call)(struct stub_block *, void *), void *data);
 bool stub_is_device_address(uint64_t address);
 
-/* A zeroed object of up to STUB_OBJECT_BYTES; NULL: out of memory. Its first member is an enum stub_kind. */
+/* A zeroed object of up to STUB_OBJECT_BYTES; NULL: out of memory. Its first member is its kind, which any thread may ask. */
+typedef _Atomic uint32_t stub_kind_word;
 #define STUB_OBJECT_BYTES 256
 void *stub_object_new(enum stub_kind kind);
 void stub_object_free(void *object);

@@ -176,7 +176,7 @@ def test_virtual_memory_is_booked_by_its_handle(guests):
         """
         context()
         class Prop(ctypes.Structure):
-            _fields_ = [*((name, c_int) for name in ("type", "handles", "where", "id")), ("meta", c_void_p), ("flags", c_uint64)]
+            _fields_ = [*((n, c_int) for n in ("type", "handles", "where", "id")), ("meta", c_void_p), ("flags", c_uint64)]
         prop, handle, address, again = Prop(1, 0, 1, 0), c_uint64(), c_uint64(), c_uint64()
         free, total = c_size_t(), c_size_t()
         def held():
