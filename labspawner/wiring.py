@@ -109,6 +109,7 @@ async def _start_with_the_hub() -> None:
     app = JupyterHub.instance()
     gate.open_wide(app.http_server)
     gate.hush(app.log)
+    gate.relax()
     runtime = Runtime.of(app.users.settings, app.config)
     if local := _local(runtime.engine.providers.values()):
         _serve_sandboxes(app, runtime.settings.hub_id)
@@ -124,7 +125,7 @@ async def _start_with_the_hub() -> None:
             log.exception("labspawner could not start; trying again in 10 s")
             await asyncio.sleep(10)
         else:
-            gate.relax()
+            gate.keep()
             return
 
 

@@ -3,7 +3,7 @@
 from labspawner.gate import activity, lookups, tokens
 from labspawner.gate.doors import open_wide
 from labspawner.gate.hub import READY, install, turnstile_of, uninstall
-from labspawner.gate.memory import hush, relax
+from labspawner.gate.memory import hush, keep, relax
 from labspawner.gate.turnstile import Pace, Turnstile
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "activity",
     "hush",
     "install",
+    "keep",
     "lookups",
     "open_wide",
     "relax",

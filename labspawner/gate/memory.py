@@ -17,6 +17,11 @@ def relax() -> None:
     gc.set_threshold(*THRESHOLDS)
 
 
+def keep() -> None:
+    """Never look again at what was made until now, without a look at it: that would hold up a hub that works."""
+    gc.freeze()
+
+
 def hush(log: logging.Logger) -> None:
     """Make no lines that no handler of `log` takes. JupyterHub's logger takes all, its handler drops what is for
     debugging: a dozen lines for every request. Call it when all handlers are there."""

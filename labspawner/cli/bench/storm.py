@@ -28,6 +28,8 @@ from labspawner.testing.storm import Student, enrol, latencies, percentile, stor
 from labspawner.testing.waiting import NotInTime, eventually_sync
 
 RECONCILED_S = 60.0
+SETTLED_S = 3.0
+"""How long a hub runs before the storm, on both sides: a course does not start in the second in which its hub does."""
 _PAGE = 100
 _COURSE = """
 course: bench
@@ -136,6 +138,7 @@ def measure(count: int, *, ours: bool) -> Reading:
         assert hub.process is not None
         students = enrol(hub.folder / "jupyterhub.sqlite", [name_of(number) for number in range(count)])
         process = psutil.Process(hub.process.pid)
+        time.sleep(SETTLED_S)
         with latencies(hub.port) as taken:
             before = process.cpu_times()
             seconds = asyncio.run(storm(hub.port, students, body_for(ours=ours)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import logging
 
-from labspawner.gate import hush, relax
+from labspawner.gate import hush, keep, relax
 from labspawner.gate.memory import THRESHOLDS
 
 
@@ -17,6 +17,16 @@ def test_a_relaxed_collector_still_collects_but_seldom():
         assert gc.get_freeze_count() > 0
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def test_what_is_kept_is_not_looked_at_again():
+    before = gc.get_freeze_count()
+    try:
+        keep()
+
+        assert gc.get_freeze_count() > before
+    finally:
         gc.unfreeze()
 
 
