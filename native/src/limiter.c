@@ -6,6 +6,7 @@
 
 #include "limiter_device.h"
 #include "limiter_lane.h"
+#include "limiter_truth.h"
 
 #define FREE_LAUNCHES 64                         /* how long a thread may go on before it looks for new settings */
 #define STALL_NS UINT64_C(100000000)             /* a stream that makes no progress for so long waits for something else */
@@ -108,6 +109,7 @@ static void wait_turn(struct slice_lane *lane, CUcontext context, uint32_t epoch
                 sleep_ns(wait);
                 slice_tidy();
                 now_ns = slice_now_ns();
+                slice_limiter_check(device, now_ns);
         }
 }
 

@@ -22,6 +22,7 @@ struct device_state {
         uint64_t published_ns;
         uint64_t looked_ns;
         size_t other_count;
+        _Atomic uint64_t charged_here_ns;
         struct slice_node_line line;             /* ours, as published last */
         struct slice_node_line others[MOST_OTHERS];
 };
@@ -225,6 +226,7 @@ int64_t slice_device_charge(unsigned device, struct slice_cost *cost, unsigned l
         slice_node_add_span(&state->line, span);
         int64_t own = slice_bucket_settle(bucket, reserved_ns, (int64_t)slice_cost_of(cost, launches, elapsed, even));
         slice_add_gpu_time(device, (uint64_t)own);
+        atomic_fetch_add_explicit(&state->charged_here_ns, (uint64_t)own, memory_order_relaxed);
         return own;
 }
 
@@ -237,6 +239,20 @@ void slice_device_charge_estimate(unsigned device, int64_t reserved_ns)
         /* Settled against itself: the balance stays, the sums of GPU time learn of it. */
         atomic_fetch_add_explicit(&bucket->charged_ns, (uint64_t)reserved_ns, memory_order_relaxed);
         slice_add_gpu_time(device, (uint64_t)reserved_ns);
+        atomic_fetch_add_explicit(&all.device[device].charged_here_ns, (uint64_t)reserved_ns, memory_order_relaxed);
+}
+
+uint64_t slice_device_charged_here(unsigned device)
+{
+        return atomic_load_explicit(&all.device[device].charged_here_ns, memory_order_relaxed);
+}
+
+void slice_device_calibrate(unsigned device, int64_t seen_ns, int64_t charged_ns)
+{
+        struct slice_bucket *bucket = bucket_of(device);
+
+        if (bucket)
+                slice_bucket_calibrate(bucket, seen_ns, charged_ns);
 }
 
 unsigned slice_device_sharers(unsigned device)

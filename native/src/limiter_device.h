@@ -46,6 +46,10 @@ void slice_device_charge_estimate(unsigned device, int64_t reserved_ns);
 /* Tell the node what we do: `open_ns` since when work is out (0: none), `expect_ns` till when. At most once a millisecond. */
 void slice_device_publish(unsigned device, uint64_t now_ns, uint64_t open_ns, uint64_t expect_ns);
 
+/* What this process was charged on the device so far, and the bucket's calibration (bucket.h). Need no lock. */
+uint64_t slice_device_charged_here(unsigned device);
+void slice_device_calibrate(unsigned device, int64_t seen_ns, int64_t charged_ns);
+
 /* How many others are at work on the device, by the last look. */
 unsigned slice_device_sharers(unsigned device);
 
