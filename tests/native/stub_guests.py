@@ -19,10 +19,11 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guests:
-    """Programs with one environment, and a look at the cards from outside."""
+    """Programs with one environment, and a look at the cards from outside. before: what stands before their command."""
 
     stubctl: Path
     environment: dict[str, str] = field(repr=False)
+    before: tuple[str, ...] = ()
 
     def having(self, **environment: str) -> Guests:
         """The same with more of an environment."""
@@ -33,7 +34,7 @@ class Guests:
         return self.having(LD_PRELOAD=str(library), LABSPAWNER_GPU_LIMITS=str(limits_file))
 
     def _command(self, text: str) -> list[str]:
-        return [sys.executable, "-c", "from stub_prelude import *\n" + textwrap.dedent(text)]
+        return [*self.before, sys.executable, "-c", "from stub_prelude import *\n" + textwrap.dedent(text)]
 
     def _environment(self) -> dict[str, str]:
         return {**self.environment, "PYTHONPATH": str(HERE)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from native.stub_guests import Guests
 
@@ -45,6 +48,21 @@ say([one.used, two.used, two.total, [[p.pid, p.usedGpuMemory] for found in lists
         )
 
     assert said == [3 << 30, 3 << 30, 24564 << 20, [[guest.pid, 3 << 30]] * 2, 0]
+
+
+def test_a_process_of_another_pid_namespace_has_the_readers_pid(guests):
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no new PID namespace may be made here")
+    inner = Guests(stubctl=guests.stubctl, environment=guests.environment, before=("unshare", "--pid", "--fork", "--kill-child"))
+
+    with inner.running("context(); alloc(1 << 20); say(os.getpid()); wait_for_line()") as guest:
+        assert guest.says() == 1
+        child = int(Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text())
+        said = asked(guests, "say([p.pid for p in nv.nvmlDeviceGetComputeRunningProcesses(card)])")
+        inside = inner.run(PYNVML + "say([p.pid for p in nv.nvmlDeviceGetComputeRunningProcesses(card)])")
+
+    assert said == [child]
+    assert inside in ([], [child])  # /proc is the host's here: a namespace with one of its own sees nobody
 
 
 def test_use_is_that_of_the_last_second(guests):
