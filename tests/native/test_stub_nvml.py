@@ -53,7 +53,9 @@ say([one.used, two.used, two.total, [[p.pid, p.usedGpuMemory] for found in lists
 def test_a_process_of_another_pid_namespace_has_the_readers_pid(guests):
     if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no new PID namespace may be made here")
-    inner = Guests(stubctl=guests.stubctl, environment=guests.environment, before=("unshare", "--pid", "--fork", "--kill-child"))
+    inner = Guests(
+        stubctl=guests.stubctl, environment=guests.environment, before=("unshare", "--pid", "--fork", "--kill-child")
+    )
 
     with inner.running("context(); alloc(1 << 20); say(os.getpid()); wait_for_line()") as guest:
         assert guest.says() == 1
