@@ -25,8 +25,8 @@
 #define SLICE_WAIT_NS INT64_C(2000000)           /* the longest single wait */
 #define SLICE_REFILL_STEP_NS UINT64_C(10000)     /* refills come in steps, so that rounding costs nothing */
 #define SLICE_FACTOR_ONE 1000000u
-#define SLICE_FACTOR_LEAST (SLICE_FACTOR_ONE / 2)
-#define SLICE_FACTOR_MOST (SLICE_FACTOR_ONE * 2)
+#define SLICE_FACTOR_LEAST 500000u
+#define SLICE_FACTOR_MOST 2000000u
 
 /* 128 bytes of the 256 that the region keeps per device. All zero is a valid bucket: it starts full at its first refill. */
 struct slice_bucket {
