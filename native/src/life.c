@@ -128,8 +128,10 @@ static CUresult slice_cuCtxDetach(CUcontext context)
                 return SLICE_WITHOUT_LIMITS(cuCtxDetach, (context));
         CUresult result = slice_real()->cuCtxDetach(context);
         /* Attached twice, it lives on: then it still has a version. */
-        if (result == CUDA_SUCCESS && slice_real()->cuCtxGetApiVersion(context, &version) != CUDA_SUCCESS)
+        if (result == CUDA_SUCCESS && slice_real()->cuCtxGetApiVersion(context, &version) != CUDA_SUCCESS) {
+                slice_limiter_context_gone(context);
                 context_ended(context);
+        }
         return result;
 }
 
