@@ -25,7 +25,7 @@ struct CUstream_st {
         stub_kind_word kind;
         uint32_t flags;
         CUcontext ctx;
-        uint64_t last;                  /* position where its last work ends */
+        _Atomic uint64_t last;          /* position where its last work ends; threads may share a stream */
         uint64_t id;
         int priority;
         CUgraph capture;                /* graph that its work goes into */
@@ -43,7 +43,7 @@ struct CUctx_st {
         uint32_t device;
         unsigned int flags;
         int primary;
-        int retained;
+        _Atomic int retained;           /* changed under the lock of contexts, read by every call */
         uint64_t id;
         uint64_t bytes;                 /* device memory that it takes by itself */
         uint32_t peers;                 /* bit per card */

@@ -19,10 +19,21 @@ struct CUstream_st *stub_stream(CUstream handle)
         return stub_object(handle, STUB_STREAM);
 }
 
+/* A stream's end only ever moves on, whichever of its threads says so last. */
+static void move_end(struct CUstream_st *stream, uint64_t position)
+{
+        uint64_t last = atomic_load_explicit(&stream->last, memory_order_relaxed);
+
+        while (last < position && !atomic_compare_exchange_weak(&stream->last, &last, position))
+                ;
+}
+
 uint64_t stub_queue(struct CUstream_st *stream, uint64_t ns)
 {
-        stream->last = stub_submit(stream->ctx->device, ns);
-        return stream->last;
+        uint64_t position = stub_submit(stream->ctx->device, ns);
+
+        move_end(stream, position);
+        return position;
 }
 
 /* Where the work of a stream ends: of the legacy stream, everybody's. */
@@ -227,8 +238,8 @@ CUresult impl_cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int fla
                 return CUDA_ERROR_INVALID_VALUE;
         if (stub_capturing(s) || event->capture)
                 return stub_capture_event(s, event, false);
-        if (event->ctx->device == s->ctx->device && event->position > s->last)
-                s->last = event->position;
+        if (event->ctx->device == s->ctx->device)
+                move_end(s, event->position);
         return CUDA_SUCCESS;
 }
 

@@ -14,8 +14,8 @@
 #include <dlfcn.h>
 
 #define EXTRA(X)                                                                                                      \
-        X(cuCtxCreate_v2) X(cuCtxDestroy_v2) X(cuDevicePrimaryCtxReset_v2) X(cuGraphGetNodes) X(cuLaunchHostFunc)     \
-        X(cuStreamDestroy_v2) X(cuLaunchKernel_ptsz) X(cuStreamSynchronize_ptsz)
+        X(cuCtxCreate_v2) X(cuCtxDestroy_v2) X(cuDevicePrimaryCtxReset_v2) X(cuGraphGetNodes) X(cuGraphDestroy)       \
+        X(cuLaunchHostFunc) X(cuStreamDestroy_v2) X(cuLaunchKernel_ptsz) X(cuStreamSynchronize_ptsz)
 #define X(symbol) static __typeof__(symbol) *my_##symbol;
 EXTRA(X)
 #undef X
@@ -65,6 +65,7 @@ static void a_capture_holds_what_was_launched_and_nothing_else(void)
         CHECK(bench_cuStreamEndCapture(stream, &graph) == CUDA_SUCCESS);
         CHECK(my_cuGraphGetNodes(graph, NULL, &count) == CUDA_SUCCESS);
         CHECK(count == 200);
+        CHECK(my_cuGraphDestroy(graph) == CUDA_SUCCESS);
         CHECK(bench_cuStreamSynchronize(stream) == CUDA_SUCCESS);
 }
 
@@ -100,6 +101,7 @@ static void another_threads_launches_do_not_break_a_capture(void)
                 CHECK(bench_cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) == CUDA_SUCCESS);
                 launch(kernel, stream);
                 CHECK(bench_cuStreamEndCapture(stream, &graph) == CUDA_SUCCESS);
+                CHECK(my_cuGraphDestroy(graph) == CUDA_SUCCESS);
         }
         atomic_store(&is_over, true);
         pthread_join(thread, NULL);
