@@ -7,6 +7,7 @@ Builds lie out of tree in a folder that is kept between runs, so only what chang
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
@@ -89,6 +90,22 @@ def _build(name: str, *options: str, compiler: str = "cc", targets: tuple[str, .
     return NativeBuild(folder=folder)
 
 
+@functools.cache
+def _cannot_sanitize(sanitize: str) -> str:
+    """Why programs with these sanitizers cannot be made or run here; "" when they can."""
+    if shutil.which("clang") is None:
+        return "no clang here: `apt install clang libclang-rt-dev`"
+    with tempfile.TemporaryDirectory() as folder:
+        program, source = Path(folder, "probe"), Path(folder, "probe.c")
+        source.write_text("int main(void) { return 0; }\n")
+        command = ["clang", f"-fsanitize={sanitize}", str(source), "-o", str(program)]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode:
+            return f"clang has no runtime of {sanitize} here (`apt install libclang-rt-dev`): {made.stderr[-300:]}"
+        ran = subprocess.run([program], capture_output=True, text=True, check=False)
+    return f"this machine runs no program with {sanitize}: {ran.stderr[:300]}" if ran.returncode else ""
+
+
 def _builds() -> Path:
     """Where builds are kept: a folder per checkout and user, beside the other temporary files."""
     tag = f"{os.getuid()}-{abs(hash_of(str(SOURCES))):x}"
@@ -115,9 +132,12 @@ def native() -> NativeBuild:
 
 @pytest.fixture(scope="session")
 def native_build() -> Callable[[str], NativeBuild]:
-    """A build with sanitizers, by what -fsanitize= takes: `native_build("thread")`. Compiled with clang."""
+    """A build with sanitizers, by what -fsanitize= takes: `native_build("thread")`. Compiled with clang; skips where it
+    has no runtime for them, or where this machine does not run such programs."""
 
     def build(sanitize: str) -> NativeBuild:
+        if why := _cannot_sanitize(sanitize):
+            pytest.skip(why)
         return _build(sanitize.replace(",", "-"), f"-DLABSPAWNER_SANITIZE={sanitize}", compiler="clang")
 
     return build
