@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -42,6 +44,7 @@ class Cards:
         self._make_room = make_room
         self._lock = Lock()
         self._nvml: Nvml | None = None
+        self._in_use: int | None = None
         self._last, self._looked_at = Inventory(), float("-inf")
         self.pretended: Pretended | None = None
         self.missing: Sentence | None = None
@@ -94,6 +97,26 @@ class Cards:
             if self._nvml is not None:
                 self._nvml.close()
                 self._nvml = None
+            if self._in_use is not None:
+                os.close(self._in_use)
+                self._in_use = None
+
+    def remove_state(self) -> None:
+        """Remove what plays the memory of pretended cards, unless some hub process gives slices of them out."""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._state, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._state.unlink()
+            finally:
+                os.close(descriptor)
+
+    def _use_state(self) -> None:
+        """Keep others from removing the state; servers write to it, with uids of their own. Raises OSError."""
+        if self._in_use is None:
+            self._in_use = os.open(self._state, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._in_use, fcntl.LOCK_SH)
+        self._state.chmod(0o666)
 
     def _opened(self) -> Nvml:
         if self._nvml is None:
@@ -106,8 +129,8 @@ class Cards:
                 os.environ.update(pretended.settings)  # the driver reads them in this process
                 library = pretended.nvml
             self._nvml = self._open_nvml(library)
-            if self.pretended is not None and self._state.exists():
-                self._state.chmod(0o666)  # servers have uids of their own
+            if self.pretended is not None:
+                self._use_state()
         return self._nvml
 
     def _shared(self, found: Inventory) -> Inventory:

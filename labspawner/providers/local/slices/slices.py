@@ -232,8 +232,10 @@ class Slices:
     def tidy_up(self) -> None:
         """Remove what all slices share, where there is none; safe to repeat. Blocks."""
         if not self._run_dirs.leases() and not self._promised:
-            for name in (_NODE, _STATE):
-                (self._run_dirs.base / name).unlink(missing_ok=True)
+            (self._run_dirs.base / _NODE).unlink(missing_ok=True)
+            self.cards.remove_state()
+            with contextlib.suppress(OSError):
+                self._run_dirs.base.rmdir()
 
     # -- what becomes of them ------------------------------------------------------------------------------------------
 
