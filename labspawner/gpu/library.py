@@ -38,7 +38,10 @@ def find_library(environment: Mapping[str, str] = os.environ) -> Library:
     path = Path(named) if named else installed(NAME)
     if path is None:
         raise SetupError(
-            Sentence("This installation of labspawner has no GPU library: install its wheel, or build native/."),
+            Sentence(
+                "This installation of labspawner has no GPU library: it was built without a C compiler. Install one "
+                "(Debian: apt install gcc libc6-dev), and then labspawner again."
+            ),
             detail=f"no {IN_PACKAGE}/{NAME} in the package; {LIBRARY_ENV} is not set",
         )
     return Library(path=path.absolute(), version=_checked(path.absolute()))
