@@ -63,7 +63,7 @@ static int grow_table(void)
 {
         size_t old = heap.table_size;
         struct stub_block **from = heap.table;
-        struct stub_block **to = calloc(old ? old * 2 : 4096, sizeof(*to));
+        struct stub_block **to = calloc(old ? old * 2 : 4096, sizeof(struct stub_block *));
 
         if (!to)
                 return -1;

@@ -39,7 +39,7 @@ static CUresult launch(CUfunction function, const unsigned int *grid, const unsi
                 return CUDA_ERROR_INVALID_HANDLE;
         if (stub_capturing(s))
                 return stub_capture_kernel(s, function, cooperative);
-        if (cooperative && (uint64_t)grid[0] * grid[1] * grid[2] > 128 * 24)
+        if (cooperative && (uint64_t)grid[0] * grid[1] * grid[2] > UINT64_C(128) * 24)
                 return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
         end = stub_queue(s, function->ns);
         if (function->ns)
