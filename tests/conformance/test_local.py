@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import psutil
 import pytest
+from gpudouble import a_library
 
 from labspawner.errors import LabError, SetupError, StartFailed
-from labspawner.model import Feature, LaunchRequest
+from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.model import Feature, LaunchRequest, Resources, Slice
 from labspawner.providers.contract import Provider
 from labspawner.providers.local import LocalProvider
 from labspawner.providers.local.ladder import find_sandbox
@@ -22,6 +24,7 @@ from labspawner.testing import tinyserver
 from labspawner.testing.conformance import ProviderConformance
 from labspawner.testing.requests import launch_request
 
+SLICE = Resources(gpu=Slice(memory_bytes=2**30, compute_pct=5))
 COMMANDS = {
     "missing": ("no-such-command-anywhere",),
     "dies": tinyserver.command(say="Traceback: boom", die_after_s=0.0, exit_code=3, never_listen=True),
@@ -134,6 +137,31 @@ class TestRlimit(OnARung):
 
     rung = "rlimit"
     settings = {"sandbox": "rlimit", "network": "none"}
+
+
+class TestSliced(OnARung):
+    """bubblewrap in control groups, and a slice of a card for everybody."""
+
+    rung = "cgroup"
+    entry_point = "conformance.cards:LocalProvider"
+    settings = {"sandbox": "cgroup", "network": "none", "gpu": {"pretend": None, "selftest": "off"}}
+    checkpoints = 5
+    scarce_settings = {"gpu": {"pretend": None, "selftest": "off", "splits": 1}}
+
+    @pytest.fixture(autouse=True)
+    def _library(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(LIBRARY_ENV, str(a_library(tmp_path_factory.mktemp("library"))))
+        path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+
+    def request(self, **changes: Any) -> LaunchRequest:
+        return launch_request(**{"resources": SLICE, **changes})
+
+    def slow_request(self, stage: str, **changes: Any) -> LaunchRequest:
+        return super().slow_request(stage, **{"resources": SLICE, **changes})
+
+    def failing_request(self, stage: str, **changes: Any) -> LaunchRequest:
+        return super().failing_request(stage, **{"resources": SLICE, **changes})
 
 
 class TestCgroup(OnARung):

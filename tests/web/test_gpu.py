@@ -213,7 +213,7 @@ def test_pages_say_that_the_gpu_is_pretended_and_an_administrator_sees_every_sli
     stop(student)
 
     assert "There is no GPU behind the slices of this hub" in page.locator(".lab-pretended").inner_text()
-    assert "Pretended GPU" in said
+    assert "Pretended card" in said
     assert "free for slices" in said
     assert BADGE["en"] in said
 

@@ -129,7 +129,7 @@ class Slices:
         for card in self._free(inventory, held):
             lines.append(
                 Sentence(
-                    "Pretended GPU {name}: {free} of {total} free for slices. Nothing is computed on it."
+                    "Pretended card {name}: {free} of {total} free for slices. Nothing is computed on it."
                     if self.cards.pretended is not None
                     else "GPU {name}: {free} of {total} free for slices.",
                     name=names.get(card.uuid, card.uuid),
