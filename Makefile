@@ -23,12 +23,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.run-installed: $(BIN)/python pyproject.toml native/CMakeLists.txt
+NATIVE := native/CMakeLists.txt $(wildcard native/src/* native/stub/* native/abi/*)
+
+$(VENV)/.run-installed: $(BIN)/python pyproject.toml $(NATIVE)
 	@echo "Installing labspawner into $(VENV), once; this takes a minute ..."
 	$(BIN)/python -m pip install --quiet --editable '.[local]'
 	@touch $@
 
-$(VENV)/.dev-installed: $(BIN)/python pyproject.toml native/CMakeLists.txt
+$(VENV)/.dev-installed: $(BIN)/python pyproject.toml $(NATIVE)
 	@echo "Installing labspawner and its test tools into $(VENV), once; this takes a minute or two ..."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.run-installed
