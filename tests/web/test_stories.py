@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 from labspawner.culling.words import span
-from labspawner.model import Activity, Decision
+from labspawner.model import Activity, Decision, Evidence
 from labspawner.proxies import proxy_command, reach_sockets
 from labspawner.store import Store
 from labspawner.testing.hub import RealHub, free_ports
@@ -183,6 +183,11 @@ class Story:
 
     def wait_until_known(self, known: Callable[[Activity], bool]) -> None:
         self.hub.wait_reported(self.user, known)
+
+    def known(self) -> Evidence:
+        """What the hub knows of the server's use and of the student's wishes."""
+        lease = self.hub.lease(self.user)
+        return self.hub.with_store(lambda store: store.standings([lease.id]))[lease.id].evidence
 
     def outlives(self, begin: datetime, length: timedelta) -> None:
         """The server runs, without a break, until `length` after `begin`."""
@@ -421,10 +426,11 @@ def test_a_command_in_a_terminal_is_work_until_it_ends(story, screenshots):
 def test_hold_in_a_terminal_keeps_an_idle_server_and_no_longer(story, screenshots):
     holder = story("holder", "silent")
     page = holder.terminal()
-    holder.hold(0)
     page.keyboard.type("labspawner hold 2h > said.txt 2>&1\n")
     eventually_sync(lambda: "until" in on_disk(holder.hub, "holder", "said.txt"), LONG_S, "the command has answered")
     held = utcnow()
+    kept = holder.known().held_until
+    assert kept > held + timedelta(seconds=HELD_S)  # longer than what the story was prepared under
     page.locator(".labspawner-bar", has_text="Kept until").wait_for()
     look(page, "held", screenshots)
     holder.close_all()
