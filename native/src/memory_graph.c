@@ -116,7 +116,7 @@ static uint64_t need(const struct slice_block *block)
             reads(block->device, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &used) && reserved > used)
                 left = reserved - used;
         pthread_mutex_unlock(&slice_state.pools);
-        return block->bytes > left ? block->bytes - left : 0;
+        return block->bytes > left ? (block->bytes - left + PAGE - 1) / PAGE * PAGE : 0;   /* it grows by pages */
 }
 
 int slice_graph_memory_begin(CUgraphExec exec, struct slice_graph_memory *ret, const char *api)

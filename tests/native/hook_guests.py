@@ -98,19 +98,21 @@ def make_slice(
 
 
 @contextmanager
-def storms(a_slice: Slice, count: int, operations: int, how: str, **more: str) -> Iterator[list[dict[str, int]]]:
+def storms(
+    a_slice: Slice, count: int, operations: int, how: str, *, seed: int = 1, **more: str
+) -> Iterator[list[dict[str, int]]]:
     """So many processes with random operations over all kinds of memory; what each of them said in the end. They live,
     with everything freed, until the context is left."""
     command = a_slice.native.program("hook_storm")
     crowd = [
         subprocess.Popen(
-            [command, str(seed), str(operations), how],
+            [command, str(seed + number), str(operations), how],
             env={**a_slice.inside, **more},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for seed in range(1, count + 1)
+        for number in range(count)
     ]
     try:
         yield [_last_words(process) for process in crowd]
