@@ -157,10 +157,17 @@ def test_pages_kernels_uploads_and_a_hub_restart(lab: RealHub) -> None:
     assert (
         student.run(
             kernel,
-            "import os, urllib.request as u\n"
+            "import os, time, urllib.request as u\n"
             "request = u.Request(os.environ['JUPYTERHUB_API_URL'] + '/user', headers={'Authorization': 'token ' +"
             " os.environ['JUPYTERHUB_API_TOKEN']})\n"
-            "print(u.urlopen(request).status)",
+            "deadline = time.monotonic() + 120\n"  # the hub answers the world a little before it listens for its servers
+            "while True:\n"
+            "    try:\n"
+            "        print(u.urlopen(request).status)\n"
+            "        break\n"
+            "    except ConnectionError:\n"
+            "        assert time.monotonic() < deadline\n"
+            "        time.sleep(0.2)\n",
         )
         == "200\n"
     )
