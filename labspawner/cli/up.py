@@ -21,7 +21,7 @@ import psutil
 
 from labspawner.demo import ACCOUNTS, PASSWORD_ENV
 from labspawner.errors import SetupError
-from labspawner.gpu.library import find_library
+from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.pretend import DEFAULT_CARDS, find_driver, parse_cards
 from labspawner.providers.local.slices.options import PRETEND_GPU_ENV
 from labspawner.units import UnitError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labspawner.errors import SetupError
-from labspawner.gpu.library import installed
+from labspawner.gpu.libvgpu import installed
 from labspawner.sentences import Sentence
 from labspawner.units import UnitError, parse_bytes
 

@@ -29,7 +29,7 @@ class Tools:
     folder: Path
 
     @property
-    def library(self) -> Path:
+    def libvgpu(self) -> Path:
         return self.folder / "src" / "libvgpu.so"
 
     @property
@@ -125,7 +125,7 @@ class PretendCard:
         region.create(Path(limits.region), limits)
         file = self.folder / f"{name}.limits"
         file.write_text(render(limits))
-        inside = self.environment | {"LD_PRELOAD": str(self.tools.library), "LABSPAWNER_GPU_LIMITS": str(file)}
+        inside = self.environment | {"LD_PRELOAD": str(self.tools.libvgpu), "LABSPAWNER_GPU_LIMITS": str(file)}
         return Slice(name, limits, file, inside)
 
     def call(self, where: Slice | None, *command: object) -> str:

@@ -1,2 +1,2 @@
-/* Which labspawner this library was built from: read from the file by labspawner/gpu/library.py, by nobody at run time. */
+/* Which labspawner this library was built from: read from the file by labspawner/gpu/libvgpu.py, by nobody at run time. */
 __attribute__((used, visibility("hidden"))) const char slice_version[] = "labspawner-libvgpu " LABSPAWNER_VERSION;

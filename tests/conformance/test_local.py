@@ -14,7 +14,7 @@ import pytest
 from gpudouble import a_library
 
 from labspawner.errors import LabError, SetupError, StartFailed
-from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.model import Feature, LaunchRequest, Resources, Slice
 from labspawner.providers.contract import Provider
 from labspawner.providers.local import LocalProvider

@@ -10,7 +10,7 @@ import pytest
 from gpudouble import NvmlDouble, a_card, a_library
 from isolation.students import Lab, Student
 
-from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.model import HeldSlice, Resources, Slice, SliceTest
 from labspawner.units import parse_bytes
 

@@ -30,7 +30,7 @@ class NativeBuild:
     folder: Path
 
     @property
-    def library(self) -> Path:
+    def libvgpu(self) -> Path:
         """libvgpu.so."""
         return self.folder / "src/libvgpu.so"
 

@@ -33,7 +33,7 @@ class Slice:
     @property
     def inside(self) -> dict[str, str]:
         """The environment of a process in the slice."""
-        return {**self.bare, "LD_PRELOAD": str(self.native.library), LIMITS_ENV: str(self.folder.limits)}
+        return {**self.bare, "LD_PRELOAD": str(self.native.libvgpu), LIMITS_ENV: str(self.folder.limits)}
 
     def reading(self) -> region.Reading:
         return region.read(self.folder.region)

@@ -22,7 +22,7 @@ def inside(request, native, stub_state, tmp_path) -> Guests:
         "STUB_CUDA_ALTERNATE": "1" if request.param == "other addresses" else "0",
     }
     limits_file: Path = make_slice(tmp_path / "slice", DeviceLimit(uuid=UUIDS[1], memory_bytes=4 * GIB))
-    return Guests(stubctl=native.stubctl, environment=environment).inside(limits_file, native.library)
+    return Guests(stubctl=native.stubctl, environment=environment).inside(limits_file, native.libvgpu)
 
 
 CUDA_PYTHON = """

@@ -54,7 +54,7 @@ def sandbox(native, stub_state, tmp_path):
     empty = tmp_path / "etc"
     empty.mkdir()
     binds = ["--dev-bind", "/", "/", "--bind", str(tmp_path), str(tmp_path), *_etc(empty)]
-    for place in a_slice.folder.places(library=native.library, node=None):
+    for place in a_slice.folder.places(library=native.libvgpu, node=None):
         binds += ["--bind" if place.writable else "--ro-bind", str(place.source), place.target]
 
     def inside(*words: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -57,7 +57,7 @@ def test_a_driver_in_another_namespace_is_not_handed_out(a_slice, a_copy):
 
 
 def test_without_settings_another_copy_is_left_alone(native, stub_state, a_copy):
-    environment = {**stub_state, "LD_PRELOAD": str(native.library)}
+    environment = {**stub_state, "LD_PRELOAD": str(native.libvgpu)}
 
     done = run(native.program("hook_lookup"), "far", a_copy, environment=environment)
 
@@ -93,7 +93,7 @@ def aarch64(native):
 def on_aarch64(build, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     limits = make_slice(build, {}, folder / "slice", 1024 * MIB).folder.limits
     inside = {
-        "LD_PRELOAD": build.library,
+        "LD_PRELOAD": build.libvgpu,
         "LD_LIBRARY_PATH": build.stub,
         "STUB_CUDA_STATE": folder / "state",
         "LABSPAWNER_GPU_LIMITS": limits,

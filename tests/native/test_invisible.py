@@ -16,7 +16,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "native"
 
 @pytest.fixture
 def preloaded(native) -> dict[str, str]:
-    return {**environment_without_slices(), "LD_PRELOAD": str(native.library)}
+    return {**environment_without_slices(), "LD_PRELOAD": str(native.libvgpu)}
 
 
 def hooked_names() -> set[str]:
@@ -25,14 +25,14 @@ def hooked_names() -> set[str]:
 
 
 def test_the_library_exports_its_hooks_and_dlsym_and_dlvsym_and_nothing_else(native):
-    done = subprocess.run(["nm", "-D", "--defined-only", native.library], capture_output=True, text=True, check=True)
+    done = subprocess.run(["nm", "-D", "--defined-only", native.libvgpu], capture_output=True, text=True, check=True)
 
     exported = {line.split()[-1] for line in done.stdout.splitlines()}
     assert exported == hooked_names() | {"dlsym", "dlvsym"}
 
 
 def test_the_library_needs_nothing_of_the_driver(native):
-    done = subprocess.run(["readelf", "-d", native.library], capture_output=True, text=True, check=True)
+    done = subprocess.run(["readelf", "-d", native.libvgpu], capture_output=True, text=True, check=True)
 
     needed = re.findall(r"\(NEEDED\).*\[(.*)\]", done.stdout)
     assert needed

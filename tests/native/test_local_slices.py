@@ -18,7 +18,7 @@ import pytest
 from builders import a_request
 
 from labspawner.errors import NoRoom
-from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.pretend import PRETEND_ENV
 from labspawner.gpu.selftest import __file__ as SELFTEST
 from labspawner.model import Checkpoint, Handle, HeldSlice, Ready, ReleaseMode, Resources, Slice
@@ -98,7 +98,7 @@ def play(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         pytest.skip(f"no sandbox here: {missing}")
     if LIBRARY_ENV not in os.environ or PRETEND_ENV not in os.environ:
         native = request.getfixturevalue("native")
-        monkeypatch.setenv(LIBRARY_ENV, str(native.library))
+        monkeypatch.setenv(LIBRARY_ENV, str(native.libvgpu))
         monkeypatch.setenv(PRETEND_ENV, str(native.stub))
 
     def played(story: Story) -> Any:

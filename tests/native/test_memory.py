@@ -160,7 +160,7 @@ def test_settings_that_cannot_be_read_mean_no_gpu_and_one_line(a_slice, text, na
 def test_bad_environment_means_no_gpu_and_one_line(native, stub_state, tmp_path, value):
     inside = {
         **stub_state,
-        "LD_PRELOAD": str(native.library),
+        "LD_PRELOAD": str(native.libvgpu),
         "CUDA_DEVICE_MEMORY_LIMIT": value,
         "CUDA_DEVICE_MEMORY_SHARED_CACHE": str(tmp_path / "cache"),
     }
@@ -182,7 +182,7 @@ def test_a_region_of_another_size_means_no_gpu_and_one_line(a_slice):
 
 
 def test_without_settings_the_card_is_the_programs(native, stub_state):
-    inside = {**stub_state, "LD_PRELOAD": str(native.library)}
+    inside = {**stub_state, "LD_PRELOAD": str(native.libvgpu)}
 
     done = run(sys.executable, GUEST, "total", environment=inside)
 

@@ -30,7 +30,7 @@ class Shell:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("STUB_", "CUDA_"))}
         self.environment = {
             **kept,
-            "LABSPAWNER_LIBVGPU": str(native.library),
+            "LABSPAWNER_LIBVGPU": str(native.libvgpu),
             "LABSPAWNER_PRETEND_DRIVER": str(native.stub),
             "LABSPAWNER_SLICES": str(register),
             "COLUMNS": "200",

@@ -122,7 +122,7 @@ def test_lookups(sanitized, a_slice, question):
 
 @pytest.mark.parametrize("settings", [{}, {"CUDA_DEVICE_MEMORY_LIMIT": "4GB"}], ids=["no settings", "bad settings"])
 def test_a_program_without_cuda(sanitized, settings):
-    inside = {**environment_without_slices(), "LD_PRELOAD": str(sanitized.native.library), **settings}
+    inside = {**environment_without_slices(), "LD_PRELOAD": str(sanitized.native.libvgpu), **settings}
 
     assert sanitized.run(sanitized.native.program("hook_plain"), environment=inside) == "fine\n"
 

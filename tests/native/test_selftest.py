@@ -37,7 +37,7 @@ def cards(native, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def in_slice(native, folder: SliceFolder, cards: dict[str, str]) -> Test:
     def run(*words: str, **changes: str) -> tuple[int, dict[str, Any]]:
-        environment = {**cards, **folder.courtesy(library=native.library, base={}), **changes}
+        environment = {**cards, **folder.courtesy(library=native.libvgpu, base={}), **changes}
         done = python("-I", str(selftest.__file__), *words, environment=environment)
         assert done.stderr == "" or "labspawner: " in done.stderr
         return done.returncode, json.loads(done.stdout)
@@ -174,7 +174,7 @@ def test_any_python_runs_it(native, folder: SliceFolder, cards: dict[str, str]):
     if system is None:
         pytest.skip("this machine has no Python of its own")
     folder.make(limits_of(folder.region, 6))
-    environment = {**os.environ, **cards, **folder.courtesy(library=native.library, base={})}
+    environment = {**os.environ, **cards, **folder.courtesy(library=native.libvgpu, base={})}
 
     done = subprocess.run(
         [system, selftest.__file__], env=environment, capture_output=True, text=True, timeout=150, check=False

@@ -21,7 +21,7 @@ def test_threads_may_do_anything_at_once(native, native_build, stub_state, tmp_p
     environment = {**stub_state, "LD_LIBRARY_PATH": str(build.stub)}
     if sliced:
         limits_file = make_slice(tmp_path / "slice", DeviceLimit(uuid=UUIDS[0], memory_bytes=GIB))
-        environment |= {"LD_PRELOAD": str(build.library), "LABSPAWNER_GPU_LIMITS": str(limits_file)}
+        environment |= {"LD_PRELOAD": str(build.libvgpu), "LABSPAWNER_GPU_LIMITS": str(limits_file)}
         if sanitizer == "address,undefined":
             environment["ASAN_OPTIONS"] = "verify_asan_link_order=0"  # the library comes before the program's runtime
 

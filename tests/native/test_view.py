@@ -47,7 +47,7 @@ def limits_file(tmp_path) -> Path:
 @pytest.fixture
 def inside(guests, limits_file, native) -> Guests:
     """Programs in that slice."""
-    return guests.inside(limits_file, native.library)
+    return guests.inside(limits_file, native.libvgpu)
 
 
 def test_a_slice_is_a_card_of_its_own_size(inside):
@@ -117,7 +117,7 @@ say(sorted({error(nv.nvmlDeviceGetMemoryInfo, ctypes.cast(own + n * 8, nv.c_nvml
 
 def test_cards_stand_in_the_order_of_the_limits_file(guests, native, tmp_path):
     devices = [DeviceLimit(uuid=UUIDS[n], memory_bytes=(n + 1) * GIB) for n in (2, 0)]
-    inside = guests.inside(make_slice(tmp_path / "two", *devices), native.library)
+    inside = guests.inside(make_slice(tmp_path / "two", *devices), native.libvgpu)
 
     said = inside.run(
         PYNVML
@@ -246,7 +246,7 @@ say(sorted({{getattr(nvml, name)(card, 0, 0, 0) for name in {denied!r}}}))
 
     assert len(denied) > 75
     assert inside.run(text) == [4]
-    assert guests.having(LD_PRELOAD=str(native.library)).run(text) == [0]
+    assert guests.having(LD_PRELOAD=str(native.libvgpu)).run(text) == [0]
 
 
 def test_use_is_of_the_share_and_nobody_elses(guests, inside):
@@ -369,4 +369,4 @@ say([[nv.nvmlDeviceGetUUID(c) for c in cards], used, found, error(nv.nvmlDeviceG
 """
     )
 
-    assert guests.having(LD_PRELOAD=str(native.library)).run(text) == guests.run(text)
+    assert guests.having(LD_PRELOAD=str(native.libvgpu)).run(text) == guests.run(text)

@@ -86,7 +86,7 @@ def test_who_goes_around_the_library_is_reported_then_killed(cards, watch, start
 def test_who_is_in_the_slice_and_within_its_limit_is_left_alone(native, cards, watch, started, tmp_path):
     folder = SliceFolder(tmp_path / "slice-1")
     folder.make(limits_of(folder.region, 6))
-    inside = {**cards, MARK: "lab-1", **folder.courtesy(library=native.library, base={})}
+    inside = {**cards, MARK: "lab-1", **folder.courtesy(library=native.libvgpu, base={})}
     started.append(holding(0, 6, environment=inside))
     assert started[0].stdout.readline() == "0\n"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from native.conftest import native  # noqa: F401 - library and pretended driver, built once for all tests
 
-from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.pretend import PRETEND_ENV
 from labspawner.providers.local.ladder import find_sandbox
 from labspawner.testing.waiting import eventually_sync
@@ -74,7 +74,7 @@ def driver(request: pytest.FixtureRequest) -> dict[str, str]:
     if LIBRARY_ENV in os.environ and PRETEND_ENV in os.environ:
         return {}
     built = request.getfixturevalue("native")
-    return {LIBRARY_ENV: str(built.library), PRETEND_ENV: str(built.stub)}
+    return {LIBRARY_ENV: str(built.libvgpu), PRETEND_ENV: str(built.stub)}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from labspawner.cli.run.sight import LABEL, mark_of, pretend_option, seen
 from labspawner.errors import LabError
 from labspawner.gpu import selftest
 from labspawner.gpu.cards import Inventory, capacities, without_strangers
-from labspawner.gpu.library import Library, find_library
+from labspawner.gpu.libvgpu import Library, find_library
 from labspawner.gpu.limits import CorePolicy
 from labspawner.gpu.nvml import NoDriver
 from labspawner.gpu.pretend import DEFAULT_CARDS

@@ -23,7 +23,7 @@ from labspawner.cli.run.sight import LABEL, forget_pretended, in_words, mark_of,
 from labspawner.errors import LabError
 from labspawner.gpu.cards import Device, Inventory
 from labspawner.gpu.folder import LIMITS_INSIDE, NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE
-from labspawner.gpu.library import find_library
+from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.limits import CorePolicy, DeviceLimit, SliceLimits
 from labspawner.gpu.pretend import Pretended
 from labspawner.gpu.register import MARK, About, Register, Registered, node_file

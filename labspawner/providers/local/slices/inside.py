@@ -42,7 +42,7 @@ class SliceFiles:
 
     folder: SliceFolder
     verdict: Path
-    library: Path
+    libvgpu: Path
     node: Path
     refusals_at: int
 
@@ -76,14 +76,14 @@ def in_sandbox(
 ) -> GpuInside:
     """A sandbox with a slice: files where the library looks first, which the student cannot change. base: the
     environment so far."""
-    places = files.folder.places(library=files.library, node=files.node)
+    places = files.folder.places(library=files.libvgpu, node=files.node)
     binds = [
         Bind(source=str(place.source), target=place.target, writable=place.writable)
         for place in places
         if place.target != PRELOAD_INSIDE
     ]
     environment = {**_visible(uuid), REFUSALS_ENV: f"{INSIDE}/region:{files.refusals_at}"}
-    loader = {"LD_PRELOAD": str(files.library)}
+    loader = {"LD_PRELOAD": str(files.libvgpu)}
     if tested:
         binds += [
             Bind(source=str(files.selftest), target=_SELFTEST_INSIDE),
@@ -113,7 +113,7 @@ def in_the_open(
         **_visible(uuid),
         REFUSALS_ENV: f"{files.folder.region}:{files.refusals_at}",
         **(pretended.environment(base) if pretended is not None else {}),
-        **files.folder.courtesy(library=files.library, base=base),
+        **files.folder.courtesy(library=files.libvgpu, base=base),
     }
     if tested:
         environment |= {SELFTEST_ENV: str(files.selftest), VERDICT_ENV: str(files.verdict)}

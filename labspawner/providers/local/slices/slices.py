@@ -18,7 +18,7 @@ from labspawner.errors import LabError, NeverFits, NoRoom, SetupError
 from labspawner.gpu import region
 from labspawner.gpu.cards import Held, Inventory, capacities, without_strangers
 from labspawner.gpu.folder import NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE, SliceFolder
-from labspawner.gpu.library import find_library
+from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.limits import BadLimits, DeviceLimit, SliceLimits
 from labspawner.gpu.nvml import Nvml
 from labspawner.model import CardCapacity, GpuRefusal, GpuUsage, HeldSlice, LeaseId, Slice, SliceTest
@@ -305,7 +305,7 @@ class Slices:
         return SliceFiles(
             folder=folder,
             verdict=said,
-            library=find_library().path,
+            libvgpu=find_library().path,
             node=node,
             refusals_at=region.Header.refusals.offset,
         )

@@ -23,7 +23,7 @@ UUID = a_card().uuid
 FILES = SliceFiles(
     folder=SliceFolder(Path("/run/labspawner/hub/lease/slice")),
     verdict=Path("/run/labspawner/hub/lease/verdict"),
-    library=Path("/opt/lab/lib/libvgpu.so"),
+    libvgpu=Path("/opt/lab/lib/libvgpu.so"),
     node=Path("/run/labspawner/hub/node"),
     refusals_at=192,
 )

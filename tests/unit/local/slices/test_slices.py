@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labspawner.errors import NeverFits, NoRoom, SetupError, StartFailed
-from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.limits import CorePolicy, read
 from labspawner.model import CardPolicy, LeaseId, Slice, SliceTest
 from labspawner.naming import new_lease_id

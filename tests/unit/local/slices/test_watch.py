@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from gpudouble import NvmlDouble, a_library
 
-from labspawner.gpu.library import LIBRARY_ENV
+from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.region import SIZE
 from labspawner.model import LeaseId, Slice
 from labspawner.naming import new_lease_id

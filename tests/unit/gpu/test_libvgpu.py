@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labspawner.errors import SetupError
-from labspawner.gpu.library import LIBRARY_ENV, find_library
+from labspawner.gpu.libvgpu import LIBRARY_ENV, find_library
 from labspawner.gpu.pretend import PRETEND_ENV, Pretended, find_driver, parse_cards
 from labspawner.units import UnitError
 
