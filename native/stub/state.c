@@ -15,7 +15,7 @@
 
 #define INIT_BYTE ((off_t)1 << 40)      /* locked while the file is made */
 
-struct stub_state *stub_state;
+struct stub_state *_Atomic stub_state;
 struct stub_options stub_options = {.pool_chunk = 32 * MIB};
 int stub_own_slot = -1;
 static int state_fd = -1;

@@ -111,7 +111,7 @@ struct stub_options {
         bool alternate;                 /* STUB_CUDA_ALTERNATE=1: cuGetProcAddress gives addresses of its own */
 };
 
-extern struct stub_state *stub_state;
+extern struct stub_state *_Atomic stub_state;   /* set once, by whoever calls first; others look whether it is there */
 extern struct stub_options stub_options;
 extern int stub_own_slot;               /* -1: this process holds none */
 
