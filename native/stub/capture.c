@@ -23,6 +23,7 @@ bool stub_may(void)
         if (atomic_load_explicit(&captures, memory_order_relaxed) == 0 ||
             stub_thread.capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
                 return true;
+        stub_objects_hold();
         for (struct CUstream_st *s = NULL; (s = stub_object_next(s, STUB_STREAM));) {
                 bool mine = s->capture_thread == this_thread();
 
@@ -34,6 +35,7 @@ bool stub_may(void)
                 s->capture_bad = 1;
                 fine = false;
         }
+        stub_objects_let_go();
         return fine;
 }
 

@@ -316,6 +316,16 @@ void *stub_object(const void *handle, enum stub_kind kind)
         return ((const struct cell *)handle)->kind == kind ? (void *)(uintptr_t)handle : NULL;
 }
 
+void stub_objects_hold(void)
+{
+        pthread_mutex_lock(&cells_lock);
+}
+
+void stub_objects_let_go(void)
+{
+        pthread_mutex_unlock(&cells_lock);
+}
+
 void *stub_object_next(const void *before, enum stub_kind kind)
 {
         uint32_t i = before ? (uint32_t)(((uintptr_t)before - (uintptr_t)cells.base) / STUB_OBJECT_BYTES) + 1 : 0;

@@ -77,6 +77,9 @@ void stub_object_free(void *object);
 void *stub_object(const void *handle, enum stub_kind kind);
 /* Objects one after the other: NULL begins, NULL ends. */
 void *stub_object_next(const void *before, enum stub_kind kind);
+/* No object is made or freed in between; nothing of this file but stub_object_next may be called there. */
+void stub_objects_hold(void);
+void stub_objects_let_go(void);
 uint64_t stub_new_id(void);
 
 #endif
