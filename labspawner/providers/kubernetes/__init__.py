@@ -1,0 +1,1 @@
+"""Servers as pods of a Kubernetes cluster, through the real KubeSpawner."""

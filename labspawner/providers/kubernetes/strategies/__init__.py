@@ -1,0 +1,1 @@
+"""How a pod gets its slice of a GPU: one strategy per cluster, behind `contract.Strategy`. Pure: no I/O, no clock."""
