@@ -11,7 +11,7 @@ from jupyterhub.spawner import LocalProcessSpawner, Spawner
 from traitlets.config import Config
 
 from labspawner.model import Json, LaunchRequest
-from labspawner.providers.adapter.standins import (
+from labspawner.providers.standins import (
     Identity,
     StandInAuthenticator,
     StandInOrmSpawner,

@@ -37,12 +37,12 @@ from labspawner.providers import probe
 from labspawner.providers.adapter import child as children
 from labspawner.providers.adapter import explain
 from labspawner.providers.adapter.options import AdapterSettings, check_traits, spawner_class
-from labspawner.providers.adapter.standins import Identity
 from labspawner.providers.consumption import measure
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
 from labspawner.providers.processes import HostProcesses, Listing, adopt, marks
+from labspawner.providers.standins import Identity
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
