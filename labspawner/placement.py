@@ -120,7 +120,13 @@ def has_room(card: CardCapacity, gpu: Slice) -> bool:
         gpu.memory_bytes <= card.memory_free_bytes
         and gpu.compute_pct <= card.compute_free_pct
         and (card.slots_free is None or card.slots_free > 0)
+        and not any(holds(smaller, gpu) for smaller in card.leaves)
     )
+
+
+def holds(size: Slice, gpu: Slice) -> bool:
+    """Whether a place of this size is enough for `gpu`."""
+    return gpu.memory_bytes <= size.memory_bytes and gpu.compute_pct <= size.compute_pct
 
 
 def with_slice(card: CardCapacity, gpu: Slice) -> CardCapacity:
@@ -185,7 +191,12 @@ def _width(group: Sequence[CardCapacity]) -> int:
 
 def _emptied(host: HostCapacity) -> HostCapacity:
     cards = tuple(
-        replace(card, memory_free_bytes=card.memory_total_bytes, compute_free_pct=100, slots_free=None)
+        replace(
+            card,
+            memory_free_bytes=card.memory_total_bytes,
+            compute_free_pct=card.compute_total_pct,
+            slots_free=None,
+        )
         for card in host.cards
     )
     return replace(

@@ -303,3 +303,31 @@ def test_a_ledger_that_is_kept_says_what_counting_anew_says(hosts, wants, counte
         assert ledger.place(memory(gib)) == place(memory(gib), capacity, promised)
         promised[LeaseId(f"l{number}")] = memory(gib)
         ledger.promise(LeaseId(f"l{number}"), memory(gib))
+
+
+def of_class(uuid: str, gib: int, cores: int, *, free: bool = True, leaves: tuple[Slice, ...] = ()) -> CardCapacity:
+    """A place of fixed size, as slice classes and MIG profiles give them."""
+    return CardCapacity(
+        uuid=uuid,
+        memory_total_bytes=gib * GIB,
+        memory_free_bytes=gib * GIB if free else 0,
+        compute_free_pct=cores if free else 0,
+        compute_total_pct=cores,
+        slots_free=1 if free else 0,
+        leaves=leaves,
+    )
+
+
+def test_a_slice_that_a_smaller_class_holds_waits_for_that_class_and_takes_no_larger_place():
+    small = Slice(memory_bytes=6 * GIB, compute_pct=25)
+    full = having(a_host(cards=(of_class("s", 6, 25, free=False), of_class("l", 12, 50, leaves=(small,)))))
+
+    assert place(a_slice(4, 25), full, {}) == Full(0)
+    assert place(a_slice(4, 50), full, {}) == Fits("a", "l"), "too much compute time for the small class"
+    assert place(a_slice(8, 10), full, {}) == Fits("a", "l")
+
+
+def test_more_compute_time_than_any_class_has_never_fits():
+    capacity = having(a_host(cards=(of_class("s", 6, 25),)))
+
+    assert place(a_slice(4, 30), capacity, {}) == TooLarge(4 * GIB, 6 * GIB)
