@@ -84,9 +84,12 @@ class NeverFits(Permanent):
     reason = "never_fits"
     status_code = 400
 
-    def __init__(self, wanted_bytes: int, largest_bytes: int) -> None:
-        """Where no more bytes are wanted than there are, it is cores or places that no host has."""
-        if wanted_bytes > largest_bytes:
+    def __init__(self, wanted_bytes: int, largest_bytes: int, *, message: Sentence | None = None) -> None:
+        """Where no more bytes are wanted than there are, it is cores or places that no host has. message: of a provider
+        that knows better what does not fit."""
+        if message is not None:
+            pass
+        elif wanted_bytes > largest_bytes:
             message = Sentence(
                 "This profile needs {wanted}, more than any machine here has ({largest}). "
                 "Pick a smaller profile, or tell your instructor.",

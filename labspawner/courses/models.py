@@ -28,6 +28,7 @@ from labspawner.courses.patterns import compiled
 
 T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+CardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
 Cpu = Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False, strict=True)]
 MEMBER_GROUP = "course-{slug}"
 STAFF_GROUP = "course-{slug}-instructors"
@@ -46,6 +47,34 @@ class Gpu(Model):
     selftest: Literal["require", "warn", "off"] | None = Field(
         default=None,
         description="Whether a slice is tried out before the student gets it. Left out: the provider's default.",
+    )
+    cards: int | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        strict=True,
+        description="A slice of this size on so many different cards (kubernetes). Left out: one.",
+    )
+    type: tuple[CardName, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="Only cards whose name contains one of these (kubernetes with HAMi).",
+        examples=[["A100"]],
+    )
+    not_type: tuple[CardName, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8,
+        description="No card whose name contains one of these (kubernetes with HAMi).",
+    )
+    place: Literal["binpack", "spread", "topology"] | None = Field(
+        default=None,
+        description="Which of the cards with room: the fullest, the emptiest, or by distance (kubernetes with HAMi). "
+        "Left out: the provider's choice.",
+    )
+    priority: Literal["high", "low"] | None = Field(
+        default=None, description="Whose work goes first on a shared card (kubernetes with HAMi)."
     )
 
 

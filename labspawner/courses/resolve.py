@@ -19,7 +19,7 @@ from labspawner.model import Json, Resources, Slice
 class ResolvedVariant:
     """One way to run a profile, with the user's options applied.
 
-    settings: keys that only the provider reads; `image`, `template` and `gpu` (`policy`, `selftest`) stand there too.
+    settings: keys that only the provider reads; `image`, `template` and `gpu` (all but its size) stand there too.
     start_timeout_s: None leaves it to the administrator.
     index: which of the profile's variants it is, from 0.
     """
@@ -107,8 +107,8 @@ def _resolved(variant: Variant, values: dict[str, object], index: int) -> Resolv
             settings[name] = cast(str, values[name])
     gpu = cast("Gpu | None", values["gpu"])
     if gpu is not None:
-        how = {"policy": gpu.policy, "selftest": gpu.selftest}
-        settings["gpu"] = {key: value for key, value in how.items() if value is not None}
+        how = gpu.model_dump(mode="json", exclude={"memory", "cores"}, exclude_none=True)
+        settings["gpu"] = cast(Json, how)
     timeout = cast("timedelta | None", values["start_timeout"])
     return ResolvedVariant(
         provider=variant.provider,
