@@ -34,6 +34,7 @@ class Waiting:
     """Why a pod is not ready. message: for the student; detail: for the log, with the cluster's own words.
 
     percent: how far a healthy start is, 0 to 100; of the others it means nothing.
+    stuck: of a start that goes on by itself: what to say where it has not gone on when time ran out.
     again: the same pod, made anew, may well work (`UnexpectedAdmissionError`, an eviction during the start).
     asks_log: the last lines of the container's log would say more; add them to the error.
     """
@@ -42,6 +43,7 @@ class Waiting:
     message: Sentence
     detail: str = ""
     percent: int = 0
+    stuck: Sentence | None = None
     again: bool = False
     asks_log: bool = False
 

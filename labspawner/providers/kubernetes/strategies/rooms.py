@@ -1,0 +1,62 @@
+"""What a node has for pods, and what its pods left of it. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from labspawner.model import CardCapacity, CardPolicy, HostCapacity
+from labspawner.providers.kubernetes.views import NodeView, PodView
+
+CPU, MEMORY, PODS = "cpu", "memory", "pods"
+MIB = 2**20
+
+
+def takes_pods(node: NodeView) -> bool:
+    """Whether a new pod may go to `node` now: it is ready, not cordoned, and under no pressure."""
+    passing = any(
+        taint.key.startswith("node.kubernetes.io/") and taint.effect in {"NoSchedule", "NoExecute"}
+        for taint in node.taints
+    )
+    return node.ready and not node.cordoned and not passing
+
+
+def by_node(pods: Iterable[PodView]) -> Mapping[str, Sequence[PodView]]:
+    """The pods that hold something of a node, by its name."""
+    found: dict[str, list[PodView]] = defaultdict(list)
+    for pod in pods:
+        if pod.node and not pod.ended:
+            found[pod.node].append(pod)
+    return found
+
+
+def asked(pods: Iterable[PodView], resource: str) -> float:
+    """How much of `resource` these pods ask for together."""
+    return sum(pod.requests.get(resource, 0.0) for pod in pods)
+
+
+def room(
+    node: NodeView,
+    pods: Sequence[PodView],
+    cards: Sequence[CardCapacity] = (),
+    *,
+    policy: CardPolicy = CardPolicy.BINPACK,
+) -> HostCapacity:
+    """The node with what `pods`, which are on it, left of it; cards: with what is left of them.
+
+    One that takes no pods now has its totals, and nothing free: what fits it may wait, and does not fail for ever.
+    """
+    total = node.allocatable
+    opened = takes_pods(node)
+    servers, cpu, memory = total.get(PODS), total.get(CPU), total.get(MEMORY)
+    return HostCapacity(
+        name=node.name,
+        servers_total=None if servers is None else int(servers),
+        servers_free=(None if servers is None else max(0, int(servers) - len(pods))) if opened else 0,
+        cpu_total=cpu,
+        cpu_free=None if cpu is None else max(0.0, cpu - asked(pods, CPU)) if opened else 0.0,
+        memory_total_bytes=None if memory is None else int(memory),
+        memory_free_bytes=None if memory is None else max(0, int(memory - asked(pods, MEMORY))) if opened else 0,
+        cards=tuple(cards),
+        card_policy=policy,
+    )
