@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ LIBRARY_INSIDE = f"{INSIDE}/libvgpu.so"
 PRELOAD_INSIDE = "/etc/ld.so.preload"
 PRELOAD_TEXT = f"{LIBRARY_INSIDE}\n"
 LIMITS_ENV = "LABSPAWNER_GPU_LIMITS"
+NODE_MOST_BYTES = 64 + 512 * 256
+"""How large the file is that slices share, as native/src/node.h lays it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +102,20 @@ class SliceFolder:
     def remove(self) -> None:
         """Remove every file; safe to repeat. Processes that still run keep the region that they have mapped."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def make_node(path: Path) -> None:
+    """The file through which all slices of a machine lend compute time; one that is there stays. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        path.touch(exist_ok=False)
+    path.chmod(0o666)
+
+
+def cut_off(path: Path, most_bytes: int) -> bool:
+    """Cut off what a program wrote behind the end of a file that it may write to, which would be memory of the host:
+    whether there was anything."""
+    with contextlib.suppress(OSError):
+        if path.stat(follow_symlinks=False).st_size > most_bytes:
+            os.truncate(path, most_bytes)
+            return True
+    return False

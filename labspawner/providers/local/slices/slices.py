@@ -15,16 +15,16 @@ from logging import getLogger
 from pathlib import Path
 
 from labspawner.errors import LabError, NeverFits, NoRoom, SetupError
-from labspawner.gpu import region
+from labspawner.gpu import region, verdict
 from labspawner.gpu.cards import Held, Inventory, capacities, without_strangers
-from labspawner.gpu.folder import NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE, SliceFolder
+from labspawner.gpu.folder import NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE, SliceFolder, make_node
 from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.limits import BadLimits, DeviceLimit, SliceLimits
 from labspawner.gpu.nvml import Nvml
 from labspawner.model import CardCapacity, GpuRefusal, GpuUsage, HeldSlice, LeaseId, Slice, SliceTest
 from labspawner.placement import choose_cards
 from labspawner.providers.local.network.rundir import RunDirs
-from labspawner.providers.local.slices import uses, verdict
+from labspawner.providers.local.slices import uses
 from labspawner.providers.local.slices.cards import Cards
 from labspawner.providers.local.slices.inside import NO_CARD, GpuInside, SliceFiles, in_sandbox, in_the_open, nodes_of
 from labspawner.providers.local.slices.options import GpuSettings, GpuVariant, Policy, SelfTest, core_policy
@@ -195,7 +195,7 @@ class Slices:
         limits = self._limits(lease_id, held, variant.policy or self.settings.cores_policy)
         if not sandboxed:
             limits = replace(limits, region=str(files.folder.region), node=str(files.node))
-        _make_node(files.node)
+        make_node(files.node)
         (self._run_dirs.private(lease_id) / _OWNER).write_text(self._provider, encoding="utf-8")
         try:
             files.folder.make(limits, preload=PRELOAD_TEXT + self._also_preloaded())
@@ -329,12 +329,6 @@ def _with_news(usage: GpuUsage, killed: GpuRefusal | None) -> GpuUsage:
     refused = usage.refused
     last = killed if refused is None or killed.at >= refused.at else refused
     return replace(usage, refused=replace(last, count=killed.count + (refused.count if refused else 0)))
-
-
-def _make_node(path: Path) -> None:
-    with contextlib.suppress(FileExistsError):
-        path.touch(exist_ok=False)
-    path.chmod(0o666)
 
 
 def _no_room(cards: tuple[CardCapacity, ...], gpu: Slice, *, splits: int) -> LabError:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from logging import getLogger
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from labspawner.errors import ProviderUnavailable
 from labspawner.gpu import region
+from labspawner.gpu.folder import NODE_MOST_BYTES, cut_off
+from labspawner.gpu.verdict import MAX_BYTES
 from labspawner.gpu.watchdog import Excess, Holder, Identity, Watchdog, Watched
 from labspawner.model import GpuRefusal, HeldSlice, LeaseId
-from labspawner.providers.local.slices.verdict import MAX_BYTES
 from labspawner.providers.processes import HostProcesses
 from labspawner.sentences import Sentence
 from labspawner.units import human_bytes
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 log = getLogger(__name__)
 
 EVERY_S = 10.0
-_NODE_MOST_BYTES = 64 + 512 * 256  # as the library lays it out
 
 
 class Watch:
@@ -101,15 +99,9 @@ class Watch:
         """Cut off what a program wrote behind the end of a shared file: that would be memory of the host."""
         for lease_id in self._held:
             folder, said, node = self._slices.shared_files(lease_id)
-            for path, most in ((folder.region, region.SIZE), (said, MAX_BYTES), (node, _NODE_MOST_BYTES)):
-                _cut(path, most, lease_id)
-
-
-def _cut(path: Path, most_bytes: int, lease_id: LeaseId) -> None:
-    with contextlib.suppress(OSError):
-        if path.stat(follow_symlinks=False).st_size > most_bytes:
-            os.truncate(path, most_bytes)
-            log.warning("somebody made a file of a slice grow, cut off lease=%s file=%s", lease_id, path.name)
+            for path, most in ((folder.region, region.SIZE), (said, MAX_BYTES), (node, NODE_MOST_BYTES)):
+                if cut_off(path, most):
+                    log.warning("somebody made a file of a slice grow, cut off lease=%s file=%s", lease_id, path.name)
 
 
 def _identify(pid: int) -> Identity | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from labspawner.gpu import verdict
 from labspawner.model import SliceTest
-from labspawner.providers.local.slices import verdict
 
 
 def said(server: object = None, kernel: object = None) -> bytes:
