@@ -100,6 +100,18 @@ class Held:
     gpu: Slice
 
 
+_SHARED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
+_MIG_NODES = "/dev/nvidia-caps"
+
+
+def nodes_of(uuid: str, inventory: Inventory) -> tuple[str, ...]:
+    """The device nodes that a program needs for one card, or MIG device, and for no other."""
+    card = inventory.card_of(uuid)
+    if card is None or card.minor is None:
+        return ()
+    return (f"/dev/nvidia{card.minor}", *_SHARED_NODES, *((_MIG_NODES,) if card.mig else ()))
+
+
 def events(before: Inventory, after: Inventory) -> tuple[CardEvent, ...]:
     """What changed: cards that went first, then those that came."""
     old, new = {card.uuid: card for card in before.cards}, {card.uuid: card for card in after.cards}

@@ -21,6 +21,10 @@ LIBRARY_INSIDE = f"{INSIDE}/libvgpu.so"
 PRELOAD_INSIDE = "/etc/ld.so.preload"
 PRELOAD_TEXT = f"{LIBRARY_INSIDE}\n"
 LIMITS_ENV = "LABSPAWNER_GPU_LIMITS"
+SELFTEST_INSIDE, VERDICT_INSIDE, STATE_INSIDE = f"{INSIDE}/selftest.py", f"{INSIDE}/verdict", f"{INSIDE}/pretended"
+SELFTEST_ENV, VERDICT_ENV, REFUSALS_ENV = "LABSPAWNER_SELFTEST", "LABSPAWNER_VERDICT", "LABSPAWNER_GPU_REFUSALS"
+"""Where a server's extension finds the self-test, where it writes the verdict, and where the slice counts refusals
+(`<path>:<offset>`)."""
 NODE_MOST_BYTES = 64 + 512 * 256
 """How large the file is that slices share, as native/src/node.h lays it out."""
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labspawner.gpu import selftest
-from labspawner.gpu.cards import Inventory
-from labspawner.gpu.folder import INSIDE, PRELOAD_INSIDE, SliceFolder
+from labspawner.gpu.folder import (
+    INSIDE,
+    PRELOAD_INSIDE,
+    REFUSALS_ENV,
+    SELFTEST_ENV,
+    SELFTEST_INSIDE,
+    STATE_INSIDE,
+    VERDICT_ENV,
+    VERDICT_INSIDE,
+    SliceFolder,
+)
 from labspawner.gpu.pretend import STATE_ENV, Pretended
 from labspawner.providers.local.confinement import Bind
 
-SELFTEST_ENV, VERDICT_ENV, REFUSALS_ENV = "LABSPAWNER_SELFTEST", "LABSPAWNER_VERDICT", "LABSPAWNER_GPU_REFUSALS"
-_SELFTEST_INSIDE, _VERDICT_INSIDE, _STATE_INSIDE = f"{INSIDE}/selftest.py", f"{INSIDE}/verdict", f"{INSIDE}/pretended"
-_SHARED_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
-_MIG_NODES = "/dev/nvidia-caps"
 NO_CARD = {"NVIDIA_VISIBLE_DEVICES": "none", "CUDA_VISIBLE_DEVICES": ""}
 """For programs of a server without a slice. They may set something else; what they see is decided elsewhere."""
 
@@ -52,14 +57,6 @@ class SliceFiles:
         return Path(selftest.__file__)
 
 
-def nodes_of(uuid: str, inventory: Inventory) -> tuple[str, ...]:
-    """The device nodes that a program needs for one card, or MIG device, and for no other."""
-    card = inventory.card_of(uuid)
-    if card is None or card.minor is None:
-        return ()
-    return (f"/dev/nvidia{card.minor}", *_SHARED_NODES, *((_MIG_NODES,) if card.mig else ()))
-
-
 def without_cards(devices: Iterable[str]) -> tuple[str, ...]:
     """The device nodes that every server sees, without those of the cards: those are given out one by one."""
     return tuple(device for device in devices if not device.startswith("/dev/nvidia"))
@@ -86,15 +83,15 @@ def in_sandbox(
     loader = {"LD_PRELOAD": str(files.libvgpu)}
     if tested:
         binds += [
-            Bind(source=str(files.selftest), target=_SELFTEST_INSIDE),
-            Bind(source=str(files.verdict), target=_VERDICT_INSIDE, writable=True),
+            Bind(source=str(files.selftest), target=SELFTEST_INSIDE),
+            Bind(source=str(files.verdict), target=VERDICT_INSIDE, writable=True),
         ]
-        environment |= {SELFTEST_ENV: _SELFTEST_INSIDE, VERDICT_ENV: _VERDICT_INSIDE}
+        environment |= {SELFTEST_ENV: SELFTEST_INSIDE, VERDICT_ENV: VERDICT_INSIDE}
     if pretended is not None:
         driver = str(pretended.folder)  # at its own path, which a fork's loader knows
         binds.append(Bind(source=driver, target=driver))
-        binds.append(Bind(source=str(pretended.state), target=_STATE_INSIDE, writable=True))
-        environment |= {**pretended.environment(base), STATE_ENV: _STATE_INSIDE}
+        binds.append(Bind(source=str(pretended.state), target=STATE_INSIDE, writable=True))
+        environment |= {**pretended.environment(base), STATE_ENV: STATE_INSIDE}
         loader["LD_LIBRARY_PATH"] = environment["LD_LIBRARY_PATH"]
     return GpuInside(
         environment=environment,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labspawner.errors import LabError, NeverFits, NoRoom, SetupError
 from labspawner.gpu import region, verdict
-from labspawner.gpu.cards import Held, Inventory, capacities, without_strangers
+from labspawner.gpu.cards import Held, Inventory, capacities, nodes_of, without_strangers
 from labspawner.gpu.folder import NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE, SliceFolder, make_node
 from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.limits import BadLimits, DeviceLimit, SliceLimits
@@ -26,7 +26,7 @@ from labspawner.placement import choose_cards
 from labspawner.providers.local.network.rundir import RunDirs
 from labspawner.providers.local.slices import uses
 from labspawner.providers.local.slices.cards import Cards
-from labspawner.providers.local.slices.inside import NO_CARD, GpuInside, SliceFiles, in_sandbox, in_the_open, nodes_of
+from labspawner.providers.local.slices.inside import NO_CARD, GpuInside, SliceFiles, in_sandbox, in_the_open
 from labspawner.providers.local.slices.options import GpuSettings, GpuVariant, Policy, SelfTest, core_policy
 from labspawner.providers.local.slices.watch import Watch
 from labspawner.providers.processes import HostProcesses

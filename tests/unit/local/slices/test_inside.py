@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gpudouble import a_card
 
-from labspawner.gpu.cards import Device, Inventory
+from labspawner.gpu.cards import Device, Inventory, nodes_of
 from labspawner.gpu.folder import SliceFolder
 from labspawner.gpu.pretend import Pretended
 from labspawner.providers.local.slices.inside import (
@@ -15,7 +15,6 @@ from labspawner.providers.local.slices.inside import (
     SliceFiles,
     in_sandbox,
     in_the_open,
-    nodes_of,
     without_cards,
 )
 
