@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from labspawner.model import LeaseId
 from labspawner.naming import safe_name
+from labspawner.providers.redaction import redact
 
 _TAIL_BYTES = 64 * 1024
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
-_TOKEN_IN_TEXT = re.compile(r"(token=|Authorization: *(?:token|Bearer) +)[^\s&\"']+", re.IGNORECASE)
-_HIDDEN = "[hidden]"
-
-
-def secrets_in(environment: Mapping[str, str]) -> frozenset[str]:
-    """The values of `environment` that must not be shown: those of names that speak of tokens, keys or passwords."""
-    return frozenset(value for name, value in environment.items() if len(value) >= 6 and _SECRET_NAME.search(name))
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` with each secret, and each token in a URL or header, replaced by `[hidden]`."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    return _TOKEN_IN_TEXT.sub(rf"\g<1>{_HIDDEN}", text)
 
 
 class LogBook:

@@ -49,7 +49,7 @@ from labspawner.providers.local import explain, sandbox
 from labspawner.providers.local.arrival import Arrival
 from labspawner.providers.local.homes import Home, prepare_home
 from labspawner.providers.local.limits import usage_now
-from labspawner.providers.local.logs import LogBook, secrets_in
+from labspawner.providers.local.logs import LogBook
 from labspawner.providers.local.machine import Found, Machine
 from labspawner.providers.local.network.address import Address, at_port, at_socket, hub_inside
 from labspawner.providers.local.network.rundir import RunDirs, default_base
@@ -60,6 +60,7 @@ from labspawner.providers.local.starting import Job, Place, Preparer, handle_of
 from labspawner.providers.local.warm import Started, Zygotes
 from labspawner.providers.options import read_options
 from labspawner.providers.processes import HostProcesses, Identity, Listing, environment_of, marks
+from labspawner.providers.redaction import secrets_in
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)

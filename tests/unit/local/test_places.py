@@ -11,8 +11,9 @@ import pytest
 
 from labspawner.errors import NoRoom
 from labspawner.model import LeaseId
-from labspawner.providers.local.logs import LogBook, redact, secrets_in
+from labspawner.providers.local.logs import LogBook
 from labspawner.providers.local.ports import Ports
+from labspawner.providers.redaction import redact, secrets_in
 
 ONE = LeaseId("lone")
 TWO = LeaseId("ltwo")
