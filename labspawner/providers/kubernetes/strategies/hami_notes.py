@@ -134,7 +134,7 @@ def read_allocation(text: str) -> tuple[tuple[HamiUse, ...], ...]:
 
 def _use(device: str) -> HamiUse | None:
     fields = device.split(",")
-    if len(fields) < 4:  # noqa: PLR2004 - UUID, type, MiB, percent
+    if len(fields) < 4:
         return None
     try:
         memory, cores = int(fields[2]), int(fields[3])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from labspawner.model import CardCapacity, CardPolicy, HostCapacity
+from labspawner.model import CardCapacity, CardPolicy, HostCapacity, Resources, Slice
 from labspawner.providers.kubernetes.views import NodeView, PodView
+from labspawner.providers.kubernetes.words.placing import Need
 
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
 MIB = 2**20
@@ -60,3 +61,21 @@ def room(
         cards=tuple(cards),
         card_policy=policy,
     )
+
+
+def need_of(pod: PodView, gpu: Slice | None, *, counted: Collection[str]) -> Need:
+    """What the pod asks for. counted: the extended resources that `gpu` stands for; others are the scheduler's alone."""
+    known = {CPU, MEMORY, PODS, "ephemeral-storage", *counted}
+    return Need(
+        resources=Resources(
+            cpu=pod.requests.get(CPU) or None,
+            memory_bytes=int(pod.requests.get(MEMORY, 0)) or None,
+            gpu=gpu,
+        ),
+        others={name: amount for name, amount in pod.requests.items() if name not in known and amount > 0},
+    )
+
+
+def others(pods: Iterable[PodView], pod: PodView) -> tuple[PodView, ...]:
+    """All of `pods` but `pod` itself."""
+    return tuple(each for each in pods if (each.namespace, each.name) != (pod.namespace, pod.name))
