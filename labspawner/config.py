@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,13 +25,17 @@ _HUB_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The administrator's settings, valid as a whole. Times in seconds."""
+    """The administrator's settings, valid as a whole. Times in seconds.
+
+    sections: the hub's other configuration, by class (`KubeSpawner`), for providers that read some of it.
+    """
 
     hub_id: str
     data_dir: Path
     database_url: str
     courses_dir: Path
     providers: Mapping[str, Mapping[str, Json]]
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     courses_refresh_s: float
     observe_interval_s: float
     unknown_grace_s: float
@@ -165,6 +169,7 @@ class Labspawner(Configurable):
             database_url=self.database_url,
             courses_dir=Path(self.courses_dir).absolute(),
             providers={name: dict(options) for name, options in self.providers.items()},
+            sections={name: dict(section) for name, section in self.config.items() if isinstance(section, Mapping)},
             courses_refresh_s=self.courses_refresh_s,
             observe_interval_s=self.observe_interval_s,
             unknown_grace_s=self.unknown_grace_s,
@@ -196,6 +201,8 @@ def open_providers(settings: Settings) -> dict[str, Provider]:
         folder = settings.data_dir / "providers" / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         factory: ProviderFactory = kinds[str(kind)].load()
+        if wanted := getattr(factory, "hub_config", ()):
+            options.setdefault("hub_config", {name: dict(settings.sections.get(name, {})) for name in wanted})
         opened[name] = factory(ProviderContext(name=name, hub_id=settings.hub_id, data_dir=folder), options)
     return opened
 

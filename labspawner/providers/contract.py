@@ -2,7 +2,8 @@
 
 A provider is named in the entry point group `labspawner.providers`. The entry point is a callable
 `(context: ProviderContext, settings: Mapping[str, Json]) -> Provider`; it raises `BadConfig` for a setting it does not
-know. `tests/conformance` holds every provider to the docstrings below.
+know. One with an attribute `hub_config`, names of classes, gets the hub's configuration of these as the setting of that
+name (`{"KubeSpawner": {...}}`). `tests/conformance` holds every provider to the docstrings below.
 """
 
 from __future__ import annotations

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from traitlets import TraitError
 from traitlets.config import Config
 
-from labspawner.config import Labspawner, Settings, open_providers
+from labspawner.config import ENTRY_POINT_GROUP, Labspawner, Settings, open_providers
 from labspawner.errors import BadConfig
-from labspawner.providers.contract import Provider
+from labspawner.providers.contract import Provider, ProviderContext
+from labspawner.providers.sim import SimProvider
 
 
 def settings(tmp_path: Path, **given: object) -> Settings:
@@ -73,3 +76,27 @@ def test_a_setting_that_the_provider_does_not_know_is_refused(tmp_path: Path):
 def test_every_setting_says_its_unit_or_gives_an_example_or_a_reason():
     for name, trait in Labspawner.class_own_traits(config=True).items():
         assert len(trait.help) > 40, name
+
+
+async def test_a_provider_that_asks_for_parts_of_the_hubs_configuration_gets_those_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given: list[dict[str, Any]] = []
+
+    def open_one(context: ProviderContext, options: dict[str, Any]) -> SimProvider:
+        given.append(options)
+        return SimProvider(context, {})
+
+    open_one.hub_config = ("KubeSpawner", "Spawner")  # type: ignore[attr-defined]
+    point = EntryPoint("curious", "x:y", ENTRY_POINT_GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: open_one)
+    monkeypatch.setattr("labspawner.config.entry_points", lambda group: [point])
+    hub = {"KubeSpawner": {"image": "lab/base:1"}, "CryptKeeper": {"keys": ["secret"]}}
+    config = Config({"Labspawner": {"data_dir": str(tmp_path), "providers": {"curious": {"a": 1}}}, **hub})
+    made = Labspawner(config=config).settings()
+
+    for provider in open_providers(made).values():
+        await provider.close()
+
+    assert given == [{"a": 1, "hub_config": {"KubeSpawner": {"image": "lab/base:1"}, "Spawner": {}}}]
+    assert "secret" not in repr(made)
