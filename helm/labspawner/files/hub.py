@@ -1,0 +1,102 @@
+"""What the chart's values say, as configuration of the hub. `jupyterhub.hub.extraConfig` runs it in the hub's pod.
+
+settings.json beside this file is the chart's: traits of `c.Labspawner`, and what to run beside the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labspawner import wiring
+from labspawner.config import Labspawner
+
+ETC = Path("/etc/labspawner")
+LOOK_S = 15.0
+SHORTEST_TOKEN = 32
+_TASKS: list[asyncio.Task[None]] = []
+
+log = logging.getLogger("labspawner.chart")
+
+
+def configure(c: Any, etc: Path = ETC) -> None:
+    """Plug labspawner into `c`. Raises SystemExit with what to change in the chart's values or its Secret."""
+    given = json.loads((etc / "settings" / "settings.json").read_text(encoding="utf-8"))
+    secrets = etc / "secrets"
+    traits = given["Labspawner"]
+    if unknown := sorted(set(traits) - set(Labspawner.class_trait_names(config=True))):
+        known = ", ".join(sorted(Labspawner.class_trait_names(config=True)))
+        raise SystemExit(f"values: settings: there is no {', '.join(unknown)}. There are: {known}")
+    for name, value in traits.items():
+        setattr(c.Labspawner, name, value)
+    if given["database_in_secret"]:
+        c.Labspawner.database_url = _secret(secrets, "database-url", why="database.external is true")
+    if given["metrics"]:
+        _serve_metrics(c, _secret(secrets, "metrics-token", why="monitoring.enabled is true"))
+    if given["culler"]["enabled"]:
+        wiring.run_culler(c, dry_run=given["culler"]["dry_run"])
+    wiring.wire(c)
+    _restart_on_change(etc / "settings")
+
+
+def _secret(folder: Path, key: str, *, why: str) -> str:
+    try:
+        value = (folder / key).read_text(encoding="utf-8").strip()
+    except OSError:
+        value = ""
+    if not value:
+        raise SystemExit(f"The Secret of the value existingSecret has no key {key}, and {why}. Add the key.")
+    return value
+
+
+def _serve_metrics(c: Any, token: str) -> None:
+    """A service without a process: a token that may read /hub/metrics, and nothing else."""
+    if len(token) < SHORTEST_TOKEN:
+        raise SystemExit(
+            f"metrics-token is shorter than {SHORTEST_TOKEN} characters. `openssl rand -hex 32` makes one."
+        )
+    name = "labspawner-metrics"
+    c.JupyterHub.services = [*_given(c.JupyterHub, "services"), {"name": name, "api_token": token}]
+    role = {"name": name, "scopes": ["read:metrics"], "services": [name]}
+    c.JupyterHub.load_roles = [*_given(c.JupyterHub, "load_roles"), role]
+
+
+def _given(section: Any, key: str) -> list[Any]:
+    return section[key] if key in section else []  # noqa: SIM401 - traitlets' get() invents a value
+
+
+def _restart_on_change(folder: Path) -> None:
+    """End the hub when the kubelet brings new settings, and be started again with them. Servers go on."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # the configuration is only being read
+    _TASKS.append(loop.create_task(watch(folder, digest(folder))))
+
+
+def end_the_hub() -> None:
+    """As `kubectl delete pod` would; the kubelet starts the container again."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def watch(folder: Path, before: str, *, every_s: float = LOOK_S, end: Callable[[], None] = end_the_hub) -> None:
+    """Call `end` once when the settings are no longer those of `before`. Unreadable ones are looked at again."""
+    while (now := await asyncio.to_thread(digest, folder)) in ("", before):  # noqa: ASYNC110 - a file
+        await asyncio.sleep(every_s)
+    log.warning("the chart's settings changed; the hub ends, and is started again with them: %s", now[:12])
+    end()
+
+
+def digest(folder: Path) -> str:
+    """Of all settings; empty while they cannot be read."""
+    try:
+        return hashlib.sha256((folder / "settings.json").read_bytes() + (folder / "hub.py").read_bytes()).hexdigest()
+    except OSError:
+        return ""

@@ -1,0 +1,149 @@
+"""What the hub in the pod does with the chart's values: the rendered files are run as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helm.rendering import Chart, at, values_of
+from traitlets.config import Config
+
+from labspawner.config import Labspawner
+
+TOKEN = "0123456789abcdef" * 2
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(chart: Chart, tmp_path: Path) -> Install:
+    """Puts the chart's files where the hub's pod has them."""
+
+    def put(*values: dict[str, Any], secrets: dict[str, str] | None = None) -> Path:
+        rendered = chart.render(*values)
+        files = {"settings": rendered.the("ConfigMap", "labspawner-settings")["data"], "secrets": secrets or {}}
+        for folder, contents in files.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            for name, text in contents.items():
+                (tmp_path / folder / name).write_text(text, encoding="utf-8")
+        return tmp_path
+
+    return put
+
+
+def configured(etc: Path) -> Config:
+    """As the official chart's jupyterhub_config.py runs ours: after its own settings."""
+    c = Config()
+    c.JupyterHub.services = []
+    c.JupyterHub.load_roles = []
+    c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}
+    runpy.run_path(str(etc / "settings" / "hub.py"))["configure"](c, etc)
+    return c
+
+
+def test_the_hub_spawns_with_labspawner_and_its_culler(install: Install) -> None:
+    c = configured(install(values_of("minimal")))
+
+    assert c.JupyterHub.spawner_class == "lab"
+    assert [each["name"] for each in c.JupyterHub.services] == ["labspawner-culler"]
+    assert c.JupyterHub.load_roles[0]["scopes"] == ["list:users", "read:servers", "delete:servers"]
+    assert c.JupyterHub.tornado_settings["slow_spawn_timeout"] == 0
+
+
+def test_each_value_reaches_its_setting(install: Install, tmp_path: Path) -> None:
+    data = at("settings.data_dir", str(tmp_path / "data"))
+    c = configured(install(values_of("hami"), data, secrets={"metrics-token": TOKEN}))
+
+    settings = Labspawner(config=c).settings()
+
+    assert settings.hub_id == "campus"
+    assert str(settings.courses_dir) == "/etc/labspawner/courses"
+    provider = settings.providers["kubernetes"]
+    assert provider["kind"] == "kubernetes"
+    assert provider["max_servers"] == 120
+    gpu = provider["gpu"]
+    assert isinstance(gpu, dict)
+    assert gpu["hami"] == {
+        "config_map": "kube-system/hami-scheduler-device",
+        "memory": "example.com/gpumem",
+        "node_policy": "binpack",
+    }
+
+
+def test_the_culler_can_be_off_or_only_look(install: Install) -> None:
+    off = configured(install(values_of("minimal"), at("culler.enabled", False)))
+    dry = configured(install(values_of("minimal"), at("culler.dryRun", True)))
+
+    assert off.JupyterHub.services == []
+    assert "--dry-run" in dry.JupyterHub.services[0]["command"]
+
+
+def test_the_lease_database_comes_from_the_secret(install: Install) -> None:
+    url = "postgresql+psycopg://labspawner:secret@db/labspawner"
+
+    c = configured(install(values_of("external-database"), secrets={"database-url": url + "\n"}))
+
+    assert c.Labspawner.database_url == url
+    (culler,) = c.JupyterHub.services
+    assert culler["environment"]["LABSPAWNER_STORE_URL"] == url
+    assert not [word for word in culler["command"] if "secret" in word]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("external-database", "database-url"), ("hami", "metrics-token")], ids=["database", "metrics"]
+)
+def test_a_key_that_the_secret_lacks_is_named(install: Install, name: str, key: str) -> None:
+    with pytest.raises(SystemExit, match=f"has no key {key}"):
+        configured(install(values_of(name)))
+
+
+def test_metrics_are_read_with_a_token_that_can_do_nothing_else(install: Install) -> None:
+    c = configured(install(values_of("hami"), secrets={"metrics-token": TOKEN}))
+
+    assert {"name": "labspawner-metrics", "api_token": TOKEN} in c.JupyterHub.services
+    role = {"name": "labspawner-metrics", "scopes": ["read:metrics"], "services": ["labspawner-metrics"]}
+    assert role in c.JupyterHub.load_roles
+
+
+def test_a_token_that_can_be_guessed_is_refused(install: Install) -> None:
+    with pytest.raises(SystemExit, match="openssl rand -hex 32"):
+        configured(install(values_of("hami"), secrets={"metrics-token": "secret"}))
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(install: Install) -> None:
+    with pytest.raises(SystemExit, match=r"no reconcile_every_s\. There are: .*reconcile_interval_s"):
+        configured(install(values_of("minimal"), at("settings.reconcile_every_s", 30)))
+
+
+async def test_new_settings_end_the_hub_so_that_it_is_started_again_with_them(install: Install) -> None:
+    etc = install(values_of("minimal"))
+    code = runpy.run_path(str(etc / "settings" / "hub.py"))
+    before = code["digest"](etc / "settings")
+    ended = asyncio.Event()
+
+    install(values_of("minimal"), at("culler.dryRun", True))
+    await asyncio.wait_for(code["watch"](etc / "settings", before, every_s=0.01, end=ended.set), 60)
+
+    assert ended.is_set()
+
+
+async def test_settings_that_cannot_be_read_are_looked_at_again(install: Install) -> None:
+    etc = install(values_of("minimal"))
+    code = runpy.run_path(str(etc / "settings" / "hub.py"))
+    before = code["digest"](etc / "settings")
+    (etc / "settings" / "settings.json").unlink()
+    assert code["digest"](etc / "settings") == ""
+    ended = asyncio.Event()
+    watching = asyncio.ensure_future(code["watch"](etc / "settings", before, every_s=0.01, end=ended.set))
+
+    install(values_of("minimal"), at("culler.dryRun", True))
+
+    await asyncio.wait_for(watching, 60)
+    assert ended.is_set()
+
+
+def test_reading_the_configuration_outside_of_a_hub_watches_nothing(install: Install) -> None:
+    configured(install(values_of("minimal")))  # no event loop, as in `jupyterhub token`
