@@ -98,10 +98,14 @@ class Admission:
         promise = self._promised.pop(lease_id, None)
         if promise is not None:
             self._ledgers.pop(promise.provider, None)
-            self._given_back[promise.provider] = asyncio.get_running_loop().time()
-            for has_gpu in (False, True):
-                if event := self._freed.get((promise.provider, has_gpu)):
-                    event.set()
+            self.wake(promise.provider)
+
+    def wake(self, provider: str) -> None:
+        """Somebody else made room there: ask anew, and let in who fits."""
+        self._given_back[provider] = asyncio.get_running_loop().time()
+        for has_gpu in (False, True):
+            if event := self._freed.get((provider, has_gpu)):
+                event.set()
 
     async def try_now(self, lease_id: LeaseId, provider: str, resources: Resources) -> None:
         """Promise `resources`, or raise `NoRoom`, `NeverFits` or `ProviderUnavailable` at once; BadConfig for a provider

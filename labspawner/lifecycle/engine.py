@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from labspawner.deadlines import LET_GO_S
+from labspawner.deadlines import LET_GO_S, within
 from labspawner.errors import LabError, StoreUnavailable
 from labspawner.lifecycle.admission import Admission
 from labspawner.lifecycle.book import LeaseBook, Notice
@@ -18,7 +18,7 @@ from labspawner.lifecycle.observer import Observer
 from labspawner.lifecycle.orders import Order, Report
 from labspawner.lifecycle.releaser import Releaser
 from labspawner.model import Ending, Lease, LeaseId, Phase, ReleaseMode, Resources, ServerState
-from labspawner.providers.contract import Provider
+from labspawner.providers.contract import Announcing, Forgetting, Provider
 from labspawner.reconciler import Reconciler, Rules
 from labspawner.sentences import Sentence
 from labspawner.store import Store
@@ -106,6 +106,9 @@ class Engine:
             grace_s=settings.release_grace_s,
             release_timeout_s=settings.release_timeout_s,
         )
+        for name, provider in providers.items():
+            if isinstance(provider, Announcing):
+                provider.announce_to(_Ear(self, name))
         self._left_alone: set[LeaseId] = set()
         self._starting: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
@@ -228,6 +231,22 @@ class Engine:
         await self._launcher.abort(user, server_name)
         for lease in self.book.of(user, server_name):
             await self._releaser.end_quietly(lease.id, Ending(by="user", reason=DELETED), ReleaseMode.DESTROY)
+        for name, provider in self.providers.items():
+            if isinstance(provider, Forgetting):
+                try:
+                    await within(self._settings.release_timeout_s, provider.forget(user, server_name))
+                except (LabError, asyncio.TimeoutError) as exc:
+                    log.error("provider=%s keeps what it had for user=%s server=%r: %s", name, user, server_name, exc)
+
+    def heard_of_end(self, lease_id: LeaseId, reason: Sentence | None) -> None:
+        """A provider says that this server ended by itself: free it now, and not at the next look."""
+        lease = self.book.get(lease_id)
+        if lease is not None and lease.phase is Phase.READY and lease_id not in self._busy():
+            self._releaser.begin(lease_id, Ending(by="failure", reason=reason or DIED), stop_mode(lease))
+
+    def heard_of_room(self, provider: str) -> None:
+        """A provider says that it may have more room: whoever is next in line need not wait for the next question."""
+        self._admission.wake(provider)
 
     async def end(self, lease_id: LeaseId, ending: Ending, mode: ReleaseMode) -> None:
         """Release all that a lease holds. Raises LabError when that failed; it is then tried again."""
@@ -271,3 +290,17 @@ class Engine:
             return
         if seconds is not None:
             self._typical[order.variants[0].provider] = timedelta(seconds=seconds)
+
+
+class _Ear:
+    """What one provider tells the engine."""
+
+    def __init__(self, engine: Engine, provider: str) -> None:
+        self._engine = engine
+        self._provider = provider
+
+    def ended(self, lease_id: LeaseId, reason: Sentence | None) -> None:
+        self._engine.heard_of_end(lease_id, reason)
+
+    def freed(self) -> None:
+        self._engine.heard_of_room(self._provider)

@@ -27,6 +27,7 @@ from labspawner.model import (
     ServerState,
     Usage,
 )
+from labspawner.sentences import Sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,37 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Give back what this object holds in this process (threads, connections). Servers keep running."""
+        ...
+
+
+class Ear(Protocol):
+    """What the hub wants to hear without asking. Both may be called at any time on its event loop, and never raise."""
+
+    def ended(self, lease_id: LeaseId, reason: Sentence | None) -> None:
+        """A server ended that nobody here was told to end. reason: what its student reads, where it is known."""
+        ...
+
+    def freed(self) -> None:
+        """There may be more room than at the last question for `capacity`."""
+        ...
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A provider that hears of its servers' ends by itself, and passes it on. Optional: others are asked often enough."""
+
+    def announce_to(self, ear: Ear) -> None:
+        """From now on tell `ear`; before, nobody was told."""
+        ...
+
+
+@runtime_checkable
+class Forgetting(Protocol):
+    """A provider that keeps something for a user beyond a lease (a volume). Optional."""
+
+    async def forget(self, user: str, server_name: str) -> None:
+        """The server was deleted for good, or its user was: delete what was kept for it, as the administrator's settings
+        say. Safe to repeat."""
         ...
 
 
