@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from labspawner.cli.gpu.agent import agent
 from labspawner.cli.gpu.check import check
 from labspawner.cli.gpu.looks import ls, top
 
@@ -12,8 +13,8 @@ __all__ = ["gpu"]
 
 @click.group()
 def gpu() -> None:
-    """See this machine's GPUs, the slices on them, and whether slices hold here."""
+    """See this machine's GPUs, the slices on them, and whether slices hold here; share them on a Kubernetes node."""
 
 
-for command in (ls, top, check):
+for command in (ls, top, check, agent):
     gpu.add_command(command)
