@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from logging import getLogger
 
@@ -55,8 +55,10 @@ class Cluster:
         self._others: Reflector[PodView] | None = None
         self._news: dict[str, asyncio.Event] = {}
         self._said: dict[str, dict[str, EventView]] = {}
-        self._freed: set[asyncio.Event] = set()
         self._lacking: set[str] = set()
+        self._known: dict[str, Seen] = {}
+        self.on_pod: Callable[[Seen, Seen | None], None] = lambda _before, _now: None
+        """Told of each change of a pod that was known: as it was, and as it is; None: it is gone."""
 
     @property
     def lists(self) -> int:
@@ -82,7 +84,12 @@ class Cluster:
         if self._pods is None:
             path = await self.path("pods")
             self._pods = self._pods or Reflector(
-                self.api, path, query={"labelSelector": self._selector}, read=_seen, changed=self._tell, pace=self._pace
+                self.api,
+                path,
+                query={"labelSelector": self._selector},
+                read=_seen,
+                changed=self._changed,
+                pace=self._pace,
             )
         return self._pods
 
@@ -203,6 +210,16 @@ class Cluster:
             return False
         self._lacking.discard(right)
         return True
+
+    def _changed(self, name: str) -> None:
+        """A pod of ours came, changed or went."""
+        now = self._pods.get(name) if self._pods is not None else None
+        before = self._known.pop(name, None)
+        if now is not None:
+            self._known[name] = now
+        if before is not None and now is not before:
+            self.on_pod(before, now)
+        self._tell(name)
 
     def _tell(self, name: str) -> None:
         event = self._news.get(name)

@@ -10,6 +10,7 @@ from labspawner.errors import ProviderUnavailable
 from labspawner.model import LeaseId
 from labspawner.providers.kubernetes.answers import ApiRefused
 from labspawner.providers.kubernetes.cluster import Cluster, Seen
+from labspawner.providers.kubernetes.manifest import HUB
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
@@ -48,6 +49,23 @@ async def end_pod(cluster: Cluster, seen: Seen, *, grace_s: float, stop_s: float
             await cluster.news(name, timeout_s=min(_LOOK_EVERY_S, left_s))
     finally:
         cluster.leave(name)
+
+
+async def delete_claim(cluster: Cluster, name: str, *, hub_id: str) -> bool:
+    """Delete the claim `name` where it is there, and not another hub's; whether it was. Raises ApiRefused or ApiSilent."""
+    path = await cluster.path("persistentvolumeclaims", name)
+    try:
+        claim = await cluster.api.call("GET", path)
+        owner = ((claim.get("metadata") or {}).get("labels") or {}).get(HUB)
+        if owner not in {None, hub_id}:
+            log.warning("claim %s belongs to hub %s, and stays", name, owner)
+            return False
+        await cluster.api.call("DELETE", path)
+    except ApiRefused as exc:
+        if exc.status != _NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _ask(cluster: Cluster, name: str, grace: int) -> None:

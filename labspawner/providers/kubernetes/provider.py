@@ -37,14 +37,14 @@ from labspawner.model import (
     SliceTest,
     Usage,
 )
-from labspawner.providers.contract import ProviderContext
-from labspawner.providers.kubernetes import ending, manifest
+from labspawner.providers.contract import Ear, ProviderContext
+from labspawner.providers.kubernetes import ending, manifest, words
 from labspawner.providers.kubernetes.answers import ApiRefused, ApiSilent
 from labspawner.providers.kubernetes.cluster import Cluster, Seen, leases_on_nodes
 from labspawner.providers.kubernetes.manifest import Marks
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
 from labspawner.providers.kubernetes.starting import Again, Job, Starter, reached, tail
-from labspawner.providers.kubernetes.state import state_of
+from labspawner.providers.kubernetes.state import state_of, state_of_pod
 from labspawner.providers.kubernetes.strategies.choosing import strategy
 from labspawner.providers.kubernetes.wishes import GpuWish
 from labspawner.providers.launches import Launches
@@ -59,6 +59,7 @@ T = TypeVar("T")
 _ROLLBACK_GRACE_S = 1.0
 _GRANT_S = 3.0
 _POD, _CLAIM, _NAMESPACE = "pod", "claim", "namespace"
+_DELETED = Sentence("Your server was deleted from the cluster. Start it again.")
 _UNCOUNTED_CARD = CardCapacity(uuid="uncounted", memory_total_bytes=1 << 50, memory_free_bytes=1 << 50)
 
 
@@ -82,6 +83,8 @@ class KubernetesProvider:
         self.cluster = Cluster(self.settings, hub_id=context.hub_id, provider=context.name)
         self._starter = Starter(self.cluster, self.strategy, self.settings)
         self._launches = Launches(self.settings.max_servers)
+        self._ear: Ear | None = None
+        self.cluster.on_pod = self._on_pod
         self._making: dict[LeaseId, asyncio.Task[None]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
 
@@ -292,6 +295,24 @@ class KubernetesProvider:
         await _answered(self._end(handle.lease_id, name if isinstance(name, str) else None, grace_s=grace_s))
         log.info("server released lease=%s mode=%s", handle.lease_id, mode.value)
 
+    async def forget(self, user: str, server_name: str) -> None:
+        """Delete the claim of a server that is deleted for good, where KubeSpawner would: unless `delete_pvc` is off, or
+        the claim is that of the user's default server too. Never one of another hub. Safe to repeat."""
+        namespace = await _answered(self.cluster.namespace())
+        identity = Identity(user=user, server_name=server_name, base_url="/", api_url="http://127.0.0.1/hub/api")
+        child = self._child(identity, namespace, await self.cluster.api.core())
+        shared = server_name and not any(
+            field in child.pvc_name_template for field in ("{user_server}", "{servername}", "{safe_user_server}")
+        )
+        if not child.delete_pvc or shared:
+            return
+        if await _answered(ending.delete_claim(self.cluster, child.pvc_name, hub_id=self._hub_id)):
+            log.info("claim deleted name=%s user=%s server=%r", child.pvc_name, user, server_name)
+
+    def announce_to(self, ear: Ear) -> None:
+        """Tell `ear` of servers that end by themselves, and of room that others left."""
+        self._ear = ear
+
     async def close(self) -> None:
         """Finish roll-backs that are under way, end the watches, and give the connections back. Servers keep running."""
         if self._rollbacks:
@@ -316,6 +337,19 @@ class KubernetesProvider:
             await asyncio.shield(task)
         except (ApiRefused, ApiSilent, LabError) as exc:  # what made us roll back is what the caller must hear
             log.error("roll-back left something behind %s: %s", job, exc)
+
+    def _on_pod(self, before: Seen, now: Seen | None) -> None:
+        """A pod of ours changed: pass on that its server ended, and that it holds nothing any more."""
+        ear, lease_id = self._ear, before.lease_id
+        if ear is None:
+            return
+        if now is None or (now.view.ended and not before.view.ended):
+            ear.freed()
+        if state_of_pod(before.view) is ServerState.GONE or lease_id in self._launches:
+            return
+        if now is None or state_of_pod(now.view) is ServerState.GONE:
+            why = words.ended((now or before).view, was_ready=True)
+            ear.ended(lease_id, why.message if why is not None else _DELETED)
 
     # -- hands
 
