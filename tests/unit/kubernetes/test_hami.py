@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unit.kubernetes.objects import GIB, GPU_1, GPU_2, MIB, a_node, a_pod, an_event, unschedulable
 
 from labspawner.courses.models import Profile
 from labspawner.courses.resolve import resolve_profile
@@ -22,7 +23,6 @@ from labspawner.providers.kubernetes.strategies.hami import Hami
 from labspawner.providers.kubernetes.strategies.hami_config import with_device_config
 from labspawner.providers.kubernetes.strategies.options import HamiSettings, SlicingSettings
 from labspawner.providers.kubernetes.wishes import GpuWish
-from unit.kubernetes.objects import GIB, GPU_1, GPU_2, MIB, a_node, a_pod, an_event, unschedulable
 
 NOW = datetime(2026, 11, 2, 10, 0, tzinfo=timezone.utc)
 NO_WISH = GpuWish()
@@ -489,6 +489,7 @@ def test_who_waits_for_the_lock_of_a_node_is_next_and_has_not_failed():
     assert "yours is next" in found.message
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(st.text(alphabet=st.sampled_from('GPU-1,:;[]{}"idcount0123456789true \n'), max_size=300))
 def test_nothing_in_an_annotation_makes_reading_raise(text):
     hami_notes.read_register(text)
@@ -497,6 +498,7 @@ def test_nothing_in_an_annotation_makes_reading_raise(text):
     having(registered(text), a_holder("a", text))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.integers(0, 100_000),
     st.integers(0, 20),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unit.kubernetes.objects import GIB, a_node, a_pod
 
 from labspawner.providers.kubernetes.views import EventView, NodeView, PodView, Pool, Taint, Toleration, quantity
-from unit.kubernetes.objects import GIB, a_node, a_pod
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -121,6 +121,7 @@ def test_a_pod_is_ready_when_its_condition_says_so():
     assert a_pod(status={"phase": "Failed"}).ended
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 @given(st.dictionaries(KEYS | st.text(), JSON))
 def test_nothing_an_api_server_could_send_makes_reading_raise(obj):
     PodView.of(obj)
