@@ -9,6 +9,7 @@ from labspawner.providers.kubernetes.views import PodView
 from labspawner.providers.kubernetes.words import containers
 from labspawner.sentences import Sentence
 
+_OWN = re.compile(r"emptydir|ephemeral local storage|exceeds the (total )?limit", re.IGNORECASE)
 _LOW = re.compile(r"low on resource: ([a-z.-]+)", re.IGNORECASE)
 _SHUT_DOWN = Sentence(
     "The machine that ran your server is being shut down. Start it again: it will run on another one."
@@ -70,7 +71,7 @@ def _taken(pod: PodView) -> Waiting | None:
     why = disruption.reason if disruption is not None and happening else ""
     detail = _detail(pod) + (f"; {why}: {disruption.message}" if disruption is not None and happening else "")
     if pod.reason == "Evicted":
-        return _failed(_evicted(pod.message), detail, again=True)
+        return _failed(_evicted(pod.message), detail, again=_OWN.search(pod.message) is None)
     if pod.reason == "DeadlineExceeded":
         return _failed(Sentence("Your server has run as long as this cluster allows, and was ended."), detail)
     words = _TAKEN.get(pod.reason) or _TAKEN.get(why)
@@ -83,7 +84,7 @@ def _evicted(message: str) -> Sentence:
         return Sentence("The machine of your server ran short of memory, so your server was ended. Start it again.")
     if low is not None and ("storage" in low[1] or "fs" in low[1]):
         return Sentence("The machine of your server ran short of disk space, so your server was ended. Start it again.")
-    if "ephemeral" in message or "emptyDir" in message.replace(" ", ""):
+    if _OWN.search(message) is not None:
         return Sentence(
             "Your server wrote more onto the machine's disk than it may, and was ended. Keep large files in your home."
         )
