@@ -13,6 +13,9 @@ from helm.rendering import Chart, at, values_of
 from traitlets.config import Config
 
 from labspawner.config import Labspawner
+from labspawner.providers.kubernetes.options import KubernetesSettings
+from labspawner.providers.kubernetes.strategies.options import SlicingSettings
+from labspawner.providers.options import read_options
 
 TOKEN = "0123456789abcdef" * 2
 Install = Callable[..., Path]
@@ -147,3 +150,25 @@ async def test_settings_that_cannot_be_read_are_looked_at_again(install: Install
 
 def test_reading_the_configuration_outside_of_a_hub_watches_nothing(install: Install) -> None:
     configured(install(values_of("minimal")))  # no event loop, as in `jupyterhub token`
+
+
+@pytest.mark.parametrize("name", ["minimal", "hami", "device-plugin", "external-database", "locked-down"])
+def test_the_provider_reads_its_settings(chart: Chart, name: str) -> None:
+    given = dict(chart.render(values_of(name)).settings()["Labspawner"]["providers"]["kubernetes"])
+    assert given.pop("kind") == "kubernetes"
+
+    settings = read_options(KubernetesSettings, given, where="kubernetes")
+    slicing = read_options(SlicingSettings, settings.gpu, where="gpu")
+
+    assert settings.whole_cluster is False
+    assert slicing.strategy == values_of(name).get("gpu", {}).get("strategy", "none")
+
+
+def test_settings_of_the_values_win_over_the_charts_own(chart: Chart) -> None:
+    wished = at("kubernetes.options", {"namespace": "students", "gpu": {"place": "spread"}})
+
+    provider = chart.render(values_of("hami"), wished).settings()["Labspawner"]["providers"]["kubernetes"]
+
+    assert provider["namespace"] == "students"
+    assert provider["gpu"]["place"] == "spread"
+    assert provider["gpu"]["strategy"] == "hami"

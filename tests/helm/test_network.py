@@ -1,0 +1,157 @@
+"""Who reaches whom by the policies that an installation makes: judged as Kubernetes judges NetworkPolicies."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from helm.rendering import RELEASE, Chart, Object, Rendered, at, values_of
+
+HERE = "teaching"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A pod, or without labels an address outside of the cluster."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    namespace: str = HERE
+    address: str = "10.42.0.9"
+
+
+def official(component: str, **more: str) -> Peer:
+    return Peer({"app": "jupyterhub", "component": component, "release": RELEASE, **more})
+
+
+HUB, PROXY = official("hub"), official("proxy")
+SERVER = official("singleuser-server", **{"labspawner.io/hub": "teaching-lab", "labspawner.io/provider": "kubernetes"})
+SERVER_OF_ANOTHER_HUB = Peer({**SERVER.labels, "labspawner.io/hub": "physics"})
+NAMES = Peer({"k8s-app": "kube-dns"}, namespace="kube-system")
+
+
+def outside(address: str) -> Peer:
+    return Peer(address=address)
+
+
+def selects(selector: Object, labels: Mapping[str, str]) -> bool:
+    return selector.get("matchLabels", {}).items() <= dict(labels).items()
+
+
+def matches(rule: Object, peer: Peer) -> bool:
+    if "ipBlock" in rule:
+        address, block = ipaddress.ip_address(peer.address), rule["ipBlock"]
+        if peer.labels or address not in ipaddress.ip_network(block["cidr"]):
+            return False
+        return not any(address in ipaddress.ip_network(each) for each in block.get("except", ()))
+    if not peer.labels:
+        return False
+    if "namespaceSelector" in rule:
+        if not selects(rule["namespaceSelector"], {"kubernetes.io/metadata.name": peer.namespace}):
+            return False
+    elif peer.namespace != HERE:
+        return False
+    return selects(rule.get("podSelector", {}), peer.labels)
+
+
+def allowed(rendered: Rendered, subject: Peer, peer: Peer, port: int, *, way: str, protocol: str = "TCP") -> bool:
+    """Whether `subject` may send to (`Egress`) or be reached by (`Ingress`) `peer`."""
+    policies = [
+        each["spec"]
+        for each in rendered.all("NetworkPolicy")
+        if each["metadata"].get("namespace", HERE) == subject.namespace
+        and selects(each["spec"]["podSelector"], subject.labels)
+        and way in each["spec"]["policyTypes"]
+    ]
+    if not policies:
+        return True
+    key, ends = ("egress", "to") if way == "Egress" else ("ingress", "from")
+    return any(
+        any(matches(end, peer) for end in rule[ends]) if ends in rule else True
+        for policy in policies
+        for rule in policy.get(key, ())
+        if "ports" not in rule
+        or any(each.get("port") == port and each.get("protocol", "TCP") == protocol for each in rule["ports"])
+    )
+
+
+def reaches(rendered: Rendered, source: Peer, target: Peer, port: int, protocol: str = "TCP") -> bool:
+    """Whether a connection from `source` to `target` comes about: both ends must let it."""
+    return allowed(rendered, source, target, port, way="Egress", protocol=protocol) and allowed(
+        rendered, target, source, port, way="Ingress", protocol=protocol
+    )
+
+
+@pytest.fixture(scope="module")
+def by_default(chart: Chart) -> Rendered:
+    return chart.render(values_of("minimal"))
+
+
+@pytest.fixture(scope="module")
+def locked_down(chart: Chart) -> Rendered:
+    return chart.render(values_of("locked-down"))
+
+
+def test_hub_and_proxy_reach_servers(by_default: Rendered) -> None:
+    assert reaches(by_default, HUB, SERVER, 8888)
+    assert reaches(by_default, PROXY, SERVER, 8888)
+
+
+def test_a_server_reaches_the_hubs_api_and_nothing_else_of_the_hub(by_default: Rendered) -> None:
+    assert reaches(by_default, SERVER, HUB, 8081)
+    assert not reaches(by_default, SERVER, HUB, 22)
+    assert not reaches(by_default, SERVER, PROXY, 8001)
+
+
+def test_students_do_not_reach_each_other(by_default: Rendered) -> None:
+    assert not reaches(by_default, SERVER, Peer(SERVER.labels), 8888)
+    assert not reaches(by_default, SERVER_OF_ANOTHER_HUB, SERVER, 8888)
+    assert not reaches(by_default, Peer({"app": "somebody"}, namespace="elsewhere"), SERVER, 8888)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "100.100.100.200", "168.63.129.16", "fd00:ec2::254"])
+def test_a_server_reaches_no_place_where_clouds_hand_out_credentials(by_default: Rendered, address: str) -> None:
+    assert not reaches(by_default, SERVER, outside(address), 80)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "172.16.3.3", "192.168.1.1", "100.64.0.1", "fd12::1", "fe80::1"])
+def test_private_networks_are_no_internet(by_default: Rendered, address: str) -> None:
+    assert not reaches(by_default, SERVER, outside(address), 443)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111"])
+def test_the_internet_can_be_on_or_off(by_default: Rendered, locked_down: Rendered, address: str) -> None:
+    assert reaches(by_default, SERVER, outside(address), 443)
+    assert not reaches(locked_down, SERVER, outside(address), 443)
+
+
+def test_names_are_found_also_without_internet(by_default: Rendered, locked_down: Rendered) -> None:
+    for rendered in (by_default, locked_down):
+        assert reaches(rendered, SERVER, NAMES, 53, "UDP")
+        assert reaches(rendered, SERVER, NAMES, 53, "TCP")
+        assert not reaches(rendered, SERVER, NAMES, 443)
+    assert reaches(by_default, SERVER, outside("169.254.20.10"), 53, "UDP")
+    assert not reaches(by_default, SERVER, outside("169.254.20.10"), 80)
+
+
+def test_what_the_values_open_is_open(locked_down: Rendered) -> None:
+    assert reaches(locked_down, SERVER, outside("10.20.0.5"), 443)
+    assert not reaches(locked_down, SERVER, outside("10.20.0.6"), 443)
+
+
+def test_nobody_reaches_an_agent_but_for_metrics_that_are_wanted(chart: Chart) -> None:
+    labels = {"app.kubernetes.io/instance": RELEASE, "app.kubernetes.io/component": "agent"}
+    agent = Peer(labels, namespace="labspawner-agents")
+    prometheus = Peer({"app": "prometheus"}, namespace="monitoring")
+    with_metrics = chart.render(values_of("device-plugin"))
+    without = chart.render(values_of("device-plugin"), at("monitoring.enabled", False))
+
+    policy = with_metrics.the("NetworkPolicy", "labspawner-agent")
+    assert [each["port"] for rule in policy["spec"]["ingress"] for each in rule["ports"]] == ["metrics"]
+    assert not allowed(with_metrics, agent, prometheus, 22, way="Ingress")
+    assert not allowed(without, agent, prometheus, 9445, way="Ingress")
+
+
+def test_policies_can_be_left_to_the_administrator(chart: Chart) -> None:
+    assert chart.render(values_of("minimal"), at("networkPolicy.enabled", False)).all("NetworkPolicy") == []
