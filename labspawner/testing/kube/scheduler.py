@@ -1,0 +1,152 @@
+"""The scheduler stand-in: binds what fits, says why not, and tries again when something was freed.
+
+A plug (`hami.py`) may take over pods with its own schedulerName: it counts cards and writes its decision on the pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from labspawner.testing.kube.admission import asks
+from labspawner.testing.kube.clock import stamp
+from labspawner.testing.kube.placing import Lack, NodeRoom, NoNode, place, refused_before_filter
+from labspawner.testing.kube.resources import CLAIMS, NODES, PODS, VOLUMES, Json
+from labspawner.testing.kube.store import Change
+from labspawner.testing.kube.world import World
+
+STOCK = "default-scheduler"
+_ENDED = ("Succeeded", "Failed")
+
+
+class Plug(Protocol):
+    """A scheduler besides the stock one."""
+
+    name: str  # the schedulerName of its pods
+    ignored: frozenset[str]  # resources that it counts itself, so that the stock rules do not
+
+    def begin(self, pods: list[Json]) -> None:
+        """A pass begins: count what these bound pods hold."""
+        ...
+
+    def lack(self, pod: Json, room: NodeRoom) -> Lack | None: ...
+
+    def granted(self, pod: Json, node: Json) -> Json:
+        """The pod with what this scheduler writes on it when it has chosen `node`."""
+        ...
+
+    def refused(self, world: World, pod: Json) -> None:
+        """What this one says besides FailedScheduling."""
+        ...
+
+
+class Scheduler:
+    """Passes over the waiting pods whenever something changed that may let one in."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._store = world, world.store
+        self._due: asyncio.Handle | None = None
+        self.plugs: dict[str, Plug] = {}
+        self.paused = False
+        world.store.listeners.append(self._heard)
+
+    def _heard(self, change: Change) -> None:
+        if change.resource is PODS and not change.deleted:
+            spec, phase = change.after.obj["spec"], change.after.obj["status"]["phase"]
+            ended = phase in _ENDED and (change.before is None or change.before.obj["status"]["phase"] != phase)
+            if ended or (change.before is None and not spec.get("nodeName")):
+                self.wake()
+        elif change.resource in (PODS, NODES, CLAIMS, VOLUMES):
+            self.wake()
+
+    def wake(self) -> None:
+        """Look again soon; once, however often it is said."""
+        if self._due is None and not self.paused:
+            self._due = self._world.soon(self._pass, self._world.pace.schedule_s)
+
+    def _pass(self) -> None:
+        self._due = None
+        waiting = [pod for pod in self._store.objects(PODS) if self._waits(pod)]
+        if not waiting or self.paused:
+            return
+        rooms = self._rooms()
+        bound = [pod for pod in self._store.objects(PODS) if _holds(pod)]
+        for plug in self.plugs.values():
+            plug.begin(bound)
+        for pod in sorted(waiting, key=lambda pod: (-pod["spec"]["priority"], int(pod["metadata"]["resourceVersion"]))):
+            self._try(pod, rooms)
+
+    def _waits(self, pod: Json) -> bool:
+        spec, metadata = pod["spec"], pod["metadata"]
+        mine = spec["schedulerName"] == STOCK or spec["schedulerName"] in self.plugs
+        return mine and not spec.get("nodeName") and not metadata.get("deletionTimestamp")
+
+    def _rooms(self) -> dict[str, NodeRoom]:
+        rooms = {node["metadata"]["name"]: NodeRoom.of(node) for node in self._store.objects(NODES)}
+        for pod in self._store.objects(PODS):
+            if _holds(pod) and (room := rooms.get(pod["spec"]["nodeName"])):
+                room.take(asks(pod))
+        return rooms
+
+    def _try(self, pod: Json, rooms: dict[str, NodeRoom]) -> None:
+        plug = self.plugs.get(pod["spec"]["schedulerName"])
+        try:
+            self._claims(pod, len(rooms))
+            more = (lambda room: plug.lack(pod, room)) if plug else None
+            name = place(pod, list(rooms.values()), more, plug.ignored if plug else frozenset())
+        except NoNode as refusal:
+            self._refuse(pod, refusal.text, plug)
+            return
+        rooms[name].take(asks(pod))
+        self._bind(pod, rooms[name].node, plug)
+
+    def _claims(self, pod: Json, nodes: int) -> None:
+        for volume in pod["spec"].get("volumes") or []:
+            claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+            if not claim:
+                continue
+            entry = self._store.get(CLAIMS, pod["metadata"]["namespace"], claim)
+            if entry is None:
+                raise refused_before_filter(nodes, f'persistentvolumeclaim "{claim}" not found')
+            if entry.obj["metadata"].get("deletionTimestamp"):
+                raise refused_before_filter(nodes, f'persistentvolumeclaim "{claim}" is being deleted')
+            if entry.obj["status"]["phase"] != "Bound":
+                raise refused_before_filter(nodes, "pod has unbound immediate PersistentVolumeClaims")
+
+    def _bind(self, pod: Json, node: Json, plug: Plug | None) -> None:
+        chosen = plug.granted(pod, node) if plug else pod
+        condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": stamp()}
+        name, metadata = node["metadata"]["name"], pod["metadata"]
+        bound = chosen | {
+            "spec": chosen["spec"] | {"nodeName": name},
+            "status": chosen["status"] | {"conditions": [condition]},
+        }
+        # As recorded: the event names the version before the binding.
+        self._store.put(PODS, bound)
+        message = f"Successfully assigned {metadata['namespace']}/{metadata['name']} to {name}"
+        component = pod["spec"]["schedulerName"]
+        self._world.events.timed(pod, "Normal", "Scheduled", message, component=component, action="Binding")
+
+    def _refuse(self, pod: Json, text: str, plug: Plug | None) -> None:
+        old = next((item for item in pod["status"].get("conditions") or [] if item["type"] == "PodScheduled"), None)
+        if old is not None and old.get("message") == text:
+            return  # said already; the real one repeats it after a back-off, in a series
+        condition = {
+            "type": "PodScheduled",
+            "observedGeneration": pod["metadata"].get("generation", 1),
+            "status": "False",
+            "lastProbeTime": None,
+            "lastTransitionTime": old["lastTransitionTime"] if old else stamp(),
+            "reason": "Unschedulable",
+            "message": text,
+        }
+        component = pod["spec"]["schedulerName"]
+        self._world.events.timed(pod, "Warning", "FailedScheduling", text, component=component, action="Scheduling")
+        if plug is not None:
+            plug.refused(self._world, pod)
+        self._store.put(PODS, pod | {"status": pod["status"] | {"conditions": [condition]}})
+
+
+def _holds(pod: Json) -> bool:
+    """Whether a pod takes room on its node: bound, and not ended."""
+    return bool(pod["spec"].get("nodeName")) and pod["status"]["phase"] not in _ENDED
