@@ -165,10 +165,10 @@ def test_the_provider_reads_its_settings(chart: Chart, name: str) -> None:
 
 
 def test_settings_of_the_values_win_over_the_charts_own(chart: Chart) -> None:
-    wished = at("kubernetes.options", {"namespace": "students", "gpu": {"place": "spread"}})
+    wished = at("kubernetes.options", {"home": "/home/student", "gpu": {"place": "spread"}})
 
     provider = chart.render(values_of("hami"), wished).settings()["Labspawner"]["providers"]["kubernetes"]
 
-    assert provider["namespace"] == "students"
+    assert provider["home"] == "/home/student"
     assert provider["gpu"]["place"] == "spread"
     assert provider["gpu"]["strategy"] == "hami"

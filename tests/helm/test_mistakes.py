@@ -202,3 +202,7 @@ def test_a_hub_without_anything_that_hosts_servers_is_refused(chart: Chart) -> N
 
 def test_the_charts_own_provider_is_not_written_twice(chart: Chart) -> None:
     assert "kubernetes: {options:" in refusal(chart, at("providers.kubernetes", {"namespace": "students"}))
+
+
+def test_servers_elsewhere_than_their_rights_are_refused(chart: Chart) -> None:
+    assert "install into another namespace" in refusal(chart, at("kubernetes.options.namespace", "students"))

@@ -12,6 +12,11 @@
 {{- if and (not .Values.kubernetes.enabled) (not .Values.providers) -}}
 {{- fail "kubernetes.enabled is false and providers is empty: nothing hosts servers. Write for example: providers: {lab-pve: {kind: proxmox, ...}}" -}}
 {{- end -}}
+{{- range $key := list "kind" "namespace" "kubeconfig" "context" "hub_config" -}}
+{{- if hasKey $.Values.kubernetes.options $key -}}
+{{- fail (printf "kubernetes.options.%s: servers run in the namespace of the release, for which rights and network policies are made. Leave it out, or install into another namespace: helm upgrade --install --namespace ..." $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if hasKey .Values.providers "kubernetes" -}}
 {{- fail "providers.kubernetes: this name is the chart's own. Write its settings to: kubernetes: {options: {...}}" -}}
 {{- end -}}
