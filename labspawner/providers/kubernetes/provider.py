@@ -38,9 +38,11 @@ from labspawner.model import (
     Usage,
 )
 from labspawner.providers.contract import Ear, ProviderContext
+from labspawner.providers.findings import Finding
 from labspawner.providers.kubernetes import ending, manifest, words
 from labspawner.providers.kubernetes.answers import ApiRefused, ApiSilent
 from labspawner.providers.kubernetes.cluster import Cluster, Seen, leases_on_nodes
+from labspawner.providers.kubernetes.diagnosis import Subject, diagnose
 from labspawner.providers.kubernetes.manifest import Marks
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
 from labspawner.providers.kubernetes.starting import Again, Job, Starter, reached, tail
@@ -312,6 +314,18 @@ class KubernetesProvider:
     def announce_to(self, ear: Ear) -> None:
         """Tell `ear` of servers that end by themselves, and of room that others left."""
         self._ear = ear
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """For `labspawner doctor`: what a start will need of this cluster."""
+        hub = self.settings.hub_config.get("KubeSpawner")
+        return await diagnose(
+            Subject(
+                call=self.cluster.api.call,
+                namespace=self.cluster.namespace,
+                slicing=self.settings.gpu,
+                attributes={**(hub if isinstance(hub, Mapping) else {}), **self.settings.kubespawner},
+            )
+        )
 
     async def close(self) -> None:
         """Finish roll-backs that are under way, end the watches, and give the connections back. Servers keep running."""

@@ -1,0 +1,59 @@
+"""What a provider can say of its own state to an operator, before the first class does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, runtime_checkable
+
+
+class Level(str, Enum):
+    """OK: it works. NOTE: worth knowing, and no fault. WARNING: servers start, and something is lost. ERROR: a person must
+    act, or some servers do not start."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. what: in two or three words; detail: what was found; advice: what to do about it.
+    English, for operators; never a secret."""
+
+    level: Level
+    what: str
+    detail: str
+    advice: str = ""
+
+
+@runtime_checkable
+class Diagnosing(Protocol):
+    """A provider that knows what to look at. Optional."""
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """Look at everything that servers will need, changing nothing. What cannot be looked at is a finding, not an
+        error."""
+        ...
+
+
+def ok(what: str, detail: str) -> Finding:
+    """It works."""
+    return Finding(Level.OK, what, detail)
+
+
+def note(what: str, detail: str, advice: str = "") -> Finding:
+    """Worth knowing."""
+    return Finding(Level.NOTE, what, detail, advice)
+
+
+def warning(what: str, detail: str, advice: str = "") -> Finding:
+    """Something is lost."""
+    return Finding(Level.WARNING, what, detail, advice)
+
+
+def error(what: str, detail: str, advice: str = "") -> Finding:
+    """A person must act."""
+    return Finding(Level.ERROR, what, detail, advice)
