@@ -92,9 +92,6 @@ class Reflector(Generic[V]):
     def __iter__(self) -> Iterator[V]:
         return iter(tuple(self._objects.values()))
 
-    def __len__(self) -> int:
-        return len(self._objects)
-
     def forget(self, key: str) -> None:
         """Drop one that is no longer of interest."""
         self._objects.pop(key, None)

@@ -29,6 +29,15 @@ def state_of_pod(pod: PodView) -> ServerState:
     main = containers.main_of(pod)
     if main is not None and (main.state == "terminated" or main.reason == "CrashLoopBackOff"):
         return ServerState.GONE
+    return ServerState.UNKNOWN if _node_is_silent(pod) else ServerState.RUNNING
+
+
+def _node_is_silent(pod: PodView) -> bool:
+    """The cluster took the pod's readiness away, while the last that its kubelet said is that all containers are ready."""
     ready = pod.condition("Ready")
-    lost = ready is not None and (ready.status == "Unknown" or ready.reason in _LOST)
-    return ServerState.UNKNOWN if lost or pod.reason in _LOST else ServerState.RUNNING
+    if ready is None or pod.reason in _LOST:
+        return pod.reason in _LOST
+    if ready.status == "Unknown" or ready.reason in _LOST:
+        return True
+    said = all(container.ready for container in pod.containers) and bool(pod.containers)
+    return ready.status == "False" and said and ready.reason == ""
