@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from labspawner.gpu.agent.inventory import ANNOTATION, NodeInventory, parse
+from labspawner.gpu.pretend import find_driver
 from labspawner.testing.kubelet import Grant, KubeletDouble
 from labspawner.testing.waiting import eventually_sync
 
@@ -39,6 +40,22 @@ print(code, total.value, flush=True)
 sys.stdin.read()
 """
 """Takes so many GiB, says what the driver answered and how large the card looks, and keeps it until its stdin ends."""
+
+
+AGENT = """
+import logging, sys
+from pathlib import Path
+from labspawner.gpu.agent.node import NodeDoor
+from labspawner.gpu.agent.serving import serve
+from labspawner.gpu.agent.settings import BadSettings, load_settings
+
+logging.basicConfig(level=logging.INFO)
+try:
+    serve(load_settings(Path(sys.argv[1])), "default", NodeDoor(node="labnode", url=sys.argv[2]))
+except BadSettings as exc:
+    sys.exit(str(exc))
+"""
+"""What `labspawner gpu agent` does, without the two seconds that all other commands take to be imported."""
 
 
 class ApiServer(ThreadingHTTPServer):
@@ -108,7 +125,7 @@ class AgentLab:
         self.api.end()
         shutil.rmtree(self.state, ignore_errors=True)
 
-    def start(self, *words: str, classes: dict[str, Any] = CLASSES, **settings: Any) -> subprocess.Popen[bytes]:
+    def start(self, *, classes: dict[str, Any] = CLASSES, **settings: Any) -> subprocess.Popen[bytes]:
         """Start an agent; what it says is in `log`."""
         self._number += 1
         config = self.folder / f"agent-{self._number}.yaml"
@@ -123,25 +140,16 @@ class AgentLab:
             "pretend": self.cards,
         }
         config.write_text(json.dumps({key: value for key, value in (found | settings).items() if value is not None}))
-        command = [
-            sys.executable,
-            "-c",
-            "from labspawner.cli import main; main()",
-            "gpu",
-            "agent",
-            "--config",
-            str(config),
-        ]
-        command += ["--api", self.api.url, "--node", "labnode", *words]
+        command = [sys.executable, "-c", AGENT, str(config), self.api.url]
         with self._log(self._number).open("wb") as log:
             agent = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(), start_new_session=True)
         self.agents.append(agent)
         return agent
 
-    def ready(self, *words: str, count: int = 3, resource: str = SMALL, **settings: Any) -> subprocess.Popen[bytes]:
+    def ready(self, *, count: int = 3, resource: str = SMALL, **settings: Any) -> subprocess.Popen[bytes]:
         """Start an agent, and wait until the kubelet knows its slices."""
         before = len(self.kubelet.said("Register"))
-        agent = self.start(*words, **settings)
+        agent = self.start(**settings)
         self.wait_for(lambda: len(self.kubelet.said("Register")) > before and self.has(count, resource))
         return agent
 
@@ -164,6 +172,11 @@ class AgentLab:
         """End an agent with a signal; its exit status."""
         agent.send_signal(number)
         return agent.wait(300)
+
+    def meddle(self, *words: str) -> None:
+        """Do something to the pretended cards from outside: see native/stub/stubctl.c."""
+        environment = {**os.environ, "STUB_CUDA_STATE": str(self.state / "pretended"), "STUB_CUDA_DEVICES": self.cards}
+        subprocess.run([find_driver() / "stubctl", *words], env=environment, check=True, timeout=300)
 
     @property
     def log(self) -> str:

@@ -115,6 +115,23 @@ def test_a_second_agent_waits_until_the_first_one_ends(lab: AgentLab):
     assert lab.stop(second) == 0
 
 
+def test_a_card_that_falls_off_the_bus_takes_its_free_slices_and_leaves_running_pods_alone(lab: AgentLab):
+    lab.cards = "2x24564MiB"
+    lab.ready(count=6)
+    grant = lab.kubelet.admit("jhub", "jupyter-ann", {SMALL: 1})
+    process, _ = lab.taker(grant, 1)
+
+    lab.meddle("lose", "1")
+    lab.wait_for(lambda: lab.has(3))
+    dead = [one for one, health in lab.kubelet.health(SMALL).items() if health == "Unhealthy"]
+    lab.meddle("restore", "1")
+    lab.wait_for(lambda: lab.has(6))
+
+    assert len(dead) == 3
+    assert not set(dead) & set(grant.devices[SMALL])
+    assert process.poll() is None
+
+
 def test_an_agent_waits_for_a_kubelet_that_is_not_there(lab: AgentLab):
     lab.kubelet.stop()
     lab.start()

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from labspawner.cli.run.sight import pretend_option
 from labspawner.errors import LabError
+from labspawner.gpu.agent.cards import NodeCards
 from labspawner.gpu.agent.layout import Layout, lay_out
+from labspawner.gpu.agent.node import NodeDoor
 from labspawner.gpu.agent.settings import MIB, AgentSettings, BadSettings, Pool, load_settings
-from labspawner.gpu.libvgpu import find_library
-
-if TYPE_CHECKING:
-    from labspawner.gpu.agent.agent import Agent
-    from labspawner.gpu.agent.node import NodeDoor
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _EXTRA = "The node agent needs grpcio: pip install 'labspawner[agent]'."
@@ -73,49 +65,16 @@ def agent(
 
 
 def _serve(settings: AgentSettings, pool: str, door: NodeDoor | None) -> None:
-    from labspawner.gpu.agent.agent import Agent  # noqa: PLC0415 - needs grpcio, which other commands do not
+    from labspawner.gpu.agent.serving import serve  # noqa: PLC0415 - needs grpcio, which other commands do not
 
     if door is None:
         logging.getLogger(__name__).warning(
             "no API server, or no --node: hubs are not told about the cards of this node"
         )
-    made = Agent(settings, pool, libvgpu=find_library().path, door=door)
-    with _metrics(settings, made):
-        asyncio.run(_until_told(made))
-
-
-async def _until_told(made: Agent) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await made.run(stop)
-
-
-@contextlib.contextmanager
-def _metrics(settings: AgentSettings, made: Agent) -> Iterator[None]:
-    """Serve the metrics meanwhile. Raises BadSettings where the address is taken."""
-    if not settings.metrics:
-        yield
-        return
-    from prometheus_client import start_http_server  # noqa: PLC0415 - only where metrics are served
-
-    host, _, port = settings.metrics.rpartition(":")
-    try:
-        server, thread = start_http_server(int(port), host.strip("[]"), made.metrics.registry)
-    except OSError as exc:
-        raise BadSettings(f"metrics cannot be served at {settings.metrics}: {exc.strerror}") from exc
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    serve(settings, pool, door)
 
 
 def _door(node: str | None, api: str | None, token: Path | None, ca: Path | None) -> NodeDoor | None:
-    from labspawner.gpu.agent.node import NodeDoor  # noqa: PLC0415 - beside the agent
-
     if api is None:
         return NodeDoor.in_cluster(node)
     if not node:
@@ -124,8 +83,6 @@ def _door(node: str | None, api: str | None, token: Path | None, ca: Path | None
 
 
 def _cut(settings: AgentSettings, pool: Pool) -> Layout:
-    from labspawner.gpu.agent.cards import NodeCards  # noqa: PLC0415 - needs the driver
-
     cards = NodeCards(pretend=settings.pretend, state=Path(f"/dev/shm/labspawner-check-{os.getpid()}"))  # noqa: S108
     try:
         look = cards.look()

@@ -5,15 +5,16 @@ It cuts the node's cards into slices of fixed classes, offers them to the kubele
 
 settings.py, layout.py     what an administrator wants; the cards cut accordingly, or why that is impossible. Pure
 choosing.py, answers.py    which slices the kubelet should take; what a container gets. Pure
-inventory.py               what the node says of its cards: the annotation `labspawner.io/gpu-inventory`. Pure
-wire.py                    the messages of the kubelet's device plugin API v1beta1 and pod-resources API v1
-folders.py                 the files of each slice, ready before anybody asks
+snapshot.py, inventory.py  what is known at one moment; what hubs are told of it, `labspawner.io/gpu-inventory`. Pure
+wire.py                    the messages of the kubelet's device plugin API v1beta1 and pod-resources API v1. Pure
+shelf.py, folders.py       the slices that can be given; their files, ready before anybody asks
 plugin.py, kubelet.py      the gRPC server of one class; registration, and which pod has which device
+books.py                   who has which slice, and what becomes of those whose pod is gone
 cards.py                   NVML, in a thread of its own
 containers.py              which slice a process of the host is in: control group, container, mounts
 node.py                    the one door to the API server: the node's annotation
 metrics.py                 what Prometheus reads
-agent.py, watch.py         all of it together, from start to SIGTERM; the looks at slices
+agent.py, serving.py       all of it together; as a process, from start to SIGTERM
 
 **What a server in a slice sees** is what the local provider shows too: the limits at /etc/labspawner/slice/limits, the
 region at /etc/labspawner/region, /etc/labspawner/node, /etc/labspawner/libvgpu.so and /etc/ld.so.preload. The self-test is

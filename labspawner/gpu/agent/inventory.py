@@ -140,7 +140,7 @@ def parse(text: str) -> NodeInventory:
         )
     except BadInventory:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise BadInventory(f"it cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
