@@ -44,9 +44,11 @@ from labspawner.model import (
 )
 from labspawner.naming import safe_name
 from labspawner.providers.contract import ProviderContext
+from labspawner.providers.findings import Finding
 from labspawner.providers.launches import Launches
 from labspawner.providers.local import explain, sandbox
 from labspawner.providers.local.arrival import Arrival
+from labspawner.providers.local.diagnosis import diagnose
 from labspawner.providers.local.homes import Home, prepare_home
 from labspawner.providers.local.limits import usage_now
 from labspawner.providers.local.logs import LogBook
@@ -321,6 +323,10 @@ class LocalProvider:
         """How a server that this process started has ended, as `subprocess` counts; None while it runs, or unknown."""
         started = self._started.get(lease_id)
         return None if started is None else started.exit_status()
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """For `labspawner doctor`: what a start will need of this machine."""
+        return await diagnose(self, homes=self._homes)
 
     async def close(self) -> None:
         """Finish roll-backs that are under way, and give threads and zygotes back. Servers keep running."""

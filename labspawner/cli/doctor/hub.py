@@ -1,0 +1,157 @@
+"""What the hub's own configuration says: pure, of the values as they were loaded."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from labspawner.config import Settings
+from labspawner.providers.findings import Finding, error, note, ok, warning
+
+_REMOTE = frozenset({"kubernetes", "proxmox"})
+_IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
+_PROXY_CLASS = "jupyterhub.proxy.ConfigurableHTTPProxy"
+
+
+def hub_findings(
+    sections: Mapping[str, Mapping[str, Any]], settings: Settings, *, environment: Mapping[str, str] = os.environ
+) -> tuple[Finding, ...]:
+    """Everything that can be told from the configuration alone. sections: by class, as `Settings.sections`."""
+    hub = sections.get("JupyterHub", {})
+    kinds = {str(options.get("kind", name)) for name, options in settings.providers.items()}
+    return (
+        _plugged_in(hub),
+        *_hub_id(sections, settings, kinds, environment),
+        *_restarts(hub),
+        *_log_in(hub, sections),
+        *_reached(hub, kinds),
+        _proxy(hub, sections),
+        *_culler(hub),
+    )
+
+
+def _plugged_in(hub: Mapping[str, Any]) -> Finding:
+    spawner = hub.get("spawner_class")
+    if spawner == "lab" or getattr(spawner, "__name__", str(spawner)).endswith("LabSpawner"):
+        return ok("spawner", "labspawner starts the servers")
+    return error(
+        "spawner",
+        f"c.JupyterHub.spawner_class is {spawner!r}, so labspawner starts nothing",
+        "call wiring.wire(c) at the end of the configuration",
+    )
+
+
+def _hub_id(
+    sections: Mapping[str, Mapping[str, Any]], settings: Settings, kinds: set[str], environment: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    if "hub_id" in sections.get("Labspawner", {}):
+        return (ok("hub id", settings.hub_id),)
+    said = f"c.Labspawner.hub_id is not set: this hub is {settings.hub_id!r}, after its machine"
+    if _IN_CLUSTER in environment:
+        return (error("hub id", f"{said}, and a new pod has a new name: servers would be nobody's", "set it"),)
+    if kinds & _REMOTE:
+        return (warning("hub id", said, "set it: two hubs on one cluster need different ones, for their whole life"),)
+    return (note("hub id", said),)
+
+
+def _restarts(hub: Mapping[str, Any]) -> tuple[Finding, ...]:
+    if hub.get("cleanup_servers", True):
+        return (
+            warning(
+                "restarts",
+                "when the hub stops, it ends all servers",
+                "c.JupyterHub.cleanup_servers = False, and servers outlive a restart",
+            ),
+        )
+    return (ok("restarts", "servers outlive a restart of the hub"),)
+
+
+def _log_in(hub: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> tuple[Finding, ...]:
+    chosen = hub.get("authenticator_class")
+    name = str(getattr(chosen, "__name__", chosen or "pam"))
+    if name.rsplit(".", 1)[-1] in {"dummy", "DummyAuthenticator"}:
+        if sections.get("DummyAuthenticator", {}).get("password"):
+            return (warning("log-in", "everybody who knows one password is whoever they say (DummyAuthenticator)"),)
+        return (error("log-in", "anybody may be whoever they say, without a password (DummyAuthenticator)"),)
+    if name in {"labspawner-demo", "DemoAuthenticator"}:
+        return (note("log-in", "demo accounts, on this machine alone", "take your university's log-in for a lab"),)
+    return (ok("log-in", name),)
+
+
+def _reached(hub: Mapping[str, Any], kinds: set[str]) -> tuple[Finding, ...]:
+    """Where browsers find the hub, and where servers on other machines do."""
+    found = []
+    public = str(hub.get("bind_url") or "http://:8000")
+    secure = bool(hub.get("ssl_cert")) or public.startswith("https:")
+    if not _loopback(urlsplit(public).hostname) and not secure:
+        found.append(
+            note("address", f"{public} is without TLS", "put a TLS proxy in front, or set ssl_key and ssl_cert")
+        )
+    if kinds & _REMOTE:
+        said = hub.get("hub_connect_url") or hub.get("hub_connect_ip") or hub.get("hub_bind_url") or hub.get("hub_ip")
+        host = _host(str(said)) if said else "127.0.0.1"
+        if _loopback(host):
+            found.append(
+                error(
+                    "address",
+                    f"servers on other machines look for the hub at {host}, which is their own loopback",
+                    "set c.JupyterHub.hub_bind_url = 'http://0.0.0.0:8081' and hub_connect_url to what they reach",
+                )
+            )
+        else:
+            found.append(ok("address", f"servers on other machines look for the hub at {host or 'this machine'}"))
+    return tuple(found)
+
+
+def _host(said: str) -> str | None:
+    return urlsplit(said).hostname if "://" in said else said
+
+
+def _loopback(host: str | None) -> bool:
+    if not host:
+        return False  # all addresses
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _proxy(hub: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> Finding:
+    chosen = hub.get("proxy_class")
+    name = str(getattr(chosen, "__name__", chosen or _PROXY_CLASS))
+    section = sections.get("ConfigurableHTTPProxy", {})
+    if not name.endswith("ConfigurableHTTPProxy") and name != "configurable-http-proxy":
+        return note("proxy", f"{name}: not looked at")
+    if section.get("should_start", True) is False:
+        return note("proxy", f"started by somebody else, its API at {section.get('api_url', 'http://127.0.0.1:8001')}")
+    command = section.get("command") or ["configurable-http-proxy"]
+    words: Sequence[str] = [command] if isinstance(command, str) else list(command)
+    if not words or shutil.which(str(words[0])) is None:
+        missing = words[0] if words else "nothing"
+        return error(
+            "proxy",
+            f"{missing} cannot be run",
+            "npm install -g configurable-http-proxy, or pip install labspawner[local]",
+        )
+    return ok("proxy", str(words[0]))
+
+
+def _culler(hub: Mapping[str, Any]) -> tuple[Finding, ...]:
+    services = hub.get("services") or ()
+    names = {str(service.get("name")) for service in services if isinstance(service, Mapping)}
+    if "labspawner-culler" in names:
+        found = [ok("culler", "idle servers are ended as their profiles say")]
+    else:
+        found = [warning("culler", "no idle server is ended, whatever profiles say", "call wiring.run_culler(c)")]
+    others = sorted(name for name in names if "cull" in name and name != "labspawner-culler")
+    if others:
+        found.append(
+            warning("culler", f"a second one runs, which knows no profiles: {', '.join(others)}", "leave it out")
+        )
+    return tuple(found)
