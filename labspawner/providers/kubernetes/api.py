@@ -100,11 +100,11 @@ class Api:
         client = await self._opened()
         try:
             async with self._session(client).get(
-                client.configuration.host + path, params=query, headers=await self._headers(client), timeout=timeout
+                _url(client, path), params=query, headers=await self._headers(client), timeout=timeout
             ) as response:
                 if response.status >= 400:
                     await self._raise(response, what)
-                yield response.content
+                yield aiter(response.content)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as exc:
             raise ApiSilent(f"{what}: {type(exc).__name__}: {exc}") from exc
 
@@ -149,7 +149,7 @@ class Api:
         try:
             async with self._session(client).request(
                 method,
-                client.configuration.host + path,
+                _url(client, path),
                 params=query,
                 data=data,
                 headers=headers,
@@ -192,13 +192,14 @@ class Api:
         configuration = Configuration()
         configuration.connection_pool_maxsize = _CONNECTIONS
         self._loaded_at = asyncio.get_running_loop().time()
+        untyped: Any = configs
         try:
             if self._kubeconfig is None and os.environ.get(_IN_CLUSTER):
-                configs.load_incluster_config(client_configuration=configuration)
+                untyped.load_incluster_config(client_configuration=configuration)
                 self._namespace = _own_namespace(SERVICE_ACCOUNT)
             else:
                 path = str(self._kubeconfig) if self._kubeconfig else None
-                loader = await configs.load_kube_config(
+                loader = await untyped.load_kube_config(
                     config_file=path, context=self._context, client_configuration=configuration
                 )
                 self._namespace = _namespace_of(loader.current_context)
@@ -213,7 +214,8 @@ class Api:
         return configuration
 
     def _session(self, client: ApiClient) -> aiohttp.ClientSession:
-        return cast(aiohttp.ClientSession, client.rest_client.pool_manager)
+        session: aiohttp.ClientSession = client.rest_client.pool_manager
+        return session
 
     async def _headers(self, client: ApiClient) -> dict[str, str]:
         headers = {"Accept": "application/json", "User-Agent": "labspawner"}
@@ -223,6 +225,10 @@ class Api:
         elif client.configuration.username:
             headers["Authorization"] = client.configuration.get_basic_auth_token()
         return headers
+
+
+def _url(client: ApiClient, path: str) -> str:
+    return f"{client.configuration.host}{path}"
 
 
 def _own_namespace(folder: Path) -> str | None:

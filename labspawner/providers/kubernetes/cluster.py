@@ -81,16 +81,10 @@ class Cluster:
 
     async def pods(self) -> Reflector[Seen]:
         """Our pods; whether they are current is for the caller to ask."""
+        path = await self.path("pods")
         if self._pods is None:
-            path = await self.path("pods")
-            self._pods = self._pods or Reflector(
-                self.api,
-                path,
-                query={"labelSelector": self._selector},
-                read=_seen,
-                changed=self._changed,
-                pace=self._pace,
-            )
+            query = {"labelSelector": self._selector}
+            self._pods = Reflector(self.api, path, query=query, read=_seen, changed=self._changed, pace=self._pace)
         return self._pods
 
     async def settled(self) -> Reflector[Seen]:
@@ -133,16 +127,17 @@ class Cluster:
 
     async def listen(self) -> None:
         """Begin to hear what is said of pods, where the hub may; waits for nothing but the first answer."""
+        path = await self.path("events")
         if self._events is None:
-            path = await self.path("events")
-            self._events = self._events or Reflector(self.api, path, query={}, read=self._hear, pace=self._pace)
+            self._events = Reflector(self.api, path, query={}, read=self._hear, pace=self._pace)
         await self._where_allowed(self._events, "events list, watch", "why a server does not start is told less well")
 
     # -- nodes and others
 
     async def nodes(self) -> list[NodeView] | None:
         """The machines; None where the hub may not look at them. Raises ApiSilent, and ApiRefused for another reason."""
-        self._nodes = self._nodes or Reflector(self.api, "/api/v1/nodes", query={}, read=NodeView.of, pace=self._pace)
+        if self._nodes is None:
+            self._nodes = Reflector(self.api, "/api/v1/nodes", query={}, read=NodeView.of, pace=self._pace)
         allowed = await self._where_allowed(
             self._nodes,
             "nodes list, watch (ClusterRole)",
