@@ -6,14 +6,15 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from labspawner.gpu.agent import wire
 from labspawner.gpu.agent.wire import decode, encode
 
-_QUICK_S = 10.0
+T = TypeVar("T")
+_QUICK_S = 60.0
 _SLOW_S = 120.0
 
 
@@ -67,6 +68,7 @@ class Plugin:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_QUICK_S)
 
-    def _call(self, name: str, kind: Any, message: Any, timeout_s: float, *, wait_for_ready: bool = False) -> Any:
+    def _call(self, name: str, kind: type[T], message: Any, timeout_s: float, *, wait_for_ready: bool = False) -> T:
         method = self._channel.unary_unary(f"/{wire.DEVICE_PLUGIN}/{name}", encode, partial(decode, kind))
-        return method(message, timeout=timeout_s, wait_for_ready=wait_for_ready)
+        found: T = method(message, timeout=timeout_s, wait_for_ready=wait_for_ready)
+        return found
