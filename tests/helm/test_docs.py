@@ -53,17 +53,16 @@ def test_files_that_commands_name_are_there() -> None:
         assert (REPOSITORY / word).exists(), word
 
 
-def test_commands_of_labspawner_exist() -> None:
+def test_commands_of_labspawner_exist_with_their_options() -> None:
     said = [words[words.index("labspawner") + 1 :] for words in commands() if "labspawner" in words]
 
     assert said
     for words in said:
         command: click.Command = main
-        for word in words:
-            if word == "doctor" and word not in main.commands:
-                pytest.skip("labspawner doctor is not there yet")
-            assert isinstance(command, click.Group)
-            command = command.commands[word]
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= known
 
 
 def test_links_lead_somewhere() -> None:

@@ -24,6 +24,8 @@ from labspawner.gpu.agent.inventory import ANNOTATION
 from labspawner.gpu.agent.node import NodeDoor, NodeError
 from labspawner.model import Checkpoint, Handle, LaunchRequest, ReleaseMode
 from labspawner.providers.contract import ProviderContext
+from labspawner.providers.findings import Level
+from labspawner.providers.kubernetes.diagnosis.rights import wanted
 from labspawner.providers.kubernetes.provider import KubernetesProvider
 from labspawner.testing.kube import KubeDouble, Request
 from labspawner.testing.waiting import eventually
@@ -184,6 +186,39 @@ def test_without_one_right_the_hub_is_refused_and_says_so(
     assert life.ready == (right not in NO_START_WITHOUT)
     for error in life.errors:
         assert str(error.jupyterhub_message)
+
+
+def test_the_doctor_asks_for_the_rights_that_the_chart_gives(chart: Chart) -> None:
+    services = at("jupyterhub.hub.config.KubeSpawner.services_enabled", True)
+    given = chart.render(values_of("hami"), ALL_NAMESPACES, services)
+
+    asked = wanted(claims=True, services=True, config_map="kube-system/hami-scheduler-device")
+
+    assert {(each.resource, each.verb, "" if each.everywhere else NAMESPACE) for each in asked} == rights_in(given)
+    role = given.the("Role", "labspawner-teaching-lab-hub")
+    assert role["metadata"]["namespace"] == "kube-system"
+    assert role["rules"][0]["resourceNames"] == ["hami-scheduler-device"]
+
+
+@pytest.mark.parametrize("right", [None, ("pods", "delete", NAMESPACE), ("nodes", "watch", "")])
+async def test_the_doctor_names_a_right_that_an_administrator_forgot(
+    chart: Chart, double: KubeDouble, tmp_path: Path, right: Right | None
+) -> None:
+    install(double, chart.render(values_of("minimal"), at("rbac.podsOfAllNamespaces", right is None)), but=right)
+    config = double.kubeconfig(tmp_path, token=double.token_of("labspawner-hub"))
+    context = ProviderContext(name="kubernetes", hub_id="doctor", data_dir=tmp_path)
+    provider = KubernetesProvider(context, {"kubeconfig": str(config)})
+    try:
+        found = [each for each in await provider.diagnose() if each.what == "rights"]
+    finally:
+        await provider.close()
+
+    missing = [each for each in found if each.level not in (Level.OK, Level.NOTE)]
+    if right is None:
+        assert missing == []
+    else:
+        (said,) = missing
+        assert f"resources: [{right[0]}], verbs: [{right[1]}]" in said.advice
 
 
 def test_an_agent_annotates_its_node_and_reads_nothing(chart: Chart, double: KubeDouble, tmp_path: Path) -> None:
