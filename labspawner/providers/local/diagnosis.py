@@ -70,7 +70,7 @@ def _limits(found: Found) -> tuple[Finding, ...]:
     return (ok("limits", "control groups limit memory, processors and processes of each server"),)
 
 
-def _network(found: Found, wanted: str) -> tuple[Finding, ...]:
+def _network(found: Found, wanted: str | None) -> tuple[Finding, ...]:
     if not found.sandboxed or wanted == "none":
         return (
             note("network", "servers reach only the hub") if found.sandboxed else note("network", "the machine's own"),

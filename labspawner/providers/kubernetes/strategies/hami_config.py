@@ -53,5 +53,5 @@ def _model(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"models": [str(model) for model in entry["models"]], "geometries": geometries}
 
 
-def _instance(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _instance(entry: Any) -> dict[str, Any]:
     return {"name": str(entry.get("name") or ""), "memory": int(entry["memory"]), "count": int(entry.get("count") or 1)}
