@@ -261,3 +261,18 @@ def test_no_profile_may_set_a_variable_that_decides_about_a_slice():
     names = ["CUDA_DISABLE_CONTROL", "LD_PRELOAD", "CUDA_DEVICE_MEMORY_LIMIT_0", "NVIDIA_VISIBLE_DEVICES", "COURSE"]
 
     assert forbidden(names) == tuple(names[:4])
+
+
+@pytest.mark.parametrize(
+    ("key", "opened"),
+    [
+        ("node-role.kubernetes.io/control-plane", False),
+        ("node.kubernetes.io/memory-pressure", False),
+        ("nvidia.com/gpu", True),
+    ],
+)
+def test_a_node_that_is_kept_for_the_clusters_own_work_has_no_room_for_servers(key, opened):
+    host = NoGpus().capacity([a_node(taints=[{"key": key, "effect": "NoSchedule"}])], [])[0]
+
+    assert (host.servers_free != 0) is opened
+    assert host.memory_total_bytes == 32 * GIB

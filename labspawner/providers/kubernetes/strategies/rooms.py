@@ -11,15 +11,14 @@ from labspawner.providers.kubernetes.words.placing import Need
 
 CPU, MEMORY, PODS = "cpu", "memory", "pods"
 MIB = 2**20
+_CLOSED = ("node.kubernetes.io/", "node-role.kubernetes.io/")
 
 
 def takes_pods(node: NodeView) -> bool:
-    """Whether a new pod may go to `node` now: it is ready, not cordoned, and under no pressure."""
-    passing = any(
-        taint.key.startswith("node.kubernetes.io/") and taint.effect in {"NoSchedule", "NoExecute"}
-        for taint in node.taints
-    )
-    return node.ready and not node.cordoned and not passing
+    """Whether a new pod may go to `node` now: it is ready, not cordoned, under no pressure, and not kept for the cluster's
+    own work. Other taints are borne by some profile, or nobody would have set them."""
+    closed = any(taint.key.startswith(_CLOSED) and taint.effect in {"NoSchedule", "NoExecute"} for taint in node.taints)
+    return node.ready and not node.cordoned and not closed
 
 
 def by_node(pods: Iterable[PodView]) -> Mapping[str, Sequence[PodView]]:
