@@ -51,7 +51,9 @@ from labspawner.gpu.agent.settings import BadSettings, load_settings
 
 logging.basicConfig(level=logging.INFO)
 try:
-    serve(load_settings(Path(sys.argv[1])), "default", NodeDoor(node="labnode", url=sys.argv[2]))
+    token, ca = (Path(word) for word in sys.argv[3:5]) if sys.argv[3:] else (None, None)
+    door = NodeDoor(node="labnode", url=sys.argv[2], token=token, ca=ca)
+    serve(load_settings(Path(sys.argv[1])), "default", door)
 except BadSettings as exc:
     sys.exit(str(exc))
 """
@@ -109,6 +111,7 @@ class AgentLab:
         self.state = Path(tempfile.mkdtemp(prefix="agent-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         self.kubelet = KubeletDouble()
         self.api = ApiServer()
+        self.door: list[str] = [self.api.url]
         self.agents: list[subprocess.Popen[bytes]] = []
         self._number = 0
 
@@ -140,7 +143,7 @@ class AgentLab:
             "pretend": self.cards,
         }
         config.write_text(json.dumps({key: value for key, value in (found | settings).items() if value is not None}))
-        command = [sys.executable, "-c", AGENT, str(config), self.api.url]
+        command = [sys.executable, "-c", AGENT, str(config), *self.door]
         with self._log(self._number).open("wb") as log:
             agent = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(), start_new_session=True)
         self.agents.append(agent)

@@ -35,13 +35,15 @@ class NodeDoor:
     ca: Path | None = None
 
     @classmethod
-    def in_cluster(cls, node: str | None, environment: Mapping[str, str] = os.environ) -> NodeDoor | None:
+    def in_cluster(
+        cls, node: str | None, environment: Mapping[str, str] = os.environ, *, account: Path = _ACCOUNT
+    ) -> NodeDoor | None:
         """The door of a pod with a service account; None where this is no pod, or nobody says which node it is on."""
         host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
-        if not node or not host or not (_ACCOUNT / "token").exists():
+        if not node or not host or not (account / "token").exists():
             return None
         host = f"[{host}]" if ":" in host else host
-        return cls(node=node, url=f"https://{host}:{port}", token=_ACCOUNT / "token", ca=_ACCOUNT / "ca.crt")
+        return cls(node=node, url=f"https://{host}:{port}", token=account / "token", ca=account / "ca.crt")
 
     def annotate(self, annotations: Mapping[str, str | None]) -> None:
         """Set annotations of this node; None removes one. Raises NodeError."""

@@ -13,12 +13,16 @@
 Allocate fails. `grant.environment`, `grant.answer` and `grant.command(words)` are for who starts the process himself.
 `stop` and `start` are a kubelet that is away for a while. All calls block; the double has threads of its own.
 
+With `NodeDevices` it is the device manager of a node of `labspawner.testing.kube`'s cluster: pods there get slices.
+
 double.py      the registration, the devices, the pods
 plugins.py     one registered plugin, as the kubelet speaks to it
+nodes.py       the double as the device manager of a double cluster's node
 container.py   a command, started as in a container: bubblewrap where it works, else by variables
 """
 
 from labspawner.testing.kubelet.container import Grant
 from labspawner.testing.kubelet.double import AdmissionError, Call, KubeletDouble, NotEnough
+from labspawner.testing.kubelet.nodes import NodeDevices
 
-__all__ = ["AdmissionError", "Call", "Grant", "KubeletDouble", "NotEnough"]
+__all__ = ["AdmissionError", "Call", "Grant", "KubeletDouble", "NodeDevices", "NotEnough"]

@@ -88,6 +88,12 @@ class Grant:
             out += ["--dev-bind", node.host_path, node.container_path]
         return [*out, "--", *words]
 
+    def outside(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The variables of a process that is started without any of the mounts: it finds the same files where they are
+        on the host, and is in its slice as long as it does not unset them."""
+        base = os.environ if base is None else base
+        return {**self.environment, **self._courtesy({**base, **self.environment})}
+
     def variables(self, base: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of its processes. Without bubblewrap the mounts under /etc/labspawner become variables."""
         found = {**(os.environ if base is None else base), **self.environment}

@@ -57,6 +57,7 @@ class KubeletDouble:
     """A node's device manager with sockets in a folder of its own. A context manager: its containers end with it.
 
     plugins: the folder of the plugins' sockets, with kubelet.sock. pod_resources: the socket that says who has what.
+    on_change: called with a resource and what is allocatable of it, in a thread of the double, whenever a plugin says so.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class KubeletDouble:
         self.plugins.mkdir()
         self.pod_resources.parent.mkdir()
         self.calls: list[Call] = []
+        self.on_change: Callable[[str, int], None] | None = None
         self._resources: dict[str, _Resource] = {}
         self._grants: list[Grant] = []
         self._lock = threading.RLock()
@@ -102,6 +104,7 @@ class KubeletDouble:
                 one.devices = dict.fromkeys(one.devices, wire.UNHEALTHY)
         for plugin in plugins:
             plugin.close()
+            self._tell(plugin.resource)
         while self._servers:
             server, threads = self._servers.pop()
             server.stop(None).wait()
@@ -161,6 +164,11 @@ class KubeletDouble:
             else:
                 resource.devices = {device.id: device.health for device in found.devices}
         self._note(Call("ListAndWatch" if found else "gone", plugin.resource, plugin.socket.name))
+        self._tell(plugin.resource)
+
+    def _tell(self, resource: str) -> None:
+        if self.on_change is not None:
+            self.on_change(resource, self.allocatable(resource))
 
     def _note(self, call: Call) -> None:
         with self._lock:
