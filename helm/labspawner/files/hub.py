@@ -18,7 +18,7 @@ from typing import Any
 from labspawner import wiring
 from labspawner.config import Labspawner
 
-ETC = Path("/etc/labspawner")
+ETC = Path(__file__).parent.parent  # /etc/labspawner in the pod
 LOOK_S = 15.0
 SHORTEST_TOKEN = 32
 _TASKS: list[asyncio.Task[None]] = []
