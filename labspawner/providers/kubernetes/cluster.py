@@ -97,6 +97,10 @@ class Cluster:
         """Our pods that carry this lease, as far as is known here."""
         return [seen for seen in await self.pods() if seen.lease_id == lease_id]
 
+    def known(self, name: str) -> Seen | None:
+        """One of our pods, as it is known here; None where it is gone."""
+        return self._known.get(name)
+
     # -- one pod that starts or ends
 
     def attend(self, name: str) -> None:

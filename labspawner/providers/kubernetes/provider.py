@@ -39,14 +39,15 @@ from labspawner.model import (
 )
 from labspawner.providers.contract import Ear, ProviderContext
 from labspawner.providers.findings import Finding
-from labspawner.providers.kubernetes import ending, manifest, words
+from labspawner.providers.kubernetes import ending, manifest
+from labspawner.providers.kubernetes.announcing import Announcer
 from labspawner.providers.kubernetes.answers import ApiRefused, ApiSilent
 from labspawner.providers.kubernetes.cluster import Cluster, Seen, leases_on_nodes
 from labspawner.providers.kubernetes.diagnosis import Subject, diagnose
 from labspawner.providers.kubernetes.manifest import Marks
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
 from labspawner.providers.kubernetes.starting import Again, Job, Starter, reached, tail
-from labspawner.providers.kubernetes.state import state_of, state_of_pod
+from labspawner.providers.kubernetes.state import state_of
 from labspawner.providers.kubernetes.strategies.choosing import strategy
 from labspawner.providers.kubernetes.wishes import GpuWish
 from labspawner.providers.launches import Launches
@@ -61,7 +62,6 @@ T = TypeVar("T")
 _ROLLBACK_GRACE_S = 1.0
 _GRANT_S = 3.0
 _POD, _CLAIM, _NAMESPACE = "pod", "claim", "namespace"
-_DELETED = Sentence("Your server was deleted from the cluster. Start it again.")
 _UNCOUNTED_CARD = CardCapacity(uuid="uncounted", memory_total_bytes=1 << 50, memory_free_bytes=1 << 50)
 
 
@@ -85,8 +85,7 @@ class KubernetesProvider:
         self.cluster = Cluster(self.settings, hub_id=context.hub_id, provider=context.name)
         self._starter = Starter(self.cluster, self.strategy, self.settings)
         self._launches = Launches(self.settings.max_servers)
-        self._ear: Ear | None = None
-        self.cluster.on_pod = self._on_pod
+        self._announcer = Announcer(self.cluster, self._launches.__contains__)
         self._making: dict[LeaseId, asyncio.Task[None]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
 
@@ -313,7 +312,7 @@ class KubernetesProvider:
 
     def announce_to(self, ear: Ear) -> None:
         """Tell `ear` of servers that end by themselves, and of room that others left."""
-        self._ear = ear
+        self._announcer.ear = ear
 
     async def diagnose(self) -> Sequence[Finding]:
         """For `labspawner doctor`: what a start will need of this cluster."""
@@ -329,6 +328,7 @@ class KubernetesProvider:
 
     async def close(self) -> None:
         """Finish roll-backs that are under way, end the watches, and give the connections back. Servers keep running."""
+        self._announcer.close()
         if self._rollbacks:
             await asyncio.wait(self._rollbacks)
         await self.cluster.close()
@@ -351,19 +351,6 @@ class KubernetesProvider:
             await asyncio.shield(task)
         except (ApiRefused, ApiSilent, LabError) as exc:  # what made us roll back is what the caller must hear
             log.error("roll-back left something behind %s: %s", job, exc)
-
-    def _on_pod(self, before: Seen, now: Seen | None) -> None:
-        """A pod of ours changed: pass on that its server ended, and that it holds nothing any more."""
-        ear, lease_id = self._ear, before.lease_id
-        if ear is None:
-            return
-        if now is None or (now.view.ended and not before.view.ended):
-            ear.freed()
-        if state_of_pod(before.view) is ServerState.GONE or lease_id in self._launches:
-            return
-        if now is None or state_of_pod(now.view) is ServerState.GONE:
-            why = words.ended((now or before).view, was_ready=True)
-            ear.ended(lease_id, why.message if why is not None else _DELETED)
 
     # -- hands
 
