@@ -11,13 +11,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from labspawner.config import Settings, open_providers
-from labspawner.courses import Catalog
+from labspawner.courses import Catalog, Snapshot
+from labspawner.courses.resolve import resolve_profile
 from labspawner.deadlines import within
 from labspawner.errors import LabError
+from labspawner.model import Capacity, Resources
+from labspawner.placement import TooLarge, place
 from labspawner.providers.contract import Provider
 from labspawner.providers.findings import Diagnosing, Finding, error, note, ok, warning
 from labspawner.store.engine import make_engine, parse_url, shown, sqlite_file
 from labspawner.store.schema import leases
+from labspawner.units import human_bytes
 
 _PROVIDER_S = 120.0
 _CAPACITY_S = 30.0
@@ -62,13 +66,14 @@ def courses(settings: Settings) -> tuple[Finding, ...]:
 
 
 async def provider(settings: Settings, name: str) -> tuple[Finding, ...]:
-    """What one provider says of itself; of one that does not, whether it answers."""
+    """What one provider says of itself, and whether the profiles that name it could ever start there."""
+    snapshot = await asyncio.to_thread(Catalog(settings.courses_dir).refresh)
     try:
         opened = open_providers(replace(settings, providers={name: settings.providers[name]}))[name]
     except LabError as exc:
         return (error("settings", str(exc), str(exc.message) if str(exc) != str(exc.message) else ""),)
     try:
-        return await within(_PROVIDER_S, _ask(opened))
+        return await within(_PROVIDER_S, _ask(opened, snapshot))
     except asyncio.TimeoutError:
         return (error("provider", f"it did not answer within {_PROVIDER_S:.0f} s"),)
     except LabError as exc:
@@ -77,23 +82,57 @@ async def provider(settings: Settings, name: str) -> tuple[Finding, ...]:
         await opened.close()
 
 
-async def _ask(opened: Provider) -> tuple[Finding, ...]:
+async def _ask(opened: Provider, snapshot: Snapshot) -> tuple[Finding, ...]:
     said = await opened.diagnose() if isinstance(opened, Diagnosing) else ()
-    return (*said, await _capacity(opened))
-
-
-async def _capacity(opened: Provider) -> Finding:
     try:
         capacity = await within(_CAPACITY_S, opened.capacity())
     except asyncio.TimeoutError:
-        return error("room", f"it was not said within {_CAPACITY_S:.0f} s")
+        return (*said, error("room", f"it was not said within {_CAPACITY_S:.0f} s"))
     except LabError as exc:
-        return error("room", str(exc), str(exc.message))
+        return (*said, error("room", str(exc), str(exc.message)))
+    return (*said, _room(capacity), *_profiles(opened.name, capacity, snapshot))
+
+
+def _room(capacity: Capacity) -> Finding:
     cards = sum(len(host.cards) for host in capacity.hosts)
     free = [host.servers_free for host in capacity.hosts if host.servers_free is not None]
     places = f", at most {sum(free)} more servers" if free else ""
     said = f"{len(capacity.hosts)} machine(s), {cards} place(s) for GPU slices{places}"
     return ok("room", said) if capacity.hosts else note("room", said)
+
+
+def _profiles(name: str, capacity: Capacity, snapshot: Snapshot) -> list[Finding]:
+    """The variants for this provider that no machine of it could ever hold, with each option's default."""
+    found: list[Finding] = []
+    count = 0
+    for entry in snapshot.loaded:
+        for profile in entry.course.profiles:
+            defaults = {key: choice for key, option in profile.options.items() if (choice := option.default_choice)}
+            for index, variant in enumerate(profile.variants):
+                if variant.provider != name:
+                    continue
+                count += 1
+                need = resolve_profile(profile, defaults, index).resources
+                if isinstance(place(need, capacity, {}), TooLarge):
+                    cardless = need.gpu is not None and not any(host.cards for host in capacity.hosts)
+                    found.append(
+                        (warning if cardless else error)(  # a demo on a laptop without a card is no fault
+                            "profiles",
+                            f"{entry.course.key(profile)} can never start here: it wants {_wanted(need)}"
+                            + (", and no card is shared" if cardless else ""),
+                            "make it smaller, or add a machine or card that holds it",
+                        )
+                    )
+    if count and not found and capacity.hosts:
+        found.append(ok("profiles", f"{count} way(s) to run a profile fit the largest machine and card"))
+    return found if capacity.hosts else []
+
+
+def _wanted(need: Resources) -> str:
+    parts = [f"{need.cpu:g} cpu"] if need.cpu else []
+    parts += [human_bytes(need.memory_bytes)] if need.memory_bytes else []
+    parts += [f"a GPU slice of {human_bytes(need.gpu.memory_bytes)} / {need.gpu.compute_pct} %"] if need.gpu else []
+    return ", ".join(parts) or "a place"
 
 
 def homeless(folder: Path) -> Sequence[Finding]:

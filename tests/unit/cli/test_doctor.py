@@ -209,6 +209,17 @@ def test_a_wrong_setting_of_one_provider_does_not_hide_the_others(tmp_path):
     assert any(where == "sim" and level == "ok" for where, level, _ in rows)
 
 
+def test_a_profile_that_no_machine_could_ever_hold_is_an_error(tmp_path):
+    config = a_config(
+        tmp_path, more="c.Labspawner.providers = {'sim': {'hosts': [{'name': 'a', 'memory': '512MiB'}]}}\n"
+    )
+
+    result = run("--config", str(config))
+
+    assert result.exit_code == 1
+    assert "py101/base can never start here: it wants 1 GiB" in result.output
+
+
 def test_one_provider_alone_can_be_asked(tmp_path):
     result = run("--config", str(a_config(tmp_path)), "--provider", "sim", "--json")
 
