@@ -22,13 +22,25 @@ def _answer() -> bytes:
 
 
 class _Answerer(asyncio.Protocol):
-    """Answers every request of a connection alike. Bodies of requests are not expected."""
+    """Answers every request of a connection alike. Bodies of requests are not expected.
+
+    open_now: the connections that are open, kept up to date.
+    """
 
     answer = b""
+
+    def __init__(self, open_now: set[asyncio.WriteTransport]) -> None:
+        self._open = open_now
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._seen = b""
+        if isinstance(transport, asyncio.WriteTransport):
+            self._open.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(self._transport, asyncio.WriteTransport):
+            self._open.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
@@ -47,6 +59,7 @@ class StillRunner:
         self._address = ""
         self._servers: dict[int, asyncio.Server | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.WriteTransport] = set()
         _Answerer.answer = _answer()
 
     def address(self) -> str:
@@ -71,7 +84,7 @@ class StillRunner:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         loop = asyncio.get_running_loop()
-        self._servers[port] = await loop.create_server(_Answerer, sock=listener, backlog=512)
+        self._servers[port] = await loop.create_server(lambda: _Answerer(self._open), sock=listener, backlog=512)
 
     def forget(self, uid: str) -> None:
         """Nothing was kept."""
@@ -80,4 +93,7 @@ class StillRunner:
         for server in self._servers.values():
             if server is not None:
                 server.close()
+        for transport in [*self._open]:
+            transport.abort()  # a client may keep its connection open, and our end of it would be left behind
+        await asyncio.sleep(0)  # which the loop does in its next turn
         self._addresses.close()
