@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 from helm.rendering import RELEASE, Chart, Object, Rendered, at, values_of
 
+from labspawner.naming import new_lease_id
+from labspawner.providers.kubernetes.manifest import Marks
+
 HERE = "teaching"
 
 
@@ -26,8 +29,19 @@ def official(component: str, **more: str) -> Peer:
 
 
 HUB, PROXY = official("hub"), official("proxy")
-SERVER = official("singleuser-server", **{"labspawner.io/hub": "teaching-lab", "labspawner.io/provider": "kubernetes"})
-SERVER_OF_ANOTHER_HUB = Peer({**SERVER.labels, "labspawner.io/hub": "physics"})
+
+
+def server(hub_id: str, user: str) -> Peer:
+    """As the provider marks it."""
+    marks = Marks(lease_id=new_lease_id(), hub_id=hub_id, provider="kubernetes", user=user)
+    return official("singleuser-server", **marks.labels())
+
+
+SERVER, NEIGHBOUR, SERVER_OF_ANOTHER_HUB = (
+    server("teaching-lab", "ann"),
+    server("teaching-lab", "bob"),
+    server("x", "eve"),
+)
 NAMES = Peer({"k8s-app": "kube-dns"}, namespace="kube-system")
 
 
@@ -105,7 +119,7 @@ def test_a_server_reaches_the_hubs_api_and_nothing_else_of_the_hub(by_default: R
 
 
 def test_students_do_not_reach_each_other(by_default: Rendered) -> None:
-    assert not reaches(by_default, SERVER, Peer(SERVER.labels), 8888)
+    assert not reaches(by_default, SERVER, NEIGHBOUR, 8888)
     assert not reaches(by_default, SERVER_OF_ANOTHER_HUB, SERVER, 8888)
     assert not reaches(by_default, Peer({"app": "somebody"}, namespace="elsewhere"), SERVER, 8888)
 
