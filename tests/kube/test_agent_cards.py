@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +27,7 @@ from labspawner.testing.kubelet import AdmissionError, KubeletDouble, NotEnough
 from labspawner.testing.waiting import eventually
 
 DEADLINE_S = 20.0
+CGROUP = f"0::/kubepods/pod34fd27b6-3c67-43a6-8e39-68e95a6d1602/{'a' * 64}\n"
 Start = Callable[..., Any]
 
 
@@ -35,6 +39,9 @@ class Node:
 
     async def admit(self, pod: str, count: int = 1, resource: str = SMALL) -> Any:
         return await asyncio.to_thread(self.kubelet.admit, "jhub", pod, {resource: count})
+
+    def killed(self) -> float:
+        return self.agent.metrics.registry.get_sample_value("labspawner_gpu_watchdog_killed_total")
 
     async def has(self, count: int, resource: str = SMALL) -> None:
         await eventually(lambda: self.kubelet.allocatable(resource) == count, DEADLINE_S)
@@ -59,7 +66,9 @@ def start(kubelet: KubeletDouble, state: Path, tmp_path: Path) -> Start:
     library.write_bytes(b"no library")
 
     @asynccontextmanager
-    async def started(nvml: NvmlDouble, *, grace_s: float = 60.0, **settings: Any) -> AsyncIterator[Node]:
+    async def started(
+        nvml: NvmlDouble, *, grace_s: float = 60.0, proc: Path = Path("/proc"), **settings: Any
+    ) -> AsyncIterator[Node]:
         found = parse_settings(
             {
                 "classes": {"small": {"memory": "6GiB", "cores": 25, "per_card": 3}},
@@ -73,7 +82,7 @@ def start(kubelet: KubeletDouble, state: Path, tmp_path: Path) -> Start:
             }
         )
         cards = NodeCards(open_nvml=nvml.open)
-        agent = Agent(found, "default", libvgpu=library, cards=cards, poll_s=0.05, grace_s=grace_s)
+        agent = Agent(found, "default", libvgpu=library, cards=cards, proc=proc, poll_s=0.05, grace_s=grace_s)
         stop = asyncio.Event()
         task = asyncio.get_running_loop().create_task(agent.run(stop))
         try:
@@ -246,3 +255,58 @@ async def test_memory_is_what_the_driver_reports(start: Start):
         await eventually(lambda: node.agent.snapshot, DEADLINE_S)
 
     assert inventory_of(node.agent.snapshot).cards[0].memory_mib == MEMORY // 2**20 == 24564
+
+
+async def test_a_new_layout_gives_nothing_that_pods_of_the_old_one_still_have(start: Start):
+    async with start(NvmlDouble()) as node:
+        await node.has(3)
+        await node.admit("jupyter-ann", 2)
+    await asyncio.to_thread(node.kubelet.start)
+
+    large = {"large": {"memory": "12000MiB", "cores": 50, "per_card": 2}}
+    async with start(NvmlDouble(), grace_s=0.0, classes=large) as node:
+        await node.has(1, "labspawner.io/gpu-large")
+        await eventually(lambda: node.agent.snapshot and node.agent.snapshot.slices, DEADLINE_S)
+        assert node.agent.snapshot.slices[0].limits.devices[0].memory_bytes == 12 * 2**30
+
+        await asyncio.to_thread(node.kubelet.remove, "jhub", "jupyter-ann")
+
+        await node.has(2, "labspawner.io/gpu-large")
+
+
+async def test_a_process_that_goes_around_its_slice_is_reported_then_killed_and_counted(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    nvml, proc = NvmlDouble(), tmp_path / "proc"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        async with start(nvml, watchdog="kill", proc=proc) as node:
+            await node.has(3)
+            grant = await node.admit("jupyter-ann")
+            await eventually(lambda: node.agent.snapshot.slices, DEADLINE_S)
+            folder = Path(grant.mounts[0].host_path)
+            (proc / str(process.pid)).mkdir(parents=True)
+            (proc / str(process.pid) / "mountinfo").write_text(
+                f"1 0 0:25 {folder} /etc/labspawner/slice ro - tmpfs t rw"
+            )
+            (proc / str(process.pid) / "cgroup").write_text(CGROUP)
+            nvml.held_by(process.pid, "7GiB")
+
+            status = await asyncio.to_thread(process.wait, 120)
+            await eventually(lambda: node.killed() == 1, DEADLINE_S)
+
+    assert status == -9
+    assert "over its GPU limit" in caplog.text
+
+
+async def test_a_process_of_no_pod_is_reported_and_left_alone(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    nvml = NvmlDouble()
+    nvml.held_by(os.getpid(), "20GiB")
+    async with start(nvml, watchdog="kill", proc=tmp_path) as node:
+        await node.has(3)
+        await eventually(lambda: "GPU used outside all slices" in caplog.text, DEADLINE_S)
+        looks = nvml.looks
+        await eventually(lambda: nvml.looks > looks + 3, DEADLINE_S)
+
+        assert node.killed() == 0

@@ -9,7 +9,7 @@ snapshot.py, inventory.py  what is known at one moment; what hubs are told of it
 wire.py                    the messages of the kubelet's device plugin API v1beta1 and pod-resources API v1. Pure
 shelf.py, folders.py       the slices that can be given; their files, ready before anybody asks
 plugin.py, kubelet.py      the gRPC server of one class; registration, and which pod has which device
-books.py                   who has which slice, and what becomes of those whose pod is gone
+books.py, overlap.py       who has which slice, and what becomes of those whose pod is gone, or that are of an earlier layout
 cards.py                   NVML, in a thread of its own
 containers.py              which slice a process of the host is in: control group, container, mounts
 node.py                    the one door to the API server: the node's annotation

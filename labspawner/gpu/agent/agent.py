@@ -47,6 +47,7 @@ class Agent:
     """One node's agent. `run` does all; afterwards nothing is left but the files of slices that pods have.
 
     door: None: nothing is published. poll_s: how often sockets are looked at. cards: asked in a thread of its own.
+    proc: where the processes of the host are seen.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Agent:
         libvgpu: Path,
         door: NodeDoor | None = None,
         cards: NodeCards | None = None,
+        proc: Path = Path("/proc"),
         poll_s: float = _SOON_S,
         grace_s: float = GRACE_S,
     ) -> None:
@@ -72,7 +74,7 @@ class Agent:
         self._look = Look()
         self._servers: dict[str, PluginServer] = {}
         self._registrations: dict[str, Registration] = {}
-        self._containers = Containers()
+        self._containers = Containers(proc)
         self._watchdog = Watchdog(
             inventory=self._seen,
             identify=identify,
@@ -219,6 +221,7 @@ class Agent:
         for one in limits:
             self._folders.prepare(one)
         self._folders.keep_only(one.name for one in limits)
+        self._books.hold_back()
 
     def _note_lost(self, look: Look) -> None:
         there = {card.uuid for card in look.inventory.cards}
@@ -254,6 +257,8 @@ class Agent:
 
     async def _slice_pass(self) -> None:
         await self._books.look()
+        for server in self._servers.values():
+            server.changed()
         self._take_picture()
         await self._publish()
 

@@ -9,8 +9,9 @@ from logging import getLogger
 from pathlib import Path
 
 from labspawner.gpu.agent.answers import slice_name
-from labspawner.gpu.agent.folders import Folders
+from labspawner.gpu.agent.folders import Folders, Given
 from labspawner.gpu.agent.kubelet import KubeletSilent, Owner, in_use, owners
+from labspawner.gpu.agent.overlap import Earlier, held_back
 from labspawner.gpu.agent.shelf import Shelf
 from labspawner.gpu.agent.snapshot import SliceState
 from labspawner.gpu.watchdog import Watched
@@ -82,9 +83,20 @@ class Books:
             )
         self._free(given, {state.limits.name for state in states})
         self._folders.tidy()
+        self.hold_back()
         silent = {state.limits.name for state in states if state.verdict is None and self._shelf.pool.selftest}
-        self.settled = not any(given.get(name, _SOON_S) < _SOON_S for name in silent | self._missed.keys())
+        expected = [given[name] for name in silent | self._missed.keys() if name in given]
+        self.settled = not any(one.age_s < _SOON_S for one in expected)
         return tuple(states)
+
+    def hold_back(self) -> None:
+        """Let nothing be given that has no room beside slices of an earlier layout. Blocks."""
+        earlier = []
+        for name, given in self._folders.given().items():
+            limits, class_name = self._folders.limits(name), name.rpartition("-")[0]
+            if limits is not None and limits != self._shelf.limits(class_name, given.ids):
+                earlier.append(Earlier(given.ids, limits))
+        self._shelf.hold_back(held_back(self._shelf.layout, self._shelf.pool, earlier))
 
     def _bring_back(self, name: str, class_name: str, ids: frozenset[str]) -> None:
         """A pod has it, and we have not given it: the machine was started anew, and what was in memory is gone."""
@@ -94,13 +106,13 @@ class Books:
                 self._folders.prepare(limits)
         except OSError as exc:
             log.error("the files of a slice cannot be made slice=%s: %s", name, exc)
-        self._folders.mark(name)
+        self._folders.mark(name, ids)
 
-    def _free(self, given: Mapping[str, float], listed: set[str]) -> None:
+    def _free(self, given: Mapping[str, Given], listed: set[str]) -> None:
         single = {limits.name: limits for limits in self._shelf.all_limits()}
         missed = {name: self._missed.get(name, 0) + 1 for name in given if name not in listed}
         for name, times in list(missed.items()):
-            if times < _LOOKS or given[name] < self._grace_s:
+            if times < _LOOKS or given[name].age_s < self._grace_s:
                 continue
             try:
                 if self._folders.take_back(name, single.get(name)):

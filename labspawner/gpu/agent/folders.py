@@ -14,6 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
@@ -27,6 +28,14 @@ from labspawner.gpu.region import BadRegion, Reading
 log = getLogger(__name__)
 
 _GIVEN, _VERDICT = "given", "verdict"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a pod has. ids: the slices that it is made of; age_s: how long ago it was given."""
+
+    ids: frozenset[str]
+    age_s: float
 
 
 class Folders:
@@ -88,29 +97,32 @@ class Folders:
             self._put_aside(folder)
         self._make(limits)
 
-    def give(self, limits: SliceLimits) -> SliceFiles:
-        """A fresh folder for a container that is about to be made; takes a millisecond. Raises OSError."""
+    def give(self, limits: SliceLimits, ids: Iterable[str] = ()) -> SliceFiles:
+        """A fresh folder for a container that is about to be made; takes a millisecond. ids: of the slices that it is
+        made of. Raises OSError."""
         files = self.files(limits.name)
         if self.is_given(limits.name):
             self._put_aside(files.folder)
         self.prepare(limits)
-        self.mark(limits.name)
+        self.mark(limits.name, ids)
         return files
 
-    def mark(self, name: str) -> None:
+    def mark(self, name: str, ids: Iterable[str] = ()) -> None:
         """Remember that a pod has it, also for later agents."""
         with contextlib.suppress(FileNotFoundError):
-            (self._slices / name / _GIVEN).touch()
+            (self._slices / name / _GIVEN).write_text("\n".join(sorted(ids)), encoding="utf-8")
 
     def is_given(self, name: str) -> bool:
         return (self._slices / name / _GIVEN).exists()
 
-    def given(self) -> dict[str, float]:
-        """The slices that were given away, and how many seconds ago."""
+    def given(self) -> dict[str, Given]:
+        """The slices that were given away."""
         found, now = {}, time.time()
         for folder in self._all():
+            mark = folder / _GIVEN
             with contextlib.suppress(OSError):
-                found[folder.name] = max(0.0, now - (folder / _GIVEN).stat().st_mtime)
+                ids = frozenset(mark.read_text(encoding="utf-8", errors="replace").split())
+                found[folder.name] = Given(ids, max(0.0, now - mark.stat().st_mtime))
         return found
 
     def take_back(self, name: str, limits: SliceLimits | None) -> bool:

@@ -42,6 +42,7 @@ class Shelf:
         self.lost: Mapping[str, str] = {}
         self.listed: frozenset[str] = frozenset()
         self.pretended: Pretended | None = None
+        self._held_back: frozenset[str] = frozenset()
         self._recent: dict[str, float] = {}
 
     def limits(self, class_name: str, ids: frozenset[str]) -> SliceLimits | None:
@@ -56,6 +57,14 @@ class Shelf:
         found = (self.limits(unit.class_name, frozenset({unit.id})) for unit in self.layout.units.values())
         return tuple(one for one in found if one is not None)
 
+    def hold_back(self, ids: frozenset[str]) -> None:
+        """Do not give these for now: pods have slices of an earlier layout in their place."""
+        if ids and not self._held_back:
+            log.warning("%d slices are held back until pods with slices of an earlier layout end", len(ids))
+        elif self._held_back and not ids:
+            log.info("no slices are held back any more")
+        self._held_back = ids
+
     def devices(self, class_name: str) -> tuple[wire.Device, ...]:
         """All slices of a class, with their health."""
         return tuple(self._device(unit) for unit in self.layout.of_class(class_name))
@@ -64,7 +73,7 @@ class Shelf:
         numa = self.layout.cards[unit.card].numa
         return wire.Device(
             unit.id,
-            wire.UNHEALTHY if unit.card in self.lost else wire.HEALTHY,
+            wire.UNHEALTHY if unit.card in self.lost or unit.id in self._held_back else wire.HEALTHY,
             None if numa is None else wire.Topology((wire.NumaNode(numa),)),
         )
 
@@ -96,8 +105,10 @@ class Shelf:
         dead = [device.uuid for device in limits.devices if device.uuid in self.lost]
         if dead:
             raise Refused(f"the GPU {dead[0]} does not answer")
+        if ids & self._held_back:
+            raise Refused("pods have slices of an earlier layout in its place")
         self._recent |= dict.fromkeys(ids, time.monotonic())
-        files = await asyncio.get_running_loop().run_in_executor(self._thread, self._folders.give, limits)
+        files = await asyncio.get_running_loop().run_in_executor(self._thread, self._folders.give, limits, ids)
         return answer(limits, files, layout=self.layout, pool=self.pool, pretended=self.pretended, there=_is_there)
 
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labspawner.gpu.agent.layout import DoesNotFit, Layout, lay_out
+from labspawner.gpu.agent.overlap import Earlier, held_back
 from labspawner.gpu.agent.settings import BadSettings, Pool, load_settings, parse_settings
 from labspawner.gpu.cards import Inventory
+from labspawner.gpu.limits import DeviceLimit, SliceLimits
 
 SMALL: dict[str, Any] = {"memory": "6GiB", "cores": 25, "per_card": 3}
 
@@ -166,3 +168,44 @@ def test_a_layout_is_refused_exactly_where_a_card_has_less_than_it_needs(drawn: 
         assert memory * 2**20 <= MEMORY
         assert cores <= 100
         assert len(found.units) == sum(count for _, _, count in drawn.values())
+
+
+def holding(*ids: str, uuid: str = a_card().uuid, gib: float = 6, cores: int = 25) -> Earlier:
+    device = DeviceLimit(uuid=uuid, memory_bytes=round(gib * 2**30), cores_pct=cores)
+    return Earlier(frozenset(ids), SliceLimits(name="earlier", region="/r", devices=(device,)))
+
+
+def test_slices_of_an_earlier_layout_hold_back_what_has_no_room_beside_them():
+    pool = a_pool()
+    found = cut(pool, a_card(0), a_card(1))
+    first = [unit.id for unit in found.units.values() if unit.card == a_card(0).uuid]
+
+    assert held_back(found, pool, []) == frozenset()
+    assert held_back(found, pool, [holding("large-0-GPU", gib=11)]) == {first[2]}
+    assert held_back(found, pool, [holding("large-0-GPU", gib=20)]) == set(first)
+    assert held_back(found, pool, [holding("large-0-GPU", gib=1, cores=60)]) == set(first[1:])
+
+
+def test_a_slice_that_was_larger_before_counts_with_what_it_has():
+    pool = a_pool()
+    found = cut(pool)
+    ids = list(found.units)
+
+    assert held_back(found, pool, [holding(ids[0], gib=8)]) == frozenset()
+    assert held_back(found, pool, [holding(ids[0], gib=14)]) == {ids[2]}
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1]), st.floats(0.1, 20), st.integers(1, 60)), max_size=4))
+def test_what_is_given_beside_earlier_slices_never_adds_up_to_more_than_a_card(drawn: list[tuple[int, float, int]]):
+    pool = a_pool()
+    found = cut(pool, a_card(0), a_card(1))
+    earlier = [
+        holding(f"old-{n}", uuid=a_card(index).uuid, gib=gib, cores=c) for n, (index, gib, c) in enumerate(drawn)
+    ]
+
+    back = held_back(found, pool, earlier)
+
+    for index, card in enumerate(found.cards.values()):
+        units = [unit for unit in found.units.values() if unit.card == card.uuid and unit.id not in back]
+        held = sum(round(gib * 2**30) for number, gib, _ in drawn if number == index)
+        assert not units or held + 6 * 2**30 * len(units) <= card.memory_total_bytes
