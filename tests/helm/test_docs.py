@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import pytest
 from helm.rendering import CHART, REPOSITORY, Chart, Rendered, read_yaml, values_of
+from pydantic import BaseModel
 
 from labspawner.cli import main
+from labspawner.gpu.agent.settings import AgentSettings, Pool, SliceClass
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
 
 PAGE = REPOSITORY / "docs" / "kubernetes.md"
@@ -86,6 +88,12 @@ def test_each_setting_of_the_provider_is_explained() -> None:
 def test_each_setting_of_a_variant_is_explained() -> None:
     for name in KubernetesVariant.model_fields:
         assert f"`{name}`" in TEXT, name
+
+
+@pytest.mark.parametrize("model", [AgentSettings, Pool, SliceClass])
+def test_each_setting_of_the_node_agent_is_explained(model: type[BaseModel]) -> None:
+    for name in model.model_fields:
+        assert re.search(rf"`{name}:?`", TEXT), name
 
 
 def test_each_right_on_the_page_is_one_that_the_chart_gives_and_the_other_way_round(chart: Chart) -> None:

@@ -99,6 +99,13 @@ def test_two_classes_of_one_size_are_one(chart: Chart) -> None:
     assert "Give them one name" in refusal(chart, a_class(memory="6GiB"), other)
 
 
+@pytest.mark.parametrize(("key", "instead"), [("watchdog", "gpu: {agent: {watchdog"), ("classes", "{classes: ...}")])
+def test_an_option_of_a_pool_that_has_a_place_of_its_own_says_which(chart: Chart, key: str, instead: str) -> None:
+    option = {"gpu": {"pools": {"lab": {"options": {key: "report"}}}}}
+
+    assert instead in refusal(chart, a_class(memory="6GiB"), option)
+
+
 def test_device_plugin_without_pools_shows_one(chart: Chart) -> None:
     assert "gpu: {pools: {default:" in refusal(chart, at("gpu.strategy", "device-plugin"))
 

@@ -73,6 +73,11 @@
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?$" $pool) -}}
 {{- fail (printf "gpu.pools: %q cannot name a DaemonSet. Write small letters, digits and '-', for example: a5000" $pool) -}}
 {{- end -}}
+{{- range $key := list "classes" "watchdog" -}}
+{{- if hasKey ($settings.options | default dict) $key -}}
+{{- fail (printf "gpu.pools.%s.options.%s has a place of its own. Write: %s" $pool $key (ternary "gpu: {agent: {watchdog: ...}}" (printf "gpu: {pools: {%s: {classes: ...}}}" $pool) (eq $key "watchdog"))) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $class := $settings.classes -}}
 {{- $where := printf "gpu.pools.%s.classes.%s" $pool $name -}}
 {{- include "labspawner.checkSize" (dict "where" (printf "%s.memory" $where) "value" $class.memory) -}}
