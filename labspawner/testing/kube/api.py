@@ -15,7 +15,7 @@ from labspawner.testing.kube.admission import Admission
 from labspawner.testing.kube.clock import new_uid, stamp
 from labspawner.testing.kube.patches import APPLY_PATCH, patched
 from labspawner.testing.kube.quantities import BadQuantity
-from labspawner.testing.kube.resources import CLAIMS, NAMESPACES, NODES, PODS, Json
+from labspawner.testing.kube.resources import CLAIMS, NAMESPACES, NODES, PODS, VOLUMES, Json
 from labspawner.testing.kube.routes import Call, read_json
 from labspawner.testing.kube.selectors import matcher
 from labspawner.testing.kube.statuses import (
@@ -51,7 +51,7 @@ def answered(status: int, body: Json) -> Answer:
 
 
 class Api:
-    """All verbs but watch, on one world. `reviews` and `subresources` that need more than the store have rooms of their own."""
+    """All verbs but watch, on one world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -60,22 +60,17 @@ class Api:
 
     def answer(self, call: Call) -> Answer:
         """Do what is asked. Raises Refused."""
-        if call.verb == "list":
-            return self._list(call)
-        if call.verb == "create":
-            return self._create_sub(call) if call.sub else self._create(call)
-        if call.verb == "deletecollection":
-            return self._delete_all(call)
-        entry = self._entry(call)
-        if call.verb == "get":
-            return Answer(200, entry.whole())
-        if call.verb == "delete":
-            return self._delete(call, entry)
-        if call.verb == "patch":
-            return self._patch(call, entry)
-        if call.verb == "update":
-            return self._update(call, entry)
-        raise method_not_allowed()
+        many = {"list": self._list, "create": self._create, "deletecollection": self._delete_all}
+        if call.verb in many:
+            return self._create_sub(call) if call.sub else many[call.verb](call)
+        one = {"get": self._get, "delete": self._delete, "patch": self._patch, "update": self._update}
+        if call.verb not in one:
+            raise method_not_allowed()
+        return one[call.verb](call, self._entry(call))
+
+    @staticmethod
+    def _get(_call: Call, entry: Entry) -> Answer:
+        return Answer(200, entry.whole())
 
     def _entry(self, call: Call) -> Entry:
         entry = self._store.get(call.resource, call.namespace if call.resource.namespaced else "", call.name)
@@ -105,7 +100,7 @@ class Api:
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         if metadata.get("generateName") and not metadata.get("name"):
             metadata["name"] = metadata["generateName"] + defaults.suffix()
-        obj = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": _born(call, metadata)}
+        obj: Json = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": _born(call, metadata)}
         obj |= {key: value for key, value in body.items() if key not in obj}
         obj = self.admitted(call, obj)
         name = obj["metadata"]["name"]
@@ -170,10 +165,9 @@ class Api:
             raise invalid(resource, call.name, causes)
         if call.dry:
             return answered(200, new)
-        if new["metadata"].get("deletionTimestamp") and not new["metadata"].get("finalizers"):
-            if old["metadata"].get("finalizers") and deletion.is_due(resource, new):
-                self._store.remove(resource, new["metadata"].get("namespace", ""), call.name)
-                return answered(200, new)
+        if deletion.was_held(resource, old, new):
+            self._store.remove(resource, new["metadata"].get("namespace", ""), call.name)
+            return answered(200, new)
         if resource.generations and old.get("spec") != new.get("spec"):
             new = new | {"metadata": new["metadata"] | {"generation": old["metadata"].get("generation", 1) + 1}}
         return Answer(200, self._store.put(resource, new).whole())
@@ -267,8 +261,9 @@ def _born(call: Call, metadata: Json) -> Json:
             first[key] = metadata[key]
     if call.resource is NAMESPACES:
         first["labels"] = {"kubernetes.io/metadata.name": metadata.get("name", ""), **(metadata.get("labels") or {})}
-    if call.resource is CLAIMS:
-        first["finalizers"] = [*first.get("finalizers", []), "kubernetes.io/pvc-protection"]
+    if call.resource in (CLAIMS, VOLUMES):
+        what = "pvc" if call.resource is CLAIMS else "pv"
+        first["finalizers"] = [*first.get("finalizers", []), f"kubernetes.io/{what}-protection"]
     return first
 
 

@@ -46,10 +46,11 @@ class ContainerLife:
             variables = await self._configuration()
             code = await self._once(image, variables, deaths)
             policy = self._life.pod["spec"]["restartPolicy"]
-            if self.stopping or policy == "Never" or (policy == "OnFailure" and code == 0):
+            if policy == "Never" or (policy == "OnFailure" and code == 0):
                 return
             deaths += 1
-            await self._back_off(deaths)
+            if not self.stopping:
+                await self._back_off(deaths)
 
     # before it runs
 

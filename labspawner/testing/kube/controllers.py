@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from labspawner.testing.kube import quantities
 from labspawner.testing.kube.admission import quota_used
-from labspawner.testing.kube.clock import new_uid, stamp
+from labspawner.testing.kube.clock import new_uid, now, stamp
 from labspawner.testing.kube.deletion import delete
 from labspawner.testing.kube.resources import (
     ACCOUNTS,
@@ -40,10 +42,11 @@ class Controllers:
         metadata = obj["metadata"]
         if resource is NAMESPACES and not change.deleted:
             ending = metadata.get("deletionTimestamp")
-            act, after_s = (self._end_namespace, self._world.pace.end_namespace_s) if ending else (self._settle, 0.0)
-            self._world.soon(lambda: act(metadata["name"]), after_s)
+            act = self._end_namespace if ending else self._settle
+            self._world.soon(lambda: act(metadata["name"]))
         if resource is VOLUMES and not change.deleted:
-            self._world.soon(self.look_again)
+            ending = metadata.get("deletionTimestamp") and obj["status"]["phase"] != "Bound"
+            self._world.soon((lambda: self._forget_volume(metadata["name"])) if ending else self.look_again)
         if resource is CLAIMS and not change.deleted:
             self._world.soon(
                 lambda: self._claim(metadata["namespace"], metadata["name"]), self._world.pace.bind_claim_s
@@ -65,6 +68,10 @@ class Controllers:
         entry = self._store.get(NAMESPACES, "", name)
         if entry is None:
             return
+        began = datetime.strptime(entry.obj["metadata"]["deletionTimestamp"], "%Y-%m-%dT%H:%M:%S%z")
+        if (now() - began).total_seconds() < self._world.pace.end_namespace_s:
+            self._world.soon(lambda: self._end_namespace(name), 0.02)
+            return
         for resource in RESOURCES:
             if resource.namespaced and resource is not EVENTS:
                 for obj in list(self._store.objects(resource, name)):
@@ -75,6 +82,8 @@ class Controllers:
             return
         for event in list(self._store.objects(EVENTS, name)):
             self._store.remove(EVENTS, name, event["metadata"]["name"])
+        status = entry.obj["status"] | {"conditions": _nothing_left()}
+        self._store.put(NAMESPACES, entry.obj | {"status": status})
         self._store.remove(NAMESPACES, "", name)
 
     # claims
@@ -105,7 +114,8 @@ class Controllers:
             reference = {key: metadata[key] for key in ("namespace", "name", "uid", "resourceVersion")}
             spec = volume["spec"] | {"claimRef": {"kind": "PersistentVolumeClaim", "apiVersion": "v1", **reference}}
             status = {"phase": "Bound", "lastPhaseTransitionTime": stamp()}
-            self._store.put(VOLUMES, volume | {"spec": spec, "status": status})
+            noted = volume["metadata"] | {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}}
+            self._store.put(VOLUMES, volume | {"metadata": noted, "spec": spec, "status": status})
         size = volume["spec"]["capacity"] if volume else claim["spec"]["resources"]["requests"]
         name = volume["metadata"]["name"] if volume else f"pvc-{metadata['uid']}"
         annotations = {**(metadata.get("annotations") or {}), **_BOUND}
@@ -113,9 +123,9 @@ class Controllers:
             "metadata": metadata | {"annotations": annotations},
             "spec": claim["spec"] | {"volumeName": name},
         }
-        status = {"phase": "Bound", "accessModes": claim["spec"]["accessModes"], "capacity": dict(size)}
+        filled: Json = {"phase": "Bound", "accessModes": claim["spec"]["accessModes"], "capacity": dict(size)}
         self._store.put(CLAIMS, chosen)  # two steps, as recorded
-        self._store.put(CLAIMS, chosen | {"status": status})
+        self._store.put(CLAIMS, chosen | {"status": filled})
 
     def _makes_volumes(self, claim: Json) -> bool:
         return self.storage and claim["spec"].get("storageClassName") != ""
@@ -135,6 +145,9 @@ class Controllers:
                 status = {"phase": "Released", "lastPhaseTransitionTime": stamp()}
                 self._store.put(VOLUMES, volume | {"status": status})
 
+    def _forget_volume(self, name: str) -> None:
+        self._store.remove(VOLUMES, "", name)
+
     # pods
 
     def _pod_gone(self, pod: Json) -> None:
@@ -153,6 +166,24 @@ class Controllers:
             hard = quota["spec"].get("hard") or {}
             status = {"hard": hard, "used": quota_used(self._store, quota)}
             self._store.put(QUOTAS, quota | {"status": status})
+
+
+def _nothing_left() -> list[Json]:
+    said = {
+        "NamespaceDeletionDiscoveryFailure": ("ResourcesDiscovered", "All resources successfully discovered"),
+        "NamespaceDeletionGroupVersionParsingFailure": (
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed",
+        ),
+        "NamespaceDeletionContentFailure": (
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization",
+        ),
+        "NamespaceContentRemaining": ("ContentRemoved", "All content successfully removed"),
+        "NamespaceFinalizersRemaining": ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
+    }
+    head = {"status": "False", "lastTransitionTime": stamp()}
+    return [{"type": kind, **head, "reason": reason, "message": text} for kind, (reason, text) in said.items()]
 
 
 def _claims_of(pod: Json) -> list[str]:

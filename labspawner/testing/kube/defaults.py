@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labspawner.testing.kube import quantities
-from labspawner.testing.kube.resources import CLAIMS, NAMESPACES, PODS, SERVICES, VOLUMES, Json, Resource
+from labspawner.testing.kube.clock import stamp
+from labspawner.testing.kube.resources import Json, Resource
 
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 _TOLERATED = [
@@ -23,33 +25,47 @@ def suffix() -> str:
 
 def complete(resource: Resource, obj: Json) -> Json:
     """`obj` with the server's defaults for its kind, in a new object. Raises BadQuantity."""
-    spec = _without_empty(obj.get("spec") or {})
-    if resource is PODS:
-        spec = _pod_spec(spec)
-        return obj | {"spec": spec, "status": {"phase": "Pending", "qosClass": quality(spec)}}
-    if resource is CLAIMS:
-        return obj | {"spec": _claim_spec(spec), "status": {"phase": "Pending"}}
-    if resource is VOLUMES:
-        return obj | {
-            "spec": {**spec, "volumeMode": spec.get("volumeMode", "Filesystem")},
-            "status": {"phase": "Pending"},
-        }
-    if resource is NAMESPACES:
-        return obj | {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
-    if resource is SERVICES:
-        return obj | {"spec": _service_spec(spec), "status": {"loadBalancer": {}}}
-    return obj
+    fill = _FILL.get(resource.plural)
+    return obj | fill(_without_empty(obj.get("spec") or {})) if fill else obj
+
+
+def _pod(spec: Json) -> Json:
+    spec = _pod_spec(spec)
+    return {"spec": spec, "status": {"phase": "Pending", "qosClass": quality(spec)}}
+
+
+def _claim(spec: Json) -> Json:
+    return {"spec": _claim_spec(spec), "status": {"phase": "Pending"}}
+
+
+def _volume(spec: Json) -> Json:
+    spec = {"persistentVolumeReclaimPolicy": "Retain", "volumeMode": "Filesystem", **spec}
+    if not spec.get("storageClassName"):
+        spec.pop("storageClassName", None)
+    return {"spec": spec, "status": {"phase": "Pending", "lastPhaseTransitionTime": stamp()}}
+
+
+def _namespace(_spec: Json) -> Json:
+    return {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
+
+
+def _service(spec: Json) -> Json:
+    return {"spec": _service_spec(spec), "status": {"loadBalancer": {}}}
+
+
+def _quota(spec: Json) -> Json:
+    return {"spec": spec, "status": {}}
+
+
+def _limits(spec: Json) -> Json:
+    return {"spec": {**spec, "limits": [_limit(item) for item in spec.get("limits") or []]}}
 
 
 def _without_empty(value: Any) -> Any:
-    """As Go writes it: empty lists, empty strings and nulls are left out; empty objects stay."""
+    """As Go writes it: empty lists, nulls, and a variable's empty value are left out; empty objects stay."""
     if isinstance(value, dict):
         kept = {key: _without_empty(item) for key, item in value.items()}
-        return {
-            key: item
-            for key, item in kept.items()
-            if item is not None and item != [] and (item != "" or key == "storageClassName")
-        }
+        return {key: item for key, item in kept.items() if item not in (None, []) and (key, item) != ("value", "")}
     return [_without_empty(item) for item in value] if isinstance(value, list) else value
 
 
@@ -138,6 +154,12 @@ def quality(spec: Json) -> str:
     return "BestEffort" if not any_set else "Guaranteed" if exact else "Burstable"
 
 
+def _limit(item: Json) -> Json:
+    """One limit of a range: what is not said follows from what is."""
+    usual = {**(item.get("max") or {}), **(item.get("default") or {})}
+    return {**item, "default": usual, "defaultRequest": {**usual, **(item.get("defaultRequest") or {})}}
+
+
 def _claim_spec(spec: Json) -> Json:
     resources = _resources_of_claim(spec.get("resources") or {})
     return {**spec, "resources": resources, "volumeMode": spec.get("volumeMode", "Filesystem")}
@@ -160,3 +182,14 @@ def _service_spec(spec: Json) -> Json:
         "internalTrafficPolicy": "Cluster",
     }
     return {**usual, **spec, **({"ports": ports} if ports else {})}
+
+
+_FILL: Mapping[str, Callable[[Json], Json]] = {
+    "pods": _pod,
+    "persistentvolumeclaims": _claim,
+    "persistentvolumes": _volume,
+    "namespaces": _namespace,
+    "services": _service,
+    "resourcequotas": _quota,
+    "limitranges": _limits,
+}

@@ -39,14 +39,13 @@ def delete(world: World, resource: Resource, obj: Json, options: Json) -> Json:
     if resource is PODS:
         return _delete_pod(world, obj, options.get("gracePeriodSeconds"))
     metadata = obj["metadata"]
+    held = resource is NAMESPACES or metadata.get("finalizers")
+    if held and metadata.get("deletionTimestamp"):
+        return obj
     if resource is NAMESPACES:
-        if metadata.get("deletionTimestamp"):
-            return obj
         ending = metadata | {"deletionTimestamp": stamp()}
         return world.store.put(resource, obj | {"metadata": ending, "status": {"phase": "Terminating"}}).obj
-    if metadata.get("finalizers"):
-        if metadata.get("deletionTimestamp"):
-            return obj
+    if held:
         ending = metadata | {"deletionTimestamp": stamp(), "deletionGracePeriodSeconds": 0}
         return world.store.put(resource, obj | {"metadata": _ordered(ending)}).obj
     gone = world.store.remove(resource, metadata.get("namespace", ""), metadata["name"])
@@ -64,11 +63,11 @@ def _delete_pod(world: World, obj: Json, grace_s: Any) -> Json:
     ended = obj["status"]["phase"] in ("Succeeded", "Failed")
     if not spec.get("nodeName") or ended:
         grace = 0  # nobody has to end anything
-    if metadata.get("deletionTimestamp"):
-        if grace >= metadata.get("deletionGracePeriodSeconds", 0) and grace > 0:
-            return obj
+    terminating = bool(metadata.get("deletionTimestamp"))
+    if terminating and grace > 0 and grace >= metadata.get("deletionGracePeriodSeconds", 0):
+        return obj
     until = stamp(now() + timedelta(seconds=grace))
-    fresh = 0 if metadata.get("deletionTimestamp") else 1
+    fresh = 0 if terminating else 1
     ending = metadata | {
         "generation": metadata.get("generation", 1) + fresh,
         "deletionTimestamp": until,
@@ -93,9 +92,11 @@ def finish(world: World, obj: Json) -> Json:
     return last
 
 
-def is_due(resource: Resource, obj: Json) -> bool:
-    """Whether only finalizers still held this object."""
-    return resource is not PODS or obj["metadata"].get("deletionGracePeriodSeconds") == 0
+def was_held(resource: Resource, old: Json, new: Json) -> bool:
+    """Whether only finalizers held `old`, and `new` has none."""
+    due = resource is not PODS or new["metadata"].get("deletionGracePeriodSeconds") == 0
+    freed = old["metadata"].get("finalizers") and not new["metadata"].get("finalizers")
+    return bool(due and freed and new["metadata"].get("deletionTimestamp"))
 
 
 def shrinks(old: Json, new: Json) -> list[Cause]:
@@ -108,7 +109,15 @@ def shrinks(old: Json, new: Json) -> list[Cause]:
 
 
 _FIRST = (
-    ["name", "generateName", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    "name",
+    "generateName",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
 )
 
 

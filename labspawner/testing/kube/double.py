@@ -18,6 +18,7 @@ from labspawner.testing.kube.clock import new_uid, stamp
 from labspawner.testing.kube.controllers import Controllers
 from labspawner.testing.kube.faults import RequestLog
 from labspawner.testing.kube.faultswitch import Faults
+from labspawner.testing.kube.hami import Hami, HamiNames
 from labspawner.testing.kube.images import DEFAULT_IMAGE, Image, plain
 from labspawner.testing.kube.kubelet import Kubelet, Machine
 from labspawner.testing.kube.processes import ProcessRunner
@@ -117,7 +118,7 @@ class KubeDouble:
         self._inside = inside
         inside.kubelet.machine.images.update({plain(name): image for name, image in self._images.items()})
         for name in dict.fromkeys(("default", "kube-system", self.namespace)):
-            metadata = {"name": name, "uid": new_uid(), "resourceVersion": "", "creationTimestamp": stamp()}
+            metadata: Json = {"name": name, "uid": new_uid(), "resourceVersion": "", "creationTimestamp": stamp()}
             metadata["labels"] = {"kubernetes.io/metadata.name": name}
             body: Json = {"kind": "Namespace", "apiVersion": "v1", "metadata": metadata}
             inside.put(NAMESPACES, body | {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
@@ -319,6 +320,35 @@ class KubeDouble:
         """A new token of a service account, whether or not it has rights."""
         who = service_account(namespace or self.namespace, account)
         return self.call(lambda inside: inside.world.rights.token_for(who))
+
+    def install_hami(
+        self,
+        *,
+        webhook: bool = True,
+        scheduler: bool = True,
+        names: HamiNames | None = None,
+        allocation_fails: bool = False,
+    ) -> None:
+        """HAMi comes to this cluster, or only one half of it. Nodes register their cards by `annotate_node(name,
+        registered([HamiCard(...)]))`. allocation_fails: its device plugin ends every bind phase with "failed"."""
+
+        def do(inside: Inside) -> None:
+            hami = Hami(inside.world, names or HamiNames(), allocation_fails)
+            inside.api.admission.webhooks = [hami.webhook] if webhook else []
+            inside.scheduler.plugs = {hami.name: hami} if scheduler else {}
+            inside.kubelet.machine.devices = hami
+            inside.scheduler.wake()
+
+        self.call(do)
+
+    def remove_hami(self) -> None:
+        """HAMi is gone: pods that wait for its scheduler wait for ever."""
+
+        def do(inside: Inside) -> None:
+            inside.api.admission.webhooks, inside.scheduler.plugs = [], {}
+            inside.kubelet.machine.devices = None
+
+        self.call(do)
 
     # what goes wrong with pods, besides `faults`
 

@@ -29,7 +29,7 @@ def a_node(
     taints: Sequence[Mapping[str, str]] = (),
     address: str = "127.0.0.1",
 ) -> Json:
-    """A Ready node. `extended` are its further resources, e.g. {"nvidia.com/gpu": 10}; a taint is {"key", "value", "effect"}."""
+    """A Ready node. extended: its further resources, e.g. {"nvidia.com/gpu": 10}. A taint is {"key", "value", "effect"}."""
     amounts = {"cpu": str(cpu), "ephemeral-storage": "100Gi", "memory": memory, "pods": str(pods)}
     amounts |= {key: str(amount) for key, amount in (extended or {}).items()}
     usual = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}

@@ -171,7 +171,7 @@ class PodLife:
             await work
         more = {"reason": ending.reason, "message": ending.message} if ending.kind == "failed" else {}
         if live or more:
-            self.write(phase=FAILED if more else "", **more)
+            self.write(phase=FAILED if more else "", more=more)
         if ending.kind == "deleted" and (pod := self._current()) is not None:
             self._give_back_devices()
             self.kubelet.finish(pod)
@@ -197,13 +197,13 @@ class PodLife:
                 self.pod, kind, reason, message, component="kubelet", host=self.node, container=container
             )
 
-    def write(self, *, sandbox: bool = True, phase: str = "", **more: str) -> None:
+    def write(self, *, sandbox: bool = True, phase: str = "", more: Json | None = None) -> None:
         """Bring the status in the API up to date."""
         pod = self._current()
         if pod is not None:
             host = "127.0.0.1"
             ip = self.address
-            self._put(podstatus.status(pod, self._views, host=host, ip=ip, sandbox=sandbox, phase=phase, **more))
+            self._put(podstatus.status(pod, self._views, host=host, ip=ip, sandbox=sandbox, phase=phase, more=more))
 
     def _put(self, status: Json) -> None:
         pod = self._current()

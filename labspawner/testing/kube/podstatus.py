@@ -80,7 +80,14 @@ def phase_of(views: Sequence[ContainerView]) -> str:
 
 
 def status(
-    pod: Json, views: Sequence[ContainerView], *, host: str, ip: str, sandbox: bool, phase: str = "", **more: str
+    pod: Json,
+    views: Sequence[ContainerView],
+    *,
+    host: str,
+    ip: str,
+    sandbox: bool,
+    phase: str = "",
+    more: Json | None = None,
 ) -> Json:
     """The whole status. `sandbox`: the pod has its network; `more` are `reason` and `message` of an ended pod."""
     phase = phase or phase_of(views)
@@ -91,7 +98,7 @@ def status(
         "phase": phase,
         "conditions": conditions,
     }
-    result |= {key: more[key] for key in ("message", "reason") if key in more}
+    result |= {key: more[key] for key in ("message", "reason") if more and key in more}
     result |= {"hostIP": host, "hostIPs": [{"ip": host}]}
     if ip:
         result |= {"podIP": ip, "podIPs": [{"ip": ip}]}

@@ -34,9 +34,9 @@ class Probe:
         return None
 
     async def _command(self, words: list[str]) -> str | None:
+        pipe, same = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
         try:
-            pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
-            process = await asyncio.create_subprocess_exec(*words, **pipes)
+            process = await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=same)
         except OSError as error:
             return str(error)
         text, _ = await process.communicate()

@@ -31,6 +31,7 @@ class ProcessRunner:
     """Starts containers as processes. All that they start is ended with them, and with the double's creator."""
 
     def __init__(self, folder: Path) -> None:
+        self.init = False  # each is as process 1 of a container: a signal that it does not handle does nothing
         self._folder, self._mark = folder, secrets.token_hex(8)
         self._addresses = Addresses()
         self._sitter: subprocess.Popen[bytes] | None = None
@@ -64,7 +65,7 @@ class ProcessRunner:
             except OSError as error:
                 why = (error.strerror or str(error)).lower()
                 raise StartFailed(_NO_SUCH.format(name=words[0], why=why)) from error
-        container = ProcessContainer(process, log, f"{self._mark}/{uid}")
+        container = ProcessContainer(process, log, f"{self._mark}/{uid}", init=self.init)
         self._live.add(container)
         container.watch(self._live.discard)
         return container
@@ -113,7 +114,7 @@ class Place:
         found = {}
         for mount in self._start.container.get("volumeMounts") or []:
             claim = claims.get(mount["name"])
-            base = self._root / "claims" / namespace / claim if claim else self.folder / "volumes" / mount["name"]
+            base: Path = self._root / "claims" / namespace / claim if claim else self.folder / "volumes" / mount["name"]
             found[mount["mountPath"].rstrip("/")] = base / mount.get("subPath", "").strip("/")
         return found
 
@@ -171,8 +172,8 @@ def _program(name: str, path: str, workdir: Path) -> str:
 class ProcessContainer:
     """One process and all that it starts."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, mark: str) -> None:
-        self._process, self._mark = process, mark
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, mark: str, *, init: bool) -> None:
+        self._process, self._mark, self._init = process, mark, init
         self.log: Path | None = log
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -196,7 +197,7 @@ class ProcessContainer:
         return await asyncio.shield(self._ended)
 
     def end(self) -> None:
-        if not self._ended.done():
+        if not self._ended.done() and not (self._init and not _handles(self._process.pid, signal.SIGTERM)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
@@ -212,6 +213,15 @@ class ProcessContainer:
 
     def memory_bytes(self) -> int:
         return sum(_resident(pid) for pid in _family(self._process.pid))
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether this process has a handler for the signal."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return True
 
 
 def _family(pid: int) -> list[int]:

@@ -34,10 +34,11 @@ def value(text: str) -> Fraction:
         raise BadQuantity(PATTERN_REFUSED)
     number, suffix = Fraction(match[1]), match[2] or ""
     if suffix in _BINARY:
-        return number * 1024 ** _BINARY[suffix]
-    if suffix in _DECIMAL:
-        return number * Fraction(10) ** _DECIMAL[suffix]
-    return number * Fraction(10) ** int(suffix[1:])
+        factor = Fraction(1024 ** _BINARY[suffix])
+    else:
+        power = _DECIMAL[suffix] if suffix in _DECIMAL else int(suffix[1:])
+        factor = Fraction(10**power) if power >= 0 else Fraction(1, 10**-power)
+    return number * factor
 
 
 @lru_cache(maxsize=4096)

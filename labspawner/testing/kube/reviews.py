@@ -22,7 +22,8 @@ def review(world: World, path: str, user: User, body: Json) -> Json:
     kind, version = PATHS[path], path.removeprefix("/apis/").rpartition("/")[0]
     head: Json = {"kind": kind, "apiVersion": version, "metadata": {}}
     if kind == "SelfSubjectReview":
-        info = {"username": user.name, "uid": new_uid(), "groups": list(user.groups)}
+        extra = {"authentication.kubernetes.io/credential-id": [f"JTI={new_uid()}"]}
+        info = {"username": user.name, "uid": new_uid(), "groups": list(user.groups), "extra": extra}
         return head | {"metadata": {"creationTimestamp": stamp()}, "status": {"userInfo": info}}
     spec = body.get("spec") or {}
     if kind == "SelfSubjectRulesReview":

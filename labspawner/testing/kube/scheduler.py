@@ -6,6 +6,7 @@ A plug (`hami.py`) may take over pods with its own schedulerName: it counts card
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 from labspawner.testing.kube.admission import asks
@@ -17,13 +18,18 @@ from labspawner.testing.kube.world import World
 
 STOCK = "default-scheduler"
 _ENDED = ("Succeeded", "Failed")
+_SAY_AGAIN_S = 1.0
 
 
 class Plug(Protocol):
     """A scheduler besides the stock one."""
 
     name: str  # the schedulerName of its pods
-    ignored: frozenset[str]  # resources that it counts itself, so that the stock rules do not
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Resources that it counts itself, so that the stock rules do not."""
+        ...
 
     def begin(self, pods: list[Json]) -> None:
         """A pass begins: count what these bound pods hold."""
@@ -47,6 +53,7 @@ class Scheduler:
         self._world, self._store = world, world.store
         self._due: asyncio.Handle | None = None
         self.plugs: dict[str, Plug] = {}
+        self._said: dict[str, float] = {}  # when a pod was last refused, by uid
         self.paused = False
         world.store.listeners.append(self._heard)
 
@@ -56,7 +63,10 @@ class Scheduler:
             ended = phase in _ENDED and (change.before is None or change.before.obj["status"]["phase"] != phase)
             if ended or (change.before is None and not spec.get("nodeName")):
                 self.wake()
-        elif change.resource in (PODS, NODES, CLAIMS, VOLUMES):
+        elif change.resource is PODS:
+            self._said.pop(change.after.obj["metadata"]["uid"], None)
+            self.wake()
+        elif change.resource is NODES or (change.resource in (CLAIMS, VOLUMES) and not change.deleted):
             self.wake()
 
     def wake(self) -> None:
@@ -127,10 +137,19 @@ class Scheduler:
         component = pod["spec"]["schedulerName"]
         self._world.events.timed(pod, "Normal", "Scheduled", message, component=component, action="Binding")
 
+    def _say_again(self, pod: Json, text: str) -> None:
+        """The same refusal makes a series of events, but no more than one in `_SAY_AGAIN_S`."""
+        uid, at = pod["metadata"]["uid"], time.monotonic()
+        if at - self._said.get(uid, at) >= _SAY_AGAIN_S:
+            component = pod["spec"]["schedulerName"]
+            self._world.events.timed(pod, "Warning", "FailedScheduling", text, component=component, action="Scheduling")
+            self._said[uid] = at
+
     def _refuse(self, pod: Json, text: str, plug: Plug | None) -> None:
         old = next((item for item in pod["status"].get("conditions") or [] if item["type"] == "PodScheduled"), None)
         if old is not None and old.get("message") == text:
-            return  # said already; the real one repeats it after a back-off, in a series
+            self._say_again(pod, text)
+            return
         condition = {
             "type": "PodScheduled",
             "observedGeneration": pod["metadata"].get("generation", 1),
@@ -142,6 +161,7 @@ class Scheduler:
         }
         component = pod["spec"]["schedulerName"]
         self._world.events.timed(pod, "Warning", "FailedScheduling", text, component=component, action="Scheduling")
+        self._said[pod["metadata"]["uid"]] = time.monotonic()
         if plug is not None:
             plug.refused(self._world, pod)
         self._store.put(PODS, pod | {"status": pod["status"] | {"conditions": [condition]}})

@@ -19,11 +19,11 @@ _PATIENCE_S = 20.0
 def marked(mark: str) -> list[int]:
     """The processes whose environment says `MARK` begins with `mark`. Those of other users are not seen."""
     wanted, found = f"{MARK}={mark}".encode(), []
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all that is wanted
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         try:
-            with open(f"/proc/{entry}/environ", "rb") as source:
+            with open(f"/proc/{entry}/environ", "rb") as source:  # noqa: PTH123
                 variables = source.read()
             if (b"\0" + variables).find(b"\0" + wanted) >= 0 and not _is_dead(entry):
                 found.append(int(entry))
@@ -33,7 +33,7 @@ def marked(mark: str) -> list[int]:
 
 
 def _is_dead(entry: str) -> bool:
-    with open(f"/proc/{entry}/stat", "rb") as source:
+    with open(f"/proc/{entry}/stat", "rb") as source:  # noqa: PTH123
         return source.read().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
 
 

@@ -136,7 +136,7 @@ def path_denied(user: str, verb: str, path: str) -> Refused:
 
 def not_admitted(resource: Resource, name: str, why: str, causes: Sequence[Cause] = ()) -> Refused:
     """403 of admission: quota, missing service account, a namespace that ends, pod security."""
-    more = {"causes": _causes(causes)} if causes else {}
+    more: dict[str, Any] = {"causes": _causes(causes)} if causes else {}
     text = f'{_qualified(resource)} "{name}" is forbidden: {why}'
     return Refused(403, "Forbidden", text, _details(resource, name, **more))
 

@@ -69,7 +69,7 @@ class Watches:
             watcher.end()
 
     def open(self, call: Call) -> Watcher:
-        """A watch with the lines that it missed. Raises Refused; one from a version that is too old has only its ERROR line."""
+        """A watch with the lines that it missed; from a version that is too old only the ERROR line. Raises Refused."""
         query, resource = call.query, call.resource
         matches = matcher(resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
         watcher = Watcher(resource, call.namespace, matches)
