@@ -31,7 +31,6 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 _CONNECTIONS = 100
 _PASSING = frozenset({429, 500, 502, 503, 504})  # the server's own trouble: the same call may work in a moment
-_RELOAD_EVERY_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
@@ -48,7 +47,6 @@ class Api:
         self._patience_s = patience_s
         self._client: ApiClient | None = None
         self._opening: asyncio.Lock | None = None
-        self._loaded_at = float("-inf")
         self._namespace: str | None = None
         self.calls = 0
 
@@ -122,12 +120,13 @@ class Api:
         until, pause = loop.time() + patience_s, _FIRST_PAUSE_S
         renewed = False
         while True:
+            headers = await self._headers(await self._opened())
             try:
-                return await self._once(method, path, query, body)
+                return await self._once(method, path, query, body, dict(headers))
             except ApiRefused as exc:
                 if exc.status == 401 and not renewed:
                     renewed = True
-                    await self._renew()
+                    await self._renew(headers)
                     continue
                 if exc.status not in _PASSING or loop.time() + pause > until:
                     raise
@@ -139,9 +138,10 @@ class Api:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that starts do not beat as one
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    async def _once(self, method: str, path: str, query: Mapping[str, str] | None, body: Obj | None) -> bytes:
+    async def _once(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: Obj | None, headers: dict[str, str]
+    ) -> bytes:
         client = await self._opened()
-        headers = await self._headers(client)
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body), "application/json"
@@ -172,26 +172,29 @@ class Api:
     async def _opened(self) -> ApiClient:
         if self._client is not None:
             return self._client
-        self._opening = self._opening or asyncio.Lock()
-        async with self._opening:
+        async with self._lock():
             if self._client is None:
                 configuration = await self._load()
                 self._client = ApiClient(configuration)
         return self._client
 
-    async def _renew(self) -> None:
-        """Read the credentials again: their file may hold newer ones. At most once a second, whoever asks."""
+    async def _renew(self, refused: Mapping[str, str]) -> None:
+        """Read the credentials again, unless somebody did since these were refused: their file may hold newer ones."""
         client = await self._opened()
-        if asyncio.get_running_loop().time() - self._loaded_at < _RELOAD_EVERY_S:
-            return
-        configuration = await self._load()
-        client.configuration.api_key = configuration.api_key
-        client.configuration.refresh_api_key_hook = configuration.refresh_api_key_hook
+        async with self._lock():
+            if await self._headers(client) != refused:
+                return
+            configuration = await self._load()
+            client.configuration.api_key = configuration.api_key
+            client.configuration.refresh_api_key_hook = configuration.refresh_api_key_hook
+
+    def _lock(self) -> asyncio.Lock:
+        self._opening = self._opening or asyncio.Lock()
+        return self._opening
 
     async def _load(self) -> Configuration:
         configuration = Configuration()
         configuration.connection_pool_maxsize = _CONNECTIONS
-        self._loaded_at = asyncio.get_running_loop().time()
         untyped: Any = configs
         try:
             if self._kubeconfig is None and os.environ.get(_IN_CLUSTER):

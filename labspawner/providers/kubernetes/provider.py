@@ -46,9 +46,9 @@ from labspawner.providers.kubernetes.cluster import Cluster, Seen, leases_on_nod
 from labspawner.providers.kubernetes.diagnosis import Subject, diagnose
 from labspawner.providers.kubernetes.manifest import Marks
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
+from labspawner.providers.kubernetes.slicing import Slicing
 from labspawner.providers.kubernetes.starting import Again, Job, Starter, reached, tail
 from labspawner.providers.kubernetes.state import state_of
-from labspawner.providers.kubernetes.strategies.choosing import strategy
 from labspawner.providers.kubernetes.wishes import GpuWish
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
@@ -78,7 +78,7 @@ class KubernetesProvider:
         self._kube = _kubespawner(where)
         self._kube.check_settings(self.settings, where=where)
         self._hub_id = context.hub_id
-        self.strategy = strategy(self.settings.gpu)
+        self.strategy = Slicing(self.settings.gpu)
         slices = {Feature.GPU_SLICES} if self.strategy.name != "none" else set()
         reports = {Feature.REPORTS} if self.settings.reports else set()
         self.features = frozenset({Feature.LOGS, *slices, *reports})
@@ -94,6 +94,7 @@ class KubernetesProvider:
     async def capacity(self) -> Capacity:
         """The nodes as the strategy counts them, per card; one host without limits where the hub may not see nodes."""
         pods = await _answered(self.cluster.settled())
+        await self.strategy.settle(self.cluster.api.call)
         nodes = await _answered(self.cluster.nodes())
         taken_at = datetime.now(timezone.utc)
         most = self.settings.max_servers
@@ -167,7 +168,7 @@ class KubernetesProvider:
             self.cluster.attend(job.claim)
         try:
             yield Checkpoint(self._handle_of(job))
-            yield Progress(5, Sentence("Preparing your server"))
+            yield Progress(5, Sentence("Asking the cluster for your server"))
             async for progress in self._until_running(job):
                 yield progress
             url = self._starter.url_of(job, await self._seen(job))
@@ -191,6 +192,7 @@ class KubernetesProvider:
         where = f"Profile {request.profile}, variant of provider {self.name}"
         variant = read_options(KubernetesVariant, request.settings, where=where)
         wish = GpuWish.read(request.settings, where=where)
+        await self.strategy.settle(self.cluster.api.call)
         patch = self.strategy.patch(request.resources.gpu, wish)
         namespace = await self.cluster.namespace()
         child = self._child(Identity.of_request(request), namespace, await self.cluster.api.core())
