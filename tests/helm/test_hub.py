@@ -124,23 +124,35 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(install: In
 async def test_new_settings_end_the_hub_so_that_it_is_started_again_with_them(install: Install) -> None:
     etc = install(values_of("minimal"))
     code = runpy.run_path(str(etc / "settings" / "hub.py"))
-    before = code["digest"](etc / "settings")
+    before = code["digest"](etc)
     ended = asyncio.Event()
 
     install(values_of("minimal"), at("culler.dryRun", True))
-    await asyncio.wait_for(code["watch"](etc / "settings", before, every_s=0.01, end=ended.set), 60)
+    await asyncio.wait_for(code["watch"](etc, before, every_s=0.01, end=ended.set), 60)
 
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("change", ["settings/settings.json", "settings/hub.py", "secrets/database-url"])
+def test_whatever_is_read_at_the_start_counts_as_a_change(install: Install, change: str) -> None:
+    etc = install(values_of("minimal"), secrets={"database-url": "sqlite://"})
+    digest = runpy.run_path(str(etc / "settings" / "hub.py"))["digest"]
+    before = digest(etc)
+    assert digest(etc) == before
+
+    (etc / change).write_text("other", encoding="utf-8")
+
+    assert digest(etc) not in ("", before)
 
 
 async def test_settings_that_cannot_be_read_are_looked_at_again(install: Install) -> None:
     etc = install(values_of("minimal"))
     code = runpy.run_path(str(etc / "settings" / "hub.py"))
-    before = code["digest"](etc / "settings")
+    before = code["digest"](etc)
     (etc / "settings" / "settings.json").unlink()
-    assert code["digest"](etc / "settings") == ""
+    assert code["digest"](etc) == ""
     ended = asyncio.Event()
-    watching = asyncio.ensure_future(code["watch"](etc / "settings", before, every_s=0.01, end=ended.set))
+    watching = asyncio.ensure_future(code["watch"](etc, before, every_s=0.01, end=ended.set))
 
     install(values_of("minimal"), at("culler.dryRun", True))
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helm.rendering import Chart, at, helm, values_of
-
-REFUSED = (helm.errors.HelmError,)
+from helm.rendering import REFUSED, Chart, at, values_of
 
 
 def refusal(chart: Chart, *values: dict[str, Any], base: str = "minimal") -> str:

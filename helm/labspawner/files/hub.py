@@ -43,7 +43,7 @@ def configure(c: Any, etc: Path = ETC) -> None:
     if given["culler"]["enabled"]:
         wiring.run_culler(c, dry_run=given["culler"]["dry_run"])
     wiring.wire(c)
-    _restart_on_change(etc / "settings")
+    _restart_on_change(etc)
 
 
 def _secret(folder: Path, key: str, *, why: str) -> str:
@@ -72,13 +72,13 @@ def _given(section: Any, key: str) -> list[Any]:
     return section[key] if key in section else []  # noqa: SIM401 - traitlets' get() invents a value
 
 
-def _restart_on_change(folder: Path) -> None:
-    """End the hub when the kubelet brings new settings, and be started again with them. Servers go on."""
+def _restart_on_change(etc: Path) -> None:
+    """End the hub when the kubelet brings new settings or secrets, and be started again with them. Servers go on."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return  # the configuration is only being read
-    _TASKS.append(loop.create_task(watch(folder, digest(folder))))
+    _TASKS.append(loop.create_task(watch(etc, digest(etc))))
 
 
 def end_the_hub() -> None:
@@ -86,17 +86,26 @@ def end_the_hub() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def watch(folder: Path, before: str, *, every_s: float = LOOK_S, end: Callable[[], None] = end_the_hub) -> None:
-    """Call `end` once when the settings are no longer those of `before`. Unreadable ones are looked at again."""
-    while (now := await asyncio.to_thread(digest, folder)) in ("", before):  # noqa: ASYNC110 - a file
+async def watch(etc: Path, before: str, *, every_s: float = LOOK_S, end: Callable[[], None] = end_the_hub) -> None:
+    """Call `end` once when the files are no longer those of `before`. What cannot be read is looked at again."""
+    while await asyncio.to_thread(digest, etc) in ("", before):  # noqa: ASYNC110 - a file
         await asyncio.sleep(every_s)
-    log.warning("the chart's settings changed; the hub ends, and is started again with them: %s", now[:12])
+    log.warning("the chart's settings or secrets changed; the hub ends, and is started again with them")
     end()
 
 
-def digest(folder: Path) -> str:
-    """Of all settings; empty while they cannot be read."""
+def digest(etc: Path) -> str:
+    """Of all that is read at the start: settings, this program, secrets. Empty while they cannot be read."""
+    found = hashlib.sha256()
     try:
-        return hashlib.sha256((folder / "settings.json").read_bytes() + (folder / "hub.py").read_bytes()).hexdigest()
+        for file in [etc / "settings" / "settings.json", etc / "settings" / "hub.py", *_files(etc / "secrets")]:
+            content = file.read_bytes()
+            found.update(f"{file.name} {len(content)} ".encode() + content)
     except OSError:
         return ""
+    return found.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """What a mounted Secret has, which may be missing; the kubelet's own links begin with dots."""
+    return sorted(each for each in folder.glob("*") if each.is_file() and not each.name.startswith("."))
