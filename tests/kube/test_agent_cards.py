@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,8 +22,10 @@ from kube.agentlab import SMALL
 from labspawner.gpu.agent.agent import Agent
 from labspawner.gpu.agent.cards import NodeCards
 from labspawner.gpu.agent.layout import DoesNotFit
+from labspawner.gpu.agent.plugin import identity
 from labspawner.gpu.agent.settings import parse_settings
 from labspawner.gpu.agent.snapshot import inventory_of
+from labspawner.gpu.cards import Inventory
 from labspawner.testing.kubelet import AdmissionError, KubeletDouble, NotEnough
 from labspawner.testing.waiting import eventually
 
@@ -190,6 +193,50 @@ async def test_several_classes_are_resources_of_their_own_on_one_card(start: Sta
         with pytest.raises(NotEnough):
             await node.admit("jupyter-bob", 1, "labspawner.io/gpu-large")
         await node.admit("jupyter-bob")
+
+
+async def test_a_kubelet_that_is_new_is_told_even_if_our_socket_is_still_there(start: Start):
+    async with start(NvmlDouble()) as node:
+        await node.has(3)
+        ours = identity(node.kubelet.plugins / "labspawner-small.sock")
+        await asyncio.to_thread(node.kubelet.stop)
+
+        await asyncio.to_thread(node.kubelet.start, keep_sockets=True)
+        await node.has(3)
+
+        assert identity(node.kubelet.plugins / "labspawner-small.sock") == ours
+
+
+async def test_a_socket_that_somebody_removes_is_made_again(start: Start):
+    async with start(NvmlDouble()) as node:
+        await node.has(3)
+        (node.kubelet.plugins / "labspawner-small.sock").unlink()
+
+        await eventually(lambda: len(node.kubelet.said("Register")) >= 2, DEADLINE_S)
+        await node.has(3)
+
+        await node.admit("jupyter-ann")
+
+
+async def test_a_driver_that_hangs_holds_up_no_pod(start: Start):
+    nvml, go_on = NvmlDouble(), threading.Event()
+    async with start(nvml) as node:
+        await node.has(3)
+        quick, hanging = nvml.inventory, threading.Event()
+
+        def hangs() -> Inventory:
+            hanging.set()
+            assert go_on.wait(600)
+            return quick()
+
+        nvml.inventory = hangs  # type: ignore[method-assign]
+        assert await asyncio.to_thread(hanging.wait, 120)
+        try:
+            for user in ("ann", "bob", "carl"):
+                await node.admit(f"jupyter-{user}")
+            await eventually(lambda: len(node.agent.snapshot.slices) == 3, DEADLINE_S)
+        finally:
+            go_on.set()
 
 
 async def test_a_pod_that_is_gone_leaves_a_fresh_slice_and_one_that_runs_is_not_touched(start: Start, state: Path):

@@ -14,6 +14,9 @@ from labspawner.errors import SetupError
 from labspawner.gpu.agent.inventory import ANNOTATION, parse
 from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.pretend import find_driver
+from labspawner.model import SliceTest
+from labspawner.providers.kubernetes.strategies.device_plugin import DevicePlugin
+from labspawner.providers.kubernetes.views import NodeView, PodView
 from labspawner.testing.kube import KubeDouble, a_node
 from labspawner.testing.kubelet import NodeDevices
 
@@ -68,6 +71,12 @@ def a_pod(cluster: KubeDouble, lab: AgentLab, name: str, gib: float) -> dict[str
     }
 
 
+def running(pod: dict[str, Any], code: str) -> dict[str, Any]:
+    """The same pod with another program."""
+    container = {**pod["spec"]["containers"][0], "command": [sys.executable, "-c", code]}
+    return {**pod, "spec": {**pod["spec"], "containers": [container]}}
+
+
 def said(lab: AgentLab, name: str) -> str:
     path = lab.folder / name
     return path.read_text().strip() if path.exists() else ""
@@ -102,6 +111,25 @@ def test_with_one_right_the_node_says_who_has_what(lab: AgentLab, cluster: KubeD
 
     assert found[0].container == "notebook"
     assert [card.classes["small"].used for card in inventory().cards] == [1]
+
+
+def test_a_hub_reads_the_slice_of_a_pod_and_the_verdict_of_its_self_test(lab: AgentLab, cluster: KubeDouble):
+    with_rights(lab, cluster, PATCH_NODES)
+    lab.ready()
+    lab.wait_for(lambda: cluster.node()["status"]["allocatable"].get(SMALL) == "3")
+    code = (
+        "import os, signal; from labspawner.extension.slices import begin_test; begin_test(os.environ); signal.pause()"
+    )
+    cluster.apply(running(a_pod(cluster, lab, "ann", 1), code))
+
+    def held() -> Any:
+        pod, nodes = PodView.of(cluster.pod("ann")), [NodeView.of(cluster.node())]
+        return DevicePlugin().granted(pod, nodes)
+
+    (found,) = lab.wait_for(lambda: (now := held()) is not None and now[0].tested is not None and now)
+
+    assert found.tested is SliceTest.PASSED, found
+    assert (found.memory_bytes, found.compute_pct, found.pretended) == (6 * GIB, 25, True)
 
 
 def test_without_the_right_slices_are_given_all_the_same_and_the_log_says_why_hubs_hear_nothing(

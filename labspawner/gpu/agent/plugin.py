@@ -45,10 +45,12 @@ class PluginServer:
         self._server: Any = None
         self._made: tuple[int, int, int] | None = None
         self._listeners: set[asyncio.Event] = set()
+        self._ending = False
 
     async def start(self) -> None:
         """Listen. Raises OSError where the socket cannot be made."""
         await self.stop()
+        self._ending = False
         self.socket.unlink(missing_ok=True)  # of an agent that was killed
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers((self._handlers(),))
@@ -63,6 +65,8 @@ class PluginServer:
         """End, and remove the socket; safe to repeat."""
         server, self._server = self._server, None
         if server is not None:
+            self._ending = True
+            self.changed()  # who listens for ever would be waited for
             ours = self._made is not None and identity(self.socket) == self._made
             await server.stop(_END_S)
             if ours:
@@ -98,7 +102,7 @@ class PluginServer:
         news, sent = asyncio.Event(), None
         self._listeners.add(news)
         try:
-            while True:
+            while not self._ending:
                 news.clear()
                 if (devices := self._offer.devices()) != sent:
                     sent = devices

@@ -86,9 +86,9 @@ class KubeletDouble:
 
     # -- the kubelet itself ---------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin as a kubelet does: delete the sockets of all plugins, then listen."""
-        for path in self.plugins.glob("*.sock"):
+    def start(self, *, keep_sockets: bool = False) -> None:
+        """Begin as a kubelet does: delete the sockets of all plugins, then listen. keep_sockets: only its own is new."""
+        for path in self.plugins.glob("kubelet.sock" if keep_sockets else "*.sock"):
             path.unlink(missing_ok=True)
         self.pod_resources.unlink(missing_ok=True)
         self._serve(self.pod_resources, wire.POD_RESOURCES, "List", wire.Empty, self._list)
