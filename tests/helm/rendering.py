@@ -58,10 +58,16 @@ def read_yaml(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
 
-def copy_with_standin(folder: Path) -> Path:
-    """A copy of the chart below `folder`, with the stand-in where `helm dependency build` would put the real one."""
+def copy_of_chart(folder: Path) -> Path:
+    """A copy of the chart below `folder`, without its dependency."""
     made = folder / "labspawner"
     shutil.copytree(CHART, made, ignore=shutil.ignore_patterns("charts", "Chart.lock"))
+    (made / "charts").mkdir()
+    return made
+
+
+def put_standin(made: Path) -> None:
+    """The stand-in, where `helm dependency build` would put the official chart."""
     (wanted,) = read_yaml((CHART / "Chart.yaml").read_text(encoding="utf-8"))["dependencies"]
     standin = made / "charts" / wanted["name"]
     (standin / "templates").mkdir(parents=True)
@@ -69,7 +75,6 @@ def copy_with_standin(folder: Path) -> Path:
     (standin / "Chart.yaml").write_text(json.dumps(head), encoding="utf-8")
     (standin / "values.yaml").write_text(_STANDIN_DEFAULTS, encoding="utf-8")
     (standin / "templates" / "values.yaml").write_text(_STANDIN_TEMPLATE, encoding="utf-8")
-    return made
 
 
 class Rendered:
@@ -112,12 +117,16 @@ class Rendered:
 
 
 class Chart:
-    """The chart with its stand-in, loaded once."""
+    """The chart with its dependency, loaded once. official: an archive of that; else there is the stand-in."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, official: Path | None = None) -> None:
         if helm is None:
             pytest.skip("helm-python-sdk is not installed, so the chart cannot be rendered")
-        self.path = copy_with_standin(folder)
+        self.path = copy_of_chart(folder)
+        if official is None:
+            put_standin(self.path)
+        else:
+            shutil.copy(official, self.path / "charts")
         self._loaded = helm.Chart.load(self.path)
 
     def render(self, *values: Mapping[str, Any], name: str = RELEASE, namespace: str = NAMESPACE) -> Rendered:
