@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from labspawner.errors import BadConfig, NeverFits, NoRoom, SetupError, StartFailed
+from labspawner.lifecycle import Engine, EngineSettings, Order, Variant
 from labspawner.model import Feature, HeldSlice, ReleaseMode, Resources, ServerState, Slice, SliceTest
 from labspawner.providers.kubernetes.provider import KubernetesProvider
 from labspawner.sentences import Sentence
+from labspawner.store import Store
 from labspawner.testing.kube import KubeDouble, NotAdmitted, Pace, a_node
 from labspawner.testing.waiting import eventually
 
@@ -462,6 +464,32 @@ async def test_with_hami_the_slice_that_was_given_stands_in_the_handle(new_doubl
     assert free[0] - free[1] == 6 * 2**30
 
 
+async def test_the_names_that_hami_was_given_on_this_cluster_are_read_from_its_config(
+    new_double: Any, open_provider: OpenProvider
+):
+    from labspawner.testing.kube.hami import HamiCard, HamiNames, registered
+
+    names = HamiNames(count="lab.io/vgpu", memory="lab.io/vmem", cores="lab.io/vcores", priority="lab.io/prio")
+    cluster = new_double([a_node(extended={"lab.io/vgpu": 10})], runs="still")
+    cluster.install_hami(names=names)
+    cluster.annotate_node("labnode", registered([HamiCard("GPU-1")]))
+    text = (
+        "nvidia:\n  resourceCountName: lab.io/vgpu\n  resourceMemoryName: lab.io/vmem\n"
+        "  resourceCoreName: lab.io/vcores\n  resourcePriorityName: lab.io/prio\n"
+    )
+    metadata = {"name": "hami-scheduler-device", "namespace": "kube-system"}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"device-config.yaml": text}}
+    cluster.apply(config)
+    hami = {"config_map": "kube-system/hami-scheduler-device"}
+    provider = open_provider(cluster=cluster, gpu={"strategy": "hami", "selftest": "off", "hami": hami})
+
+    started = await follow(provider, a_request(cluster, resources=Resources(gpu=Slice(memory_bytes=2**30))))
+
+    limits = cluster.pod(started.pod)["spec"]["containers"][0]["resources"]["limits"]
+    assert (limits["lab.io/vgpu"], limits["lab.io/vmem"]) == ("1", "1024")
+    assert cluster.requests.count("get", "configmaps") == 1
+
+
 async def test_a_slice_that_hamis_webhook_did_not_see_fails_at_once(new_double: Any, open_provider: OpenProvider):
     from labspawner.testing.kube.hami import HamiCard, registered
 
@@ -483,6 +511,51 @@ async def test_a_server_without_a_slice_is_told_that_there_is_no_card(provider: 
 
     env = {each["name"]: each.get("value") for each in still.pod(started.pod)["spec"]["containers"][0]["env"]}
     assert env["NVIDIA_VISIBLE_DEVICES"] in {"none", "void"}
+
+
+async def test_who_is_next_in_line_gets_the_room_as_soon_as_the_pod_before_is_gone(
+    provider: KubernetesProvider, still: KubeDouble, tmp_path: Path
+):
+    engine = Engine(
+        store=Store.open(f"sqlite:///{tmp_path / 'leases.sqlite'}"),
+        providers={"kubernetes": provider},
+        settings=EngineSettings(hub_id=HUB, recheck_s=36000.0, observe_interval_s=36000.0),  # nobody looks by itself
+    )
+    most = Resources(cpu=6.0)
+
+    def an_order(user: str) -> Order:
+        request = a_request(still, user=user)
+        variant = Variant(
+            provider="kubernetes", resources=most, settings=request.settings, ready_timeout_s=request.ready_timeout_s
+        )
+        return Order(
+            user=user,
+            server_name="",
+            profile="py101/base",
+            variants=(variant,),
+            base_url=request.base_url,
+            command=request.command,
+            environment=request.environment,
+            wait_s=36000.0,
+        )
+
+    try:
+        first = await engine.launch(an_order("ann"), lambda progress: None)
+        told: list[str] = []
+        start = asyncio.create_task(engine.launch(an_order("bob"), lambda progress: told.append(progress.message)))
+        await eventually(lambda: told)
+
+        assert first.handle is not None
+        still.delete("pods", str(first.handle.data["pod"]))
+
+        second = await start
+        assert second.url
+        assert [pod["metadata"]["name"] for pod in still.pods()] == [str(second.handle and second.handle.data["pod"])]
+        notice = engine.notice("ann", "")
+        assert notice is not None
+        assert "deleted" in notice.ending.reason
+    finally:
+        await engine.close()
 
 
 # -- ends that nobody asked for

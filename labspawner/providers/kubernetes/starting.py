@@ -81,7 +81,7 @@ class Starter:
 
     def __init__(self, cluster: Cluster, strategy: Strategy, settings: KubernetesSettings) -> None:
         self._cluster = cluster
-        self._strategy = strategy
+        self.strategy = strategy
         self._settings = settings
 
     # -- making
@@ -232,9 +232,9 @@ class Starter:
         refused = view.condition("PodScheduled")
         unplaced = not view.node and refused is not None and refused.status == "False"
         nodes, pods = (await self._around()) if unplaced else ((), ())
-        waiting = self._strategy.why_waiting(view, events, nodes, pods)
+        waiting = self.strategy.why_waiting(view, events, nodes, pods)
         if waiting is None or waiting.kind is Kind.STARTING:
-            untouched = self._strategy.untouched(view) if job.request.resources.gpu is not None else None
+            untouched = self.strategy.untouched(view) if job.request.resources.gpu is not None else None
             if untouched is not None:
                 return Waiting(kind=Kind.FAILED, message=untouched, detail=f"untouched {job}")
             return _died_before(view) or waiting
