@@ -135,6 +135,31 @@ def _hear(student: Student, event: dict[str, object], at: float) -> None:
         student.failed = str(event.get("message"))
 
 
+async def stop_all(port: int, students: Sequence[Student]) -> float:
+    """Let all stop their servers at once; seconds until the hub has answered everybody. A failure stands in the student."""
+    began = time.perf_counter()
+    await asyncio.gather(*(_stop(port, student) for student in students))
+    return time.perf_counter() - began
+
+
+async def _stop(port: int, student: Student) -> None:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError as exc:
+        student.failed = f"no connection: {exc}"
+        return
+    try:
+        known = f"Host: 127.0.0.1\r\nAuthorization: token {student.token}\r\n"
+        writer.write(f"DELETE /hub/api/users/{student.name}/server HTTP/1.1\r\n{known}\r\n".encode())
+        status, text = await asyncio.wait_for(_answer(reader), PATIENCE_S)
+        if status not in {202, 204}:
+            student.failed = f"{status} {text[:200]!r}"
+    except (OSError, EOFError, asyncio.TimeoutError, asyncio.LimitOverrunError) as exc:
+        student.failed = f"{type(exc).__name__} {exc}"
+    finally:
+        writer.close()
+
+
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)

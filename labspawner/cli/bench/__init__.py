@@ -7,6 +7,7 @@ import click
 from labspawner.cli.bench.cull import cull
 from labspawner.cli.bench.engine import engine
 from labspawner.cli.bench.gpu import command as gpu
+from labspawner.cli.bench.kube import command as kube
 from labspawner.cli.bench.poll import command as poll
 from labspawner.cli.bench.start import start
 from labspawner.cli.bench.storm import command as storm
@@ -17,5 +18,5 @@ def bench() -> None:
     """Measure, and print a table. Times depend on the machine: compare rows of one run."""
 
 
-for command in (cull, engine, gpu, poll, start, storm):
+for command in (cull, engine, gpu, kube, poll, start, storm):
     bench.add_command(command)
