@@ -22,7 +22,7 @@ from labspawner.deadlines import within
 from labspawner.errors import LabError
 from labspawner.gpu.agent.inventory import ANNOTATION
 from labspawner.gpu.agent.node import NodeDoor, NodeError
-from labspawner.model import Checkpoint, Handle, LaunchRequest, ReleaseMode
+from labspawner.model import Checkpoint, Handle, Json, LaunchRequest, ReleaseMode
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.findings import Level
 from labspawner.providers.kubernetes.diagnosis.rights import wanted
@@ -80,7 +80,9 @@ def install(double: KubeDouble, rendered: Rendered, *, but: Right | None = None)
 
 def _without(role: Object, right: Right | None) -> Object:
     changed = copy.deepcopy(role)
-    if right is None or changed["kind"] != ("Role" if right[2] else "ClusterRole"):
+    if right is None or changed["kind"] not in ("Role", "ClusterRole"):
+        return changed
+    if right[2] != ("" if changed["kind"] == "ClusterRole" else changed["metadata"].get("namespace", NAMESPACE)):
         return changed
     for rule in changed["rules"]:
         if right[0] in rule["resources"]:
@@ -121,13 +123,11 @@ async def a_life(provider: KubernetesProvider, request: LaunchRequest) -> Life:
     return life
 
 
-def run(
-    double: KubeDouble, folder: Path, name: str, *, until: set[Right], whole_cluster: bool
-) -> tuple[Life, list[Request]]:
+def run(double: KubeDouble, folder: Path, name: str, *, until: set[Right], **more: Json) -> tuple[Life, list[Request]]:
     """A life with the rights of the hub's account; what it asked of the API server, all of `until` at least."""
     config = double.kubeconfig(folder, token=double.token_of("labspawner-hub"))
     claims = {"storage_pvc_ensure": True, "storage_capacity": "1Gi"}
-    settings = {"kubeconfig": str(config), "kubespawner": claims, "whole_cluster": whole_cluster, "relist_s": 0.5}
+    settings = {"kubeconfig": str(config), "kubespawner": claims, "relist_s": 0.5, **more}
 
     def asked() -> list[Request]:
         return [each for each in double.requests if each.user.endswith(":labspawner-hub")]
@@ -186,6 +186,25 @@ def test_without_one_right_the_hub_is_refused_and_says_so(
     assert life.ready == (right not in NO_START_WITHOUT)
     for error in life.errors:
         assert str(error.jupyterhub_message)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_hamis_own_names_are_read_by_a_right_to_one_configmap(
+    chart: Chart, double: KubeDouble, tmp_path: Path, given: bool
+) -> None:
+    right = ("configmaps", "get", "kube-system")
+    rendered = chart.render(values_of("hami"))
+    install(double, rendered, but=None if given else right)
+    for name in ("hami-scheduler-device", "of-somebody-else"):
+        about = {"name": name, "namespace": "kube-system"}
+        double.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "data": {"device-config.yaml": "{}"}})
+    gpu = rendered.settings()["Labspawner"]["providers"]["kubernetes"]["gpu"]
+
+    life, requests = run(double, tmp_path, f"hami-{given}".lower(), until={right}, whole_cluster=False, gpu=gpu)
+
+    assert life.ready, "names that cannot be read stay as they are set"
+    statuses = {each.name: each.status for each in requests if right_of(each) == right}
+    assert statuses == {"hami-scheduler-device": 200 if given else 403}
 
 
 def test_the_doctor_asks_for_the_rights_that_the_chart_gives(chart: Chart) -> None:
