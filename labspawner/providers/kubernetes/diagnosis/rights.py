@@ -60,7 +60,7 @@ _ALWAYS = (
 )
 _CLAIMS = (
     Right("create", "persistentvolumeclaims", Level.ERROR, "profiles with a disk do not start"),
-    Right("get", "persistentvolumeclaims", Level.WARNING, "a disk that is there already is not found under a quota"),
+    Right("get", "persistentvolumeclaims", Level.ERROR, "profiles with a disk do not start"),
     Right("delete", "persistentvolumeclaims", Level.WARNING, "disks of deleted users stay"),
 )
 _SERVICES = (
