@@ -87,7 +87,7 @@ class ProcessRunner:
 
     def _sit(self) -> None:
         if self._sitter is None:
-            words = [sys.executable, "-I", "-S", sitter.__file__, self._mark]
+            words = [sys.executable, "-I", "-S", sitter.__file__, self._mark, str(self._folder)]
             self._sitter = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
 
 
@@ -97,7 +97,7 @@ class Place:
     def __init__(self, folder: Path, start: Start) -> None:
         self._start = start
         self._root, uid = folder, start.pod["metadata"]["uid"]
-        self.folder = folder / "pods" / uid
+        self.folder: Path = folder / "pods" / uid
         self.home = self.folder / "home"
         self._mounts = self._mounted()
         self.home = self._mounts.get(start.image.home, self.home)

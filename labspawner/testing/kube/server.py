@@ -14,7 +14,7 @@ from labspawner.testing.kube.api import Answer, Api, answered
 from labspawner.testing.kube.faults import Request
 from labspawner.testing.kube.rights import User
 from labspawner.testing.kube.statuses import Refused, broken, denied, path_denied
-from labspawner.testing.kube.watching import Watches
+from labspawner.testing.kube.watching import Watches, reset
 from labspawner.testing.kube.world import World
 
 _VERBS = {"GET": "get", "POST": "post", "PUT": "put", "PATCH": "patch", "DELETE": "delete", "HEAD": "head"}
@@ -64,7 +64,7 @@ class Server:
         server = self._runner.server
         for connection in list(server.connections) if server is not None else ():
             if connection.transport is not None:
-                connection.transport.abort()
+                reset(connection.transport)
 
     async def close(self) -> None:
         await self.down()

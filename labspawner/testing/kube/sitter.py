@@ -1,13 +1,14 @@
 """Ends what a double's pods have started when the double is gone, however it went. Standard library only.
 
-Run by path with the double's mark: it waits until its standard input is closed, which the kernel does when the creator
-dies, and then ends every process that carries the mark in its environment, children of children included. The functions
-are the double's own as well.
+Run by path with the double's mark and folder: it waits until its standard input is closed, which the kernel does when the
+creator dies. Then it ends every process that carries the mark in its environment, children of children included, and
+removes the folder. The functions are the double's own as well.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -58,6 +59,7 @@ def main() -> None:  # pragma: no cover - runs with -I, out of coverage's sight
     while os.read(0, 4096):
         pass
     end(sys.argv[1])
+    shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -107,7 +109,7 @@ class Watches:
             await response.prepare(request)
             await self._send(response, watcher, query)
             if watcher.cut and request.transport is not None:
-                request.transport.abort()
+                reset(request.transport)
             else:
                 await response.write_eof()
         except (ConnectionError, asyncio.CancelledError):
@@ -138,6 +140,14 @@ class Watches:
             if marks and loop.time() >= next_mark:
                 watcher.offer(bookmark(watcher.resource, self._world.store.version))
                 next_mark = loop.time() + self._world.pace.bookmark_s
+
+
+def reset(transport: asyncio.BaseTransport) -> None:
+    """Lose this connection so that the other side sees a reset rather than an end."""
+    found = transport.get_extra_info("socket")
+    if found is not None and isinstance(transport, asyncio.WriteTransport):
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
 
 def _version(query: Mapping[str, str]) -> int:
