@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,10 +96,12 @@ def test_an_agent_that_starts_anew_offers_the_same_slices_and_touches_no_running
 
 def test_an_agent_that_was_killed_leaves_nothing_in_the_way_of_the_next(lab: AgentLab):
     first = lab.ready()
+    (lab.kubelet.plugins / "labspawner-of-before.sock").touch()
     grant = lab.kubelet.admit("jhub", "jupyter-ann", {SMALL: 1})
 
     lab.stop(first, signal.SIGKILL)
     lab.ready()
+    assert [path.name for path in lab.kubelet.plugins.glob("labspawner-*")] == ["labspawner-small.sock"]
 
     assert lab.taker(grant, 6)[1] == f"0 {6 * GIB}"
     assert lab.taker(lab.kubelet.admit("jhub", "jupyter-bob", {SMALL: 1}), 6)[1].startswith("0 ")
@@ -163,6 +167,22 @@ def test_the_node_says_who_has_which_slice_and_what_its_test_came_to(lab: AgentL
         1,
         3,
     )
+
+
+def test_prometheus_reads_cards_and_slices(lab: AgentLab):
+    lab.ready(metrics="127.0.0.1:0")
+    lab.taker(lab.kubelet.admit("jhub", "jupyter-ann", {SMALL: 1}), 2)
+    port = re.search(r"metrics are served at 127.0.0.1:(\d+)", lab.log)[1]
+
+    def used() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        found = re.search(
+            r"^labspawner_gpu_slice_memory_used_bytes\{.*pod=\"jupyter-ann\".*\} (\S+)$", text, re.MULTILINE
+        )
+        return found is not None and float(found[1]) >= 2 * GIB
+
+    lab.wait_for(used)
 
 
 def test_an_api_server_that_refuses_stops_nothing_and_is_said_once(lab: AgentLab):

@@ -153,6 +153,9 @@ class Agent:
             server = PluginServer(self._settings.plugins / f"labspawner-{name}.sock", ClassOffer(self._shelf, name))
             self._servers[name] = server
             self._registrations[name] = Registration(server, resource_of(name), self._settings.plugins)
+        ours = {server.socket for server in self._servers.values()}
+        for path in set(self._settings.plugins.glob("labspawner-*.sock")) - ours:
+            path.unlink(missing_ok=True)  # of a class that there is no more, and an agent that was killed
         await self._books.look()  # before anything is given: what earlier agents gave is known
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(one.keep(self._poll_s)) for one in self._registrations.values()]

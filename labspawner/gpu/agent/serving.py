@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
+from logging import getLogger
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -13,6 +14,8 @@ from labspawner.gpu.agent.agent import Agent
 from labspawner.gpu.agent.node import NodeDoor
 from labspawner.gpu.agent.settings import AgentSettings, BadSettings
 from labspawner.gpu.libvgpu import find_library
+
+log = getLogger(__name__)
 
 
 def serve(settings: AgentSettings, pool: str, door: NodeDoor | None) -> None:
@@ -40,6 +43,7 @@ def _metrics(address: str, registry: CollectorRegistry) -> Iterator[None]:
         server, thread = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as exc:
         raise BadSettings(f"metrics cannot be served at {address}: {exc.strerror or exc}") from exc
+    log.info("metrics are served at %s:%d", host, server.server_port)
     try:
         yield
     finally:

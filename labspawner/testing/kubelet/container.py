@@ -18,6 +18,7 @@ from labspawner.gpu.agent import wire
 from labspawner.gpu.folder import INSIDE, LIBRARY_INSIDE, LIMITS_ENV, NODE_INSIDE, PRELOAD_INSIDE, REGION_INSIDE
 
 BWRAP = "bwrap"
+_SANDBOX = ("--die-with-parent", "--unshare-pid", "--dev-bind", "/", "/", "--proc", "/proc", "--tmpfs", "/etc")
 _LET_GO_S = 60.0
 _MASKED = ("labspawner", "ld.so.preload")
 
@@ -27,7 +28,7 @@ def can_mount() -> bool:
     """Whether bubblewrap works here, so that mounts are mounts."""
     if shutil.which(BWRAP) is None:
         return False
-    words = [BWRAP, "--dev-bind", "/", "/", "--tmpfs", "/etc", "true"]
+    words = [BWRAP, *_SANDBOX, "--", "true"]
     try:
         return subprocess.run(words, capture_output=True, timeout=_LET_GO_S, check=False).returncode == 0  # noqa: S603
     except (OSError, subprocess.SubprocessError):
@@ -65,18 +66,7 @@ class Grant:
         """`words` in a sandbox that has the mounts; without bubblewrap `words` themselves: see `variables`."""
         if not can_mount():
             return list(words)
-        out = [
-            BWRAP,
-            "--die-with-parent",
-            "--unshare-pid",
-            "--dev-bind",
-            "/",
-            "/",
-            "--proc",
-            "/proc",
-            "--tmpfs",
-            "/etc",
-        ]
+        out = [BWRAP, *_SANDBOX]
         for entry in sorted(Path("/etc").iterdir()):
             if entry.is_symlink():
                 out += ["--symlink", str(entry.readlink()), str(entry)]
