@@ -13,6 +13,7 @@ from helm.rendering import Chart, at, values_of
 from traitlets.config import Config
 
 from labspawner.config import Labspawner
+from labspawner.courses import Catalog
 from labspawner.providers.kubernetes.options import KubernetesSettings
 from labspawner.providers.kubernetes.strategies.options import SlicingSettings
 from labspawner.providers.options import read_options
@@ -184,3 +185,44 @@ def test_settings_of_the_values_win_over_the_charts_own(chart: Chart) -> None:
     assert provider["home"] == "/home/student"
     assert provider["gpu"]["place"] == "spread"
     assert provider["gpu"]["strategy"] == "hami"
+
+
+def mount(folder: Path, contents: dict[str, str], number: int) -> None:
+    """As a kubelet mounts a ConfigMap or Secret: links through `..data`, which it exchanges as a whole."""
+    version = folder / f"..version_{number}"
+    version.mkdir(parents=True)
+    for name, text in contents.items():
+        (version / name).write_text(text, encoding="utf-8")
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    fresh = folder / "..data_tmp"
+    fresh.symlink_to(version.name)
+    fresh.replace(folder / "..data")
+
+
+def test_a_course_changes_when_the_kubelet_exchanges_the_configmap(chart: Chart, tmp_path: Path) -> None:
+    courses = chart.render(values_of("minimal")).the("ConfigMap", "labspawner-courses")["data"]
+    mount(tmp_path, courses, 1)
+    catalog = Catalog(tmp_path)
+    catalog.refresh()
+    assert catalog.profile("py101/base") is not None
+
+    mount(tmp_path, {"py101.yaml": courses["py101.yaml"].replace("slug: base", "slug: basics")}, 2)
+    catalog.refresh()
+
+    assert catalog.problems == ()
+    assert catalog.profile("py101/basics") is not None
+
+
+def test_settings_and_secrets_are_followed_as_the_kubelet_mounts_them(chart: Chart, tmp_path: Path) -> None:
+    settings = chart.render(values_of("minimal")).the("ConfigMap", "labspawner-settings")["data"]
+    mount(tmp_path / "settings", settings, 1)
+    mount(tmp_path / "secrets", {"database-url": "sqlite://"}, 1)
+    digest = runpy.run_path(str(tmp_path / "settings" / "hub.py"))["digest"]
+    before = digest(tmp_path)
+
+    mount(tmp_path / "settings", settings, 2)
+    assert digest(tmp_path) == before, "the same again, in another folder"
+    mount(tmp_path / "secrets", {"database-url": "sqlite:///other"}, 2)
+
+    assert digest(tmp_path) not in ("", before)
