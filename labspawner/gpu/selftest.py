@@ -114,7 +114,24 @@ def _limits(path: str | None) -> tuple[list[Limit], bool]:
                 values = dict(word.partition("=")[::2] for word in words[2:])
                 found.append(Limit(words[1], int(values["memory"])))
         return found, "oversubscribe 1" in lines
+    if not path and (found := _limits_of_hami()):
+        return found, os.environ.get("CUDA_OVERSUBSCRIBE") == "true"
     raise Failed("this process is in no slice: there are no limits for it")
+
+
+def _limits_of_hami() -> list[Limit]:
+    """The same from the environment that HAMi gives a container: a limit in MiB per card, in the order of the cards."""
+    cards = [
+        card for card in os.environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",") if card.startswith(("GPU-", "MIG-"))
+    ]
+    found = []
+    for number, card in enumerate(cards):
+        common = os.environ.get("CUDA_DEVICE_MEMORY_LIMIT", "")
+        text = os.environ.get(f"CUDA_DEVICE_MEMORY_LIMIT_{number}", common)
+        if not (text.endswith("m") and text[:-1].isdigit()):
+            return []
+        found.append(Limit(card, int(text[:-1]) * 2**20))
+    return found
 
 
 def _check_mapped(result: Result) -> None:

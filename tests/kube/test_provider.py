@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labspawner.errors import BadConfig, NeverFits, NoRoom, SetupError, StartFailed
+from labspawner.extension.slices import LOG_MARK
 from labspawner.lifecycle import Engine, EngineSettings, Order, Variant
 from labspawner.model import Feature, HeldSlice, ReleaseMode, Resources, ServerState, Slice, SliceTest
 from labspawner.providers.kubernetes.provider import KubernetesProvider
 from labspawner.sentences import Sentence
 from labspawner.store import Store
+from labspawner.testing import tinyserver
 from labspawner.testing.kube import KubeDouble, NotAdmitted, Pace, a_node
 from labspawner.testing.waiting import eventually
 
@@ -462,6 +465,67 @@ async def test_with_hami_the_slice_that_was_given_stands_in_the_handle(new_doubl
     assert (held.card, held.memory_bytes, held.compute_pct, held.tested) == ("GPU-1", 6 * 2**30, 25, SliceTest.OFF)
     free = [host.cards[0].memory_free_bytes for host in (*before.hosts, *after.hosts)]
     assert free[0] - free[1] == 6 * 2**30
+
+
+@pytest.fixture
+def with_hami(new_double: Any) -> KubeDouble:
+    """A cluster of one node and one card of 24 GiB, shared by HAMi, whose pods are processes."""
+    from labspawner.testing.kube.hami import HamiCard, registered
+
+    cluster: KubeDouble = new_double([a_node(extended={"nvidia.com/gpu": 10})])
+    cluster.install_hami()
+    cluster.annotate_node("labnode", registered([HamiCard("GPU-1")]))
+    return cluster
+
+
+def testing_says(verdict: str) -> tuple[str, ...]:
+    """A server whose extension came to this verdict."""
+    said = {part: {"verdict": verdict, "reason": "it gave too much"} for part in ("server", "kernel")}
+    return tinyserver.command(say=LOG_MARK + json.dumps(said))
+
+
+async def test_a_slice_that_was_tried_out_and_holds_carries_its_badge(
+    with_hami: KubeDouble, open_provider: OpenProvider
+):
+    provider = open_provider(cluster=with_hami, gpu={"strategy": "hami", "selftest": "require"})
+    gpu = Resources(gpu=Slice(memory_bytes=2**30))
+
+    started = await follow(provider, a_request(with_hami, resources=gpu, command=testing_says("passed")))
+
+    held = HeldSlice.of(started.handle)
+    assert held is not None
+    assert held.tested is SliceTest.PASSED
+    assert len(started.handles) == 2
+
+
+async def test_a_slice_that_does_not_hold_ends_the_start_and_leaves_nothing(
+    with_hami: KubeDouble, open_provider: OpenProvider
+):
+    provider = open_provider(cluster=with_hami, gpu={"strategy": "hami"})
+    gpu = Resources(gpu=Slice(memory_bytes=2**30))
+
+    with pytest.raises(StartFailed) as failure:
+        await follow(provider, a_request(with_hami, resources=gpu, command=testing_says("failed")))
+
+    assert "it gave too much" in failure.value.message
+    assert with_hami.pods() == []
+
+
+async def test_a_slice_that_nobody_tries_out_is_given_as_untested_unless_somebody_insists(
+    with_hami: KubeDouble, open_provider: OpenProvider
+):
+    gpu = Resources(gpu=Slice(memory_bytes=2**30, compute_pct=25))
+    lenient = open_provider(cluster=with_hami, gpu={"strategy": "hami"})
+    strict = open_provider(cluster=with_hami, gpu={"strategy": "hami", "selftest": "require"})
+
+    started = await follow(lenient, a_request(with_hami, resources=gpu))
+    with pytest.raises(StartFailed) as failure:
+        await follow(strict, a_request(with_hami, resources=gpu, ready_timeout_s=6.0))
+
+    held = HeldSlice.of(started.handle)
+    assert held is not None
+    assert held.tested is SliceTest.UNTESTED
+    assert "could not be tried out" in failure.value.message or "did not answer" in failure.value.message
 
 
 async def test_the_names_that_hami_was_given_on_this_cluster_are_read_from_its_config(

@@ -49,6 +49,7 @@ from labspawner.providers.kubernetes.options import KubernetesSettings, Kubernet
 from labspawner.providers.kubernetes.slicing import Slicing
 from labspawner.providers.kubernetes.starting import Again, Job, Starter, reached, tail
 from labspawner.providers.kubernetes.state import state_of
+from labspawner.providers.kubernetes.trying import Tester
 from labspawner.providers.kubernetes.wishes import GpuWish
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
@@ -60,7 +61,6 @@ log = getLogger(__name__)
 T = TypeVar("T")
 
 _ROLLBACK_GRACE_S = 1.0
-_GRANT_S = 3.0
 _POD, _CLAIM, _NAMESPACE = "pod", "claim", "namespace"
 _UNCOUNTED_CARD = CardCapacity(uuid="uncounted", memory_total_bytes=1 << 50, memory_free_bytes=1 << 50)
 
@@ -84,6 +84,7 @@ class KubernetesProvider:
         self.features = frozenset({Feature.LOGS, *slices, *reports})
         self.cluster = Cluster(self.settings, hub_id=context.hub_id, provider=context.name)
         self._starter = Starter(self.cluster, self.strategy, self.settings)
+        self._tester = Tester(self.cluster, self.strategy, self.settings)
         self._launches = Launches(self.settings.max_servers)
         self._announcer = Announcer(self.cluster, self._launches.__contains__)
         self._making: dict[LeaseId, asyncio.Task[None]] = {}
@@ -175,7 +176,11 @@ class KubernetesProvider:
             yield Progress(90 if job.percent > 65 else 65, Sentence("Waiting for it to answer"))
             await self._starter.until_answering(job, url + request.base_url + "api")
             if request.resources.gpu is not None:
-                yield Checkpoint(self._handle_of(job, held=await self._granted(job)))
+                yield Progress(92, Sentence("Trying out your GPU slice"))
+                held = await self._tester.held(job)
+                if held is not None and held.tested is SliceTest.PASSED:
+                    yield Progress(95, Sentence("Your GPU slice was tried out, and holds"))
+                yield Checkpoint(self._handle_of(job, held=held))
         except BaseException:
             await self._roll_back(job)
             raise
@@ -200,7 +205,7 @@ class KubernetesProvider:
         name = manifest.pod_name(child.pod_name, request.lease_id)
         child.pod_name = name
         child.dns_name = child.dns_name_template.format(namespace=namespace, name=name)
-        return Job(
+        job = Job(
             request=request,
             variant=variant,
             wish=wish,
@@ -219,6 +224,8 @@ class KubernetesProvider:
             claim=child.pvc_name if child.storage_pvc_ensure else None,
             deadline=deadline,
         )
+        job.environment |= self._tester.environment(job)
+        return job
 
     def _child(self, identity: Identity, namespace: str, api: Any) -> Any:
         try:
@@ -270,23 +277,6 @@ class KubernetesProvider:
                 detail=f"lost sight of {job}",
             )
         return seen
-
-    async def _granted(self, job: Job) -> HeldSlice | None:
-        """The slice that the pod got, as whoever gave it says; waits a little for that."""
-        until = asyncio.get_running_loop().time() + _GRANT_S
-        gpu = job.request.resources.gpu
-        while gpu is not None:
-            nodes = await _answered(self.cluster.nodes()) or []
-            seen = await self._seen(job)
-            granted = self.strategy.granted(seen.view, [node for node in nodes if node.name == seen.view.node])
-            if granted:
-                off = (job.wish.selftest or self.settings.gpu.selftest) == "off"
-                return replace(granted[0], tested=SliceTest.OFF) if off else granted[0]
-            if asyncio.get_running_loop().time() >= until:
-                log.warning("nobody says which card it got %s", job)
-                return None
-            await self.cluster.news(job.pod, timeout_s=0.25)
-        return None
 
     # -- end
 

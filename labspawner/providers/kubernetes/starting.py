@@ -45,7 +45,7 @@ _SPAN = _ANSWERING - _PLACED
 @dataclass(kw_only=True, slots=True)
 class Job:
     """One start. pod, claim: names; claim: the one that is kept for the student, None where none is mounted. child: the
-    KubeSpawner that builds it. deadline: seconds of the event loop's clock."""
+    KubeSpawner that builds it. deadline: seconds of the event loop's clock. environment: of ours, beside the profile's."""
 
     request: LaunchRequest
     variant: KubernetesVariant
@@ -59,6 +59,7 @@ class Job:
     deadline: float
     percent: int = _PLACED
     made: Obj = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     def left_s(self) -> float:
         """Seconds until the start has to be done."""
@@ -105,7 +106,7 @@ class Starter:
                 ),
                 detail=f"KubeSpawner cannot build the pod {job}: {type(exc).__name__}: {exc}",
             ) from exc
-        own = dict(job.variant.environment)
+        own = {**job.variant.environment, **job.environment}
         if job.variant.default_url is not None:
             own["JUPYTERHUB_DEFAULT_URL"] = job.variant.default_url
         return manifest.finished(plain, name=job.pod, marks=job.marks, environment=own, patch=job.patch)
