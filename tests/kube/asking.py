@@ -49,12 +49,10 @@ def ask(
     raw = None if body is None else json.dumps(body)
     connection.request(method, _whole(double, path), body=raw, headers=headers)
     response = connection.getresponse()
-    text = response.read()
+    text = response.read().decode()
     connection.close()
-    try:
-        return response.status, json.loads(text)
-    except ValueError:
-        return response.status, text.decode()
+    is_json = response.headers.get("Content-Type", "").startswith("application/json")
+    return response.status, json.loads(text) if is_json else text
 
 
 def connected(double: KubeDouble) -> http.client.HTTPConnection:

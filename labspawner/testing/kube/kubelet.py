@@ -10,7 +10,7 @@ from pathlib import Path
 from labspawner.testing.kube import deletion
 from labspawner.testing.kube.images import DEFAULT_IMAGE, Image, plain
 from labspawner.testing.kube.podlife import Ending, PodLife
-from labspawner.testing.kube.resources import PODS, Json, Resource
+from labspawner.testing.kube.resources import CONFIG_MAPS, PODS, SECRETS, Json, Resource
 from labspawner.testing.kube.running import Devices, Runner
 from labspawner.testing.kube.store import Change
 from labspawner.testing.kube.world import World
@@ -39,6 +39,8 @@ class Kubelet:
         world.store.listeners.append(self._heard)
 
     def _heard(self, change: Change) -> None:
+        if change.resource in (SECRETS, CONFIG_MAPS):
+            self.wake()
         if change.resource is not PODS:
             return
         pod = change.after.obj
