@@ -1,6 +1,7 @@
 """What we read of nodes, pods and events: frozen views of API objects, which are plain dicts as JSON has them. Pure.
 
-An API server may leave out whatever is empty, and a newer one may add what we do not know: reading never raises.
+An API server may leave out whatever is empty, and a newer one may add what we do not know: reading never raises. It is
+done for each change of each pod, so it is kept cheap.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +28,12 @@ def quantity(value: object) -> float:
     """A Kubernetes quantity (`32Gi`, `500m`, `1e3`, a JSON number) as a number; 0 for what is none."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    text = str(value or "").strip()
+    return _parsed(str(value or "").strip())
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> float:
+    """The number that a text means: the same few texts stand in every pod."""
     number = text.rstrip("numkKMGTPEi")
     suffix = text[len(number) :]
     if suffix not in _SUFFIXES:
@@ -356,7 +363,7 @@ def _containers(specs: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, 
 
 def _container(name: str, spec: Mapping[str, Any], said: Mapping[str, Any]) -> ContainerView:
     states = _map(said, "state")
-    state = next((kind for kind in ("running", "waiting", "terminated") if isinstance(states.get(kind), Mapping)), "")
+    state = next((kind for kind in ("running", "waiting", "terminated") if isinstance(states.get(kind), dict)), "")
     now, last = _map(states, state), _map(_map(said, "lastState"), "terminated")
     limit = _map(_map(spec, "resources"), "limits").get("memory")
     restarts = said.get("restartCount")
@@ -383,17 +390,19 @@ def _exit_code(state: Mapping[str, Any]) -> int | None:
 
 def _map(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = data.get(key)
-    return value if isinstance(value, Mapping) else _EMPTY
+    return value if isinstance(value, dict) else _EMPTY
 
 
 def _maps(data: Mapping[str, Any], key: str) -> tuple[Mapping[str, Any], ...]:
     value = data.get(key)
-    return tuple(each for each in value if isinstance(each, Mapping)) if isinstance(value, (list, tuple)) else ()
+    return tuple([each for each in value if isinstance(each, dict)]) if isinstance(value, list) else ()
 
 
 def _text(data: Mapping[str, Any], key: str) -> str:
     value = data.get(key)
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    if type(value) is str:
+        return value
+    return "" if value is None else str(value)
 
 
 def _texts(data: Mapping[str, Any], key: str) -> Mapping[str, str]:
