@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ from typing import Any
 from traitlets import Dict, Float, Integer, Unicode, default
 from traitlets.config import Configurable
 
+from labspawner.courses import Loaded, parse_course
 from labspawner.errors import BadConfig
 from labspawner.model import Json
 from labspawner.providers.contract import Provider, ProviderContext, ProviderFactory
 from labspawner.sentences import Sentence
 
 ENTRY_POINT_GROUP = "labspawner.providers"
+_PROFILES = {"en": "Profiles", "zh-CN": "配置"}
 _HUB_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
 
 
@@ -205,6 +208,25 @@ def open_providers(settings: Settings) -> dict[str, Provider]:
             options.setdefault("hub_config", {name: dict(settings.sections.get(name, {})) for name in wanted})
         opened[name] = factory(ProviderContext(name=name, hub_id=settings.hub_id, data_dir=folder), options)
     return opened
+
+
+def course_of_profile_list(settings: Settings) -> Loaded | None:
+    """KubeSpawner's `profile_list` in the hub's configuration (the official chart's `singleuser.profileList`), as a course
+    that everybody sees; None where there is none, or no provider called `kubernetes` to run it. Raises BadConfig."""
+    entries = settings.sections.get("KubeSpawner", {}).get("profile_list")
+    if not entries or "kubernetes" not in settings.providers:
+        return None
+    if isinstance(entries, Mapping):
+        entries = [entries[key] for key in sorted(entries)]
+    where = "c.KubeSpawner.profile_list"
+    course = {"course": "profiles", "title": _PROFILES, "access": {"everyone": True}, "profile_list": entries}
+    try:
+        found = parse_course(json.dumps(course), where)
+    except TypeError as exc:
+        raise _bad("{value} has a value that is a function: write a list of plain values.", where) from exc
+    if not isinstance(found, Loaded):
+        raise _bad("{value}: {problems}", where, problems="; ".join(f"{each.path}: {each.message}" for each in found))
+    return found
 
 
 def _bad(template: str, value: Any, **params: str) -> BadConfig:

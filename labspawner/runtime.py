@@ -11,7 +11,7 @@ from typing import Any
 from jupyterhub import orm
 from traitlets.config import Config
 
-from labspawner.config import Labspawner, Settings, open_providers
+from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.courses import Catalog, Snapshot
 from labspawner.evidence import EvidenceBook, HubFacts, Sampler
 from labspawner.lifecycle import Engine, EngineSettings, Notice
@@ -73,7 +73,9 @@ class Runtime:
             gpu=usages.gpu_of,
             report_every_s=settings.report_every_s,
         )
-        runtime = cls(settings, engine, Catalog(settings.courses_dir), evidence, usages)
+        listed = course_of_profile_list(settings)
+        catalog = Catalog(settings.courses_dir, given=[listed] if listed is not None else [])
+        runtime = cls(settings, engine, catalog, evidence, usages)
         hub_settings[KEY] = runtime
         return runtime
 

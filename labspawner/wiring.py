@@ -15,7 +15,7 @@ from jupyterhub.proxy import ConfigurableHTTPProxy
 from traitlets.config import Config
 
 from labspawner import gate
-from labspawner.config import Labspawner, open_providers
+from labspawner.config import Labspawner, course_of_profile_list, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
 from labspawner.demo import ACCOUNTS
@@ -86,7 +86,9 @@ def _given(section: Any, key: str, otherwise: Any) -> Any:
 async def _check(config: Config) -> None:
     """Exit with the sentence of a wrong setting. Called as soon as the whole configuration is read."""
     try:
-        providers = open_providers(Labspawner(config=config).settings())
+        settings = Labspawner(config=config).settings()
+        course_of_profile_list(settings)
+        providers = open_providers(settings)
     except BadConfig as exc:
         log.critical("The configuration is wrong, so the hub does not start: %s", exc)
         sys.exit(1)

