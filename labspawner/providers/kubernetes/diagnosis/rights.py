@@ -63,10 +63,8 @@ _CLAIMS = (
     Right("get", "persistentvolumeclaims", Level.ERROR, "profiles with a disk do not start"),
     Right("delete", "persistentvolumeclaims", Level.WARNING, "disks of deleted users stay"),
 )
-_SERVICES = (
-    Right("create", "services", Level.ERROR, "c.KubeSpawner.services_enabled is set, so no server starts"),
-    Right("delete", "services", Level.ERROR, "services of stopped servers stay"),
-)
+# The cluster deletes a service with its pod, which owns it.
+_SERVICES = (Right("create", "services", Level.ERROR, "c.KubeSpawner.services_enabled is set, so no server starts"),)
 
 
 def wanted(*, claims: bool, services: bool, config_map: str | None) -> tuple[Right, ...]:
