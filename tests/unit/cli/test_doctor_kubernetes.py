@@ -134,6 +134,16 @@ async def test_hami_that_is_not_there_is_an_error_where_it_is_wanted(cluster, tm
     assert levels(found["a server"]) == {Level.ERROR}
 
 
+async def test_hami_that_works_is_seen_to_work(cluster, tmp_path):
+    cluster.annotate_node("labnode", {REGISTER: CARD})
+    cluster.install_hami()
+
+    found = await doctor(cluster, tmp_path, gpu={"strategy": "hami"})
+
+    assert levels(found["a server"]) == {Level.OK}, "its webhook looked at the server that was tried out"
+    assert "hami: 1 of 1 places have room, the largest has 24 GiB" in said(found["GPU strategy"])
+
+
 async def test_hami_that_is_there_and_not_used_is_said(cluster, tmp_path):
     cluster.annotate_node("labnode", {REGISTER: CARD})
 
