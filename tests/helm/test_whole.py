@@ -7,6 +7,7 @@ ours; then it runs `hub.extraConfig`, with no change but the folder that a pod w
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,8 +117,8 @@ def rendered(chart: Chart, hub: RealHub, double: KubeDouble) -> Rendered:
     return found
 
 
-def test_a_student_gets_a_pod_by_the_charts_settings_and_rights_alone(
-    rendered: Rendered, hub: RealHub, double: KubeDouble
+def test_a_student_gets_a_pod_by_the_charts_settings_and_rights_alone_and_keeps_it_when_they_change(
+    chart: Chart, rendered: Rendered, hub: RealHub, double: KubeDouble
 ) -> None:
     hub.start()
     hub.add_user(STUDENT, "course-py101")
@@ -139,6 +140,15 @@ def test_a_student_gets_a_pod_by_the_charts_settings_and_rights_alone(
     metrics = Client(hub.base, {"Authorization": f"Bearer {TOKEN}"})
     assert "labspawner_leases" in metrics.call("GET", "/hub/metrics").text
     assert metrics.call("GET", "/hub/api/users").status == 403
+
+    # As `helm upgrade` and the kubelet do it: the hub ends by itself, is started again, and the server went on.
+    settings = hub.folder / "etc" / "settings" / "settings.json"
+    new = chart.render(values_of("minimal"), at("culler.dryRun", True)).settings()["culler"]
+    settings.write_text(json.dumps({**json.loads(settings.read_text(encoding="utf-8")), "culler": new}))
+    assert hub.wait_for_death() in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+    hub.start()
+    assert hub.wait_ready(STUDENT)["ready"]
+    assert [each["metadata"]["uid"] for each in double.pods()] == [pod["metadata"]["uid"]]
 
     hub.stop_server(STUDENT)
 

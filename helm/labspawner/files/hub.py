@@ -19,7 +19,7 @@ from labspawner import wiring
 from labspawner.config import Labspawner
 
 ETC = Path(__file__).parent.parent  # /etc/labspawner in the pod
-LOOK_S = 15.0
+LOOK_S = 5.0
 SHORTEST_TOKEN = 32
 _TASKS: list[asyncio.Task[None]] = []
 
