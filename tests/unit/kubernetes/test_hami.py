@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from unit.kubernetes.objects import GIB, GPU_1, GPU_2, MIB, a_node, a_pod, an_event, unschedulable
 
 from labspawner.courses.models import Profile
@@ -195,6 +196,14 @@ def test_the_pod_of_a_profile_carries_exactly_what_hamis_documentation_asks_for(
     assert dict(patch.annotations) == annotations
     assert dict(patch.environment) == environment
     assert (patch.scheduler_name, patch.labels, patch.volumes) == (None, {}, ())
+
+
+@pytest.mark.parametrize("name", ["A100,V100", "", " A100", "A100\n", "A" * 61])
+def test_a_card_name_that_hami_would_read_as_something_else_is_refused(name):
+    gpu = {"memory": "6GiB", "type": [name]}
+
+    with pytest.raises(ValidationError):
+        Profile.model_validate({"slug": "gpu", "title": "GPU", "variants": [{"provider": "kubernetes", "gpu": gpu}]})
 
 
 def test_a_profile_without_a_gpu_sees_no_card_and_asks_for_none():

@@ -173,9 +173,14 @@ async def _dry_run(subject: Subject, namespace: str, chosen: Strategy) -> list[F
         return [error("a server", f"the cluster would refuse one: {exc.message or exc}", str(words.message))]
     except ApiSilent as exc:
         return [warning("a server", f"it could not be tried out: {exc}")]
-    unseen = chosen.untouched(PodView.of(answer))
+    made = PodView.of(answer)
+    unseen = chosen.untouched(made)
     if unseen is not None:
-        return [error("a server", "a pod with a GPU slice is not touched by HAMi's webhook", str(unseen))]
+        said = (
+            f"HAMi's webhook did not touch one with a slice: it is for the scheduler {made.scheduler_name}, and "
+            f"gpu.hami.scheduler is {subject.slicing.hami.scheduler}"
+        )
+        return [error("a server", said, str(unseen))]
     return [ok("a server", "the cluster would accept one (dry run)")]
 
 
