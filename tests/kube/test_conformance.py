@@ -25,6 +25,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.kube  # and on the double, where no real cluster was asked for
 class TestKubernetes(ProviderConformance):
     """The whole kit."""
 
