@@ -48,6 +48,7 @@ async def doctor(
         "gpu": gpu or {},
         "kubespawner": kubespawner,
         "patience_s": 0,
+        "request_timeout_s": 120,  # a slow machine is no failure
     }
     config = Config(
         {"Labspawner": {"data_dir": str(tmp_path), "hub_id": "doctor", "providers": {"kubernetes": options}}}
