@@ -12,7 +12,6 @@ from helm.rendering import Chart, Object, Rendered, at, read_yaml, values_of
 from labspawner.gpu.agent.inventory import ANNOTATION
 from labspawner.gpu.agent.settings import AgentSettings, load_settings
 from labspawner.providers.kubernetes.options import KubernetesSettings
-from labspawner.providers.kubernetes.strategies.options import SlicingSettings
 from labspawner.providers.options import read_options
 
 POOLS = ("a5000", "a100")
@@ -70,8 +69,7 @@ def test_what_the_settings_name_is_mounted_and_the_port_is_open(rendered: Render
 def test_hub_and_agents_speak_of_the_same_slices(rendered: Rendered, tmp_path: Path) -> None:
     given = dict(rendered.settings()["Labspawner"]["providers"]["kubernetes"])
     del given["kind"]
-    provider = read_options(KubernetesSettings, given, where="kubernetes")
-    hub = read_options(SlicingSettings, provider.gpu, where="gpu")
+    hub = read_options(KubernetesSettings, given, where="kubernetes").gpu
 
     for pool in POOLS:
         for name, cut in settings_of(rendered, pool, tmp_path).pool(None)[1].classes.items():

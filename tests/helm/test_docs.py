@@ -10,10 +10,13 @@ import click
 import pytest
 from helm.rendering import CHART, REPOSITORY, Chart, Rendered, read_yaml, values_of
 from pydantic import BaseModel
+from traitlets.config import Config
 
 from labspawner.cli import main
+from labspawner.config import Labspawner
 from labspawner.gpu.agent.settings import AgentSettings, Pool, SliceClass
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
+from labspawner.providers.options import read_options
 
 PAGE = REPOSITORY / "docs" / "kubernetes.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -80,14 +83,23 @@ def test_links_within_the_page_lead_to_a_heading() -> None:
 
 
 def test_each_setting_of_the_provider_is_explained() -> None:
-    refused_by_the_chart = {"namespace", "kubeconfig", "context", "hub_config"}
-    for name in set(KubernetesSettings.model_fields) - refused_by_the_chart:
-        assert f"`{name}`" in TEXT, name
+    for name in set(KubernetesSettings.model_fields) - {"hub_config"}:
+        assert f"`{name}`" in TEXT or f'"{name}":' in TEXT, name
 
 
 def test_each_setting_of_a_variant_is_explained() -> None:
     for name in KubernetesVariant.model_fields:
         assert f"`{name}`" in TEXT, name
+
+
+def test_the_configuration_on_the_page_is_one_that_a_hub_takes() -> None:
+    (block,) = blocks("python")
+    c = Config()
+    exec(block, {"c": c})
+
+    (given,) = Labspawner(config=c).providers.values()
+    settings = read_options(KubernetesSettings, given, where="kubernetes")
+    assert settings.gpu.strategy == "device-plugin"
 
 
 @pytest.mark.parametrize("model", [AgentSettings, Pool, SliceClass])

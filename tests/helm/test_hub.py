@@ -15,7 +15,6 @@ from traitlets.config import Config
 from labspawner.config import Labspawner
 from labspawner.courses import Catalog
 from labspawner.providers.kubernetes.options import KubernetesSettings
-from labspawner.providers.kubernetes.strategies.options import SlicingSettings
 from labspawner.providers.options import read_options
 
 TOKEN = "0123456789abcdef" * 2
@@ -171,10 +170,9 @@ def test_the_provider_reads_its_settings(chart: Chart, name: str) -> None:
     assert given.pop("kind") == "kubernetes"
 
     settings = read_options(KubernetesSettings, given, where="kubernetes")
-    slicing = read_options(SlicingSettings, settings.gpu, where="gpu")
 
     assert settings.whole_cluster is False
-    assert slicing.strategy == values_of(name).get("gpu", {}).get("strategy", "none")
+    assert settings.gpu.strategy == values_of(name).get("gpu", {}).get("strategy", "none")
 
 
 def test_settings_of_the_values_win_over_the_charts_own(chart: Chart) -> None:
