@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
+from labspawner.errors import LabError
+
 
 class Level(str, Enum):
     """OK: it works. NOTE: worth knowing, and no fault. WARNING: servers start, and something is lost. ERROR: a person must
@@ -57,3 +59,9 @@ def warning(what: str, detail: str, advice: str = "") -> Finding:
 def error(what: str, detail: str, advice: str = "") -> Finding:
     """A person must act."""
     return Finding(Level.ERROR, what, detail, advice)
+
+
+def trouble(what: str, exc: LabError) -> Finding:
+    """A person must act, as an error of ours says: its words for the log, and its message where that says more."""
+    detail, message = str(exc), str(exc.message)
+    return Finding(Level.ERROR, what, detail, "" if message == detail else message)

@@ -18,7 +18,7 @@ from labspawner.errors import LabError
 from labspawner.model import Capacity, Resources
 from labspawner.placement import TooLarge, place
 from labspawner.providers.contract import Provider
-from labspawner.providers.findings import Diagnosing, Finding, error, note, ok, warning
+from labspawner.providers.findings import Diagnosing, Finding, Level, error, note, ok, trouble, warning
 from labspawner.store.engine import make_engine, parse_url, shown, sqlite_file
 from labspawner.store.schema import leases
 from labspawner.units import human_bytes
@@ -39,7 +39,7 @@ def database(settings: Settings, hub_url: Any) -> tuple[Finding, ...]:
             return (ok("leases", f"{shown(url)} will be made at the first start"),)
         engine = make_engine(settings.database_url)
     except LabError as exc:
-        return (error("leases", str(exc), str(exc.message)),)
+        return (trouble("leases", exc),)
     try:
         with engine.connect() as connection:
             there = sa.inspect(connection).has_table(leases.name)
@@ -71,25 +71,26 @@ async def provider(settings: Settings, name: str) -> tuple[Finding, ...]:
     try:
         opened = open_providers(replace(settings, providers={name: settings.providers[name]}))[name]
     except LabError as exc:
-        return (error("settings", str(exc), str(exc.message) if str(exc) != str(exc.message) else ""),)
+        return (trouble("settings", exc),)
     try:
         return await within(_PROVIDER_S, _ask(opened, snapshot))
     except asyncio.TimeoutError:
         return (error("provider", f"it did not answer within {_PROVIDER_S:.0f} s"),)
     except LabError as exc:
-        return (error("provider", str(exc), str(exc.message)),)
+        return (trouble("provider", exc),)
     finally:
         await opened.close()
 
 
 async def _ask(opened: Provider, snapshot: Snapshot) -> tuple[Finding, ...]:
-    said = await opened.diagnose() if isinstance(opened, Diagnosing) else ()
+    said = tuple(await opened.diagnose()) if isinstance(opened, Diagnosing) else ()
     try:
         capacity = await within(_CAPACITY_S, opened.capacity())
     except asyncio.TimeoutError:
         return (*said, error("room", f"it was not said within {_CAPACITY_S:.0f} s"))
     except LabError as exc:
-        return (*said, error("room", str(exc), str(exc.message)))
+        known = any(finding.level is Level.ERROR for finding in said)  # it is said already why nothing can be counted
+        return said if known else (*said, trouble("room", exc))
     return (*said, _room(capacity), *_profiles(opened.name, capacity, snapshot))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labspawner.errors import LabError
-from labspawner.providers.findings import Finding, error, note, ok, warning
+from labspawner.providers.findings import Finding, error, note, ok, trouble, warning
 from labspawner.providers.local.confinement import Rung
 from labspawner.providers.local.limits.quota import probe_quota
 from labspawner.providers.local.machine import Found
@@ -28,7 +28,7 @@ async def diagnose(provider: LocalProvider, *, homes: Path) -> tuple[Finding, ..
     try:
         found = await provider.machine.found()
     except LabError as exc:
-        return (error("sandbox", str(exc), str(exc.message)),)
+        return (trouble("sandbox", exc),)
     quota = await provider.host.in_thread(lambda: probe_quota(homes, own_uids=os.geteuid() == 0))
     wanted = provider.settings.home_quota is not None
     return (

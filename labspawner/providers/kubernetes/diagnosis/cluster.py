@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from labspawner.errors import LabError
 from labspawner.model import Slice
-from labspawner.providers.findings import Finding, error, note, ok, warning
+from labspawner.providers.findings import Finding, error, note, ok, trouble, warning
 from labspawner.providers.kubernetes.answers import ApiRefused, ApiSilent
 from labspawner.providers.kubernetes.diagnosis import nodes as looking
 from labspawner.providers.kubernetes.diagnosis.rights import Right, judge, wanted
@@ -56,7 +56,7 @@ async def diagnose(subject: Subject) -> tuple[Finding, ...]:
         namespace = await subject.namespace()
         version = await subject.call("GET", "/version")
     except LabError as exc:
-        return (error("cluster", str(exc), str(exc.message)),)
+        return (trouble("cluster", exc),)
     except ApiSilent as exc:
         return (error("cluster", f"the API server does not answer: {exc}", "check its address, and the way there"),)
     except ApiRefused as exc:
@@ -137,7 +137,7 @@ async def _strategy(subject: Subject) -> tuple[Strategy, list[Finding]]:
     try:
         chosen = strategy(settings, device_config=text)
     except LabError as exc:
-        return strategy(SlicingSettings()), [*found, error("GPU strategy", str(exc), str(exc.message))]
+        return strategy(SlicingSettings()), [*found, trouble("GPU strategy", exc)]
     if text:
         found.append(ok("HAMi", f"its device config is read from {settings.hami.config_map}"))
     return chosen, found
@@ -162,7 +162,7 @@ async def _dry_run(subject: Subject, namespace: str, chosen: Strategy) -> list[F
     try:
         patch = chosen.patch(_trial(chosen, subject.slicing), GpuWish())
     except LabError as exc:
-        return [error("GPU strategy", str(exc), str(exc.message))]
+        return [trouble("GPU strategy", exc)]
     path = f"/api/v1/namespaces/{namespace}/pods"
     try:
         answer = await subject.call("POST", path, query={"dryRun": "All"}, body=_pod(patch, namespace))
