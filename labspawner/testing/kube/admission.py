@@ -6,7 +6,6 @@ Order and texts as recorded: quota answers 403 before an existing name answers 4
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 
 from labspawner.testing.kube import quantities
 from labspawner.testing.kube.resources import (
@@ -201,15 +200,3 @@ def quota_used(store: Store, quota: Json) -> dict[str, str]:
                 if key in found:
                     found[key].append(amount)
     return {key: quantities.total(amounts) for key, amounts in sorted(found.items())}
-
-
-def asks(obj: Json) -> dict[str, Fraction]:
-    """What a pod's containers ask of a node, summed; init containers count where they ask for more."""
-    total: dict[str, Fraction] = {}
-    for container in obj["spec"]["containers"]:
-        for key, amount in (container["resources"].get("requests") or {}).items():
-            total[key] = total.get(key, Fraction(0)) + quantities.value(amount)
-    for container in obj["spec"].get("initContainers") or []:
-        for key, amount in (container["resources"].get("requests") or {}).items():
-            total[key] = max(total.get(key, Fraction(0)), quantities.value(amount))
-    return total

@@ -9,48 +9,67 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from labspawner.testing.kube import quantities
-from labspawner.testing.kube.admission import asks
 from labspawner.testing.kube.resources import Json
 
 _NO_VICTIMS = "No preemption victims found for incoming pod"
 _NOT_HELPFUL = "Preemption is not helpful for scheduling"
 
 
-@dataclass(slots=True)
-class NodeRoom:
-    """What a node has and how much of it is taken."""
+def asks(pod: Json) -> dict[str, int]:
+    """What a pod's containers ask of a node, in thousandths; init containers count where they ask for more."""
+    total: dict[str, int] = {}
+    for container in pod["spec"]["containers"]:
+        for key, amount in (container["resources"].get("requests") or {}).items():
+            total[key] = total.get(key, 0) + quantities.milli(amount)
+    for container in pod["spec"].get("initContainers") or []:
+        for key, amount in (container["resources"].get("requests") or {}).items():
+            total[key] = max(total.get(key, 0), quantities.milli(amount))
+    return total
 
-    node: Json
-    total: dict[str, Fraction]
-    used: dict[str, Fraction] = field(default_factory=dict)
+
+@dataclass(slots=True)
+class Load:
+    """What the pods of one node ask for together, in thousandths."""
+
+    amounts: dict[str, int] = field(default_factory=dict)
     pods: int = 0
 
+    def add(self, wanted: Mapping[str, int], times: int = 1) -> None:
+        """One pod more, or with `times` -1 one less."""
+        self.pods += times
+        for name, amount in wanted.items():
+            self.amounts[name] = self.amounts.get(name, 0) + times * amount
+
+
+@dataclass(slots=True)
+class NodeRoom:
+    """What a node has, in thousandths, and how much of it is taken."""
+
+    node: Json
+    total: dict[str, int]
+    used: Load
+
     @classmethod
-    def of(cls, node: Json) -> NodeRoom:
+    def of(cls, node: Json, used: Load) -> NodeRoom:
         amounts = node["status"].get("allocatable") or {}
-        return cls(node, {name: quantities.value(amount) for name, amount in amounts.items()})
+        return cls(node, {name: quantities.milli(amount) for name, amount in amounts.items()}, used)
 
     @property
     def name(self) -> str:
         return str(self.node["metadata"]["name"])
 
-    def take(self, wanted: Mapping[str, Fraction]) -> None:
-        self.pods += 1
-        for name, amount in wanted.items():
-            self.used[name] = self.used.get(name, Fraction(0)) + amount
+    def free(self, name: str) -> int:
+        return self.total.get(name, 0) - self.used.amounts.get(name, 0)
 
-    def free(self, name: str) -> Fraction:
-        return self.total.get(name, Fraction(0)) - self.used.get(name, Fraction(0))
-
-    def load(self) -> Fraction:
+    def load(self) -> float:
         """How full it is, by CPU and memory: the emptiest node is taken first."""
-        parts = [
-            self.used.get(name, Fraction(0)) / self.total[name] for name in ("cpu", "memory") if self.total.get(name)
-        ]
-        return sum(parts, Fraction(0))
+        taken = self.used.amounts
+        return sum(taken.get(name, 0) / self.total[name] for name in ("cpu", "memory") if self.total.get(name))
+
+    def is_crowded(self) -> bool:
+        return self.used.pods * 1000 >= self.total.get("pods", 110_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +98,7 @@ def place(
             lacks[room.name] = lack
     fitting = [room for room in rooms if room.name not in lacks]
     if fitting:
-        return min(fitting, key=lambda room: (room.load(), room.pods, room.name)).name
+        return min(fitting, key=lambda room: (room.load(), room.used.pods, room.name)).name
     raise NoNode(_text(list(lacks.values())), never=all(lack.never for lack in lacks.values()))
 
 
@@ -107,7 +126,7 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(sorted(f"{count} {reason}" for reason, count in counts.items()))
 
 
-def _lack(pod: Json, wanted: Mapping[str, Fraction], room: NodeRoom) -> Lack | None:
+def _lack(pod: Json, wanted: Mapping[str, int], room: NodeRoom) -> Lack | None:
     if room.node["spec"].get("unschedulable") and not _tolerates(pod, {"key": "node.kubernetes.io/unschedulable"}):
         return Lack(("node(s) were unschedulable",), never=True)
     for taint in room.node["spec"].get("taints") or []:
@@ -117,9 +136,9 @@ def _lack(pod: Json, wanted: Mapping[str, Fraction], room: NodeRoom) -> Lack | N
         return Lack(("node(s) didn't match Pod's node affinity/selector",), never=True)
     short = [name for name, amount in sorted(wanted.items()) if amount > room.free(name) and amount > 0]
     reasons = [f"Insufficient {name}" for name in short]
-    if room.pods >= room.total.get("pods", Fraction(110)):
+    if room.is_crowded():
         reasons.insert(0, "Too many pods")
-    never = any(wanted[name] > room.total.get(name, Fraction(0)) for name in short)
+    never = any(wanted[name] > room.total.get(name, 0) for name in short)
     return Lack(tuple(reasons), never=never) if reasons else None
 
 

@@ -42,6 +42,12 @@ def value(text: str) -> Fraction:
 
 
 @lru_cache(maxsize=4096)
+def milli(text: str) -> int:
+    """`text` in thousandths, rounded up: whole numbers add faster than fractions. Raises BadQuantity."""
+    return math.ceil(value(text) * 1000)
+
+
+@lru_cache(maxsize=4096)
 def canonical(text: str) -> str:
     """`text` as the API server writes it back. Raises BadQuantity."""
     return written(value(text), binary=text.endswith("i"))

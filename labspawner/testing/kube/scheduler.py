@@ -9,9 +9,8 @@ import asyncio
 import time
 from typing import Protocol
 
-from labspawner.testing.kube.admission import asks
 from labspawner.testing.kube.clock import stamp
-from labspawner.testing.kube.placing import Lack, NodeRoom, NoNode, place, refused_before_filter
+from labspawner.testing.kube.placing import Lack, Load, NodeRoom, NoNode, asks, place, refused_before_filter
 from labspawner.testing.kube.resources import CLAIMS, NODES, PODS, VOLUMES, Json
 from labspawner.testing.kube.store import Change
 from labspawner.testing.kube.world import World
@@ -53,20 +52,35 @@ class Scheduler:
         self._world, self._store = world, world.store
         self._due: asyncio.Handle | None = None
         self.plugs: dict[str, Plug] = {}
+        self._waiting: dict[
+            str, tuple[str, str]
+        ] = {}  # the keys of unbound pods in the order of their creation, by uid
+        self._loads: dict[str, Load] = {}  # by node
         self._said: dict[str, float] = {}  # when a pod was last refused, by uid
         self.paused = False
         world.store.listeners.append(self._heard)
 
     def _heard(self, change: Change) -> None:
-        if change.resource is PODS and not change.deleted:
-            spec, phase = change.after.obj["spec"], change.after.obj["status"]["phase"]
-            ended = phase in _ENDED and (change.before is None or change.before.obj["status"]["phase"] != phase)
-            if ended or (change.before is None and not spec.get("nodeName")):
-                self.wake()
-        elif change.resource is PODS:
-            self._said.pop(change.after.obj["metadata"]["uid"], None)
+        resource = change.resource
+        if resource is PODS:
+            self._pod(change)
+        elif resource is NODES or (resource in (CLAIMS, VOLUMES) and not change.deleted):
             self.wake()
-        elif change.resource is NODES or (change.resource in (CLAIMS, VOLUMES) and not change.deleted):
+
+    def _pod(self, change: Change) -> None:
+        pod, uid = change.after.obj, change.after.obj["metadata"]["uid"]
+        held = change.before is not None and _holds(change.before.obj)
+        holds = not change.deleted and _holds(pod)
+        if held != holds:
+            self._loads.setdefault(pod["spec"]["nodeName"], Load()).add(asks(pod), 1 if holds else -1)
+        if not change.deleted and _waits(pod):
+            is_new = uid not in self._waiting
+            self._waiting[uid] = (pod["metadata"]["namespace"], pod["metadata"]["name"])
+        else:
+            is_new = False
+            self._waiting.pop(uid, None)
+            self._said.pop(uid, None)
+        if is_new or (held and not holds):
             self.wake()
 
     def wake(self) -> None:
@@ -76,27 +90,23 @@ class Scheduler:
 
     def _pass(self) -> None:
         self._due = None
-        waiting = [pod for pod in self._store.objects(PODS) if self._waits(pod)]
+        entries = [self._store.get(PODS, *key) for key in self._waiting.values()]
+        waiting = [entry.obj for entry in entries if entry is not None and self._is_mine(entry.obj)]
         if not waiting or self.paused:
             return
-        rooms = self._rooms()
-        bound = [pod for pod in self._store.objects(PODS) if _holds(pod)]
-        for plug in self.plugs.values():
-            plug.begin(bound)
-        for pod in sorted(waiting, key=lambda pod: (-pod["spec"]["priority"], int(pod["metadata"]["resourceVersion"]))):
+        rooms = {}
+        for node in self._store.objects(NODES):
+            name = node["metadata"]["name"]
+            rooms[name] = NodeRoom.of(node, self._loads.setdefault(name, Load()))
+        if self.plugs:
+            bound = [pod for pod in self._store.objects(PODS) if _holds(pod)]
+            for plug in self.plugs.values():
+                plug.begin(bound)
+        for pod in sorted(waiting, key=lambda pod: (-pod["spec"]["priority"], pod["metadata"]["creationTimestamp"])):
             self._try(pod, rooms)
 
-    def _waits(self, pod: Json) -> bool:
-        spec, metadata = pod["spec"], pod["metadata"]
-        mine = spec["schedulerName"] == STOCK or spec["schedulerName"] in self.plugs
-        return mine and not spec.get("nodeName") and not metadata.get("deletionTimestamp")
-
-    def _rooms(self) -> dict[str, NodeRoom]:
-        rooms = {node["metadata"]["name"]: NodeRoom.of(node) for node in self._store.objects(NODES)}
-        for pod in self._store.objects(PODS):
-            if _holds(pod) and (room := rooms.get(pod["spec"]["nodeName"])):
-                room.take(asks(pod))
-        return rooms
+    def _is_mine(self, pod: Json) -> bool:
+        return pod["spec"]["schedulerName"] == STOCK or pod["spec"]["schedulerName"] in self.plugs
 
     def _try(self, pod: Json, rooms: dict[str, NodeRoom]) -> None:
         plug = self.plugs.get(pod["spec"]["schedulerName"])
@@ -107,8 +117,7 @@ class Scheduler:
         except NoNode as refusal:
             self._refuse(pod, refusal.text, plug)
             return
-        rooms[name].take(asks(pod))
-        self._bind(pod, rooms[name].node, plug)
+        self._bind(pod, rooms[name].node, plug)  # which counts it, by the change that it makes
 
     def _claims(self, pod: Json, nodes: int) -> None:
         for volume in pod["spec"].get("volumes") or []:
@@ -170,3 +179,7 @@ class Scheduler:
 def _holds(pod: Json) -> bool:
     """Whether a pod takes room on its node: bound, and not ended."""
     return bool(pod["spec"].get("nodeName")) and pod["status"]["phase"] not in _ENDED
+
+
+def _waits(pod: Json) -> bool:
+    return not pod["spec"].get("nodeName") and not pod["metadata"].get("deletionTimestamp")
