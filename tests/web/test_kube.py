@@ -102,14 +102,8 @@ class Lab:
 
     def schedule(self, *, paused: bool) -> None:
         """Let no pod find a node until told otherwise, so that no slow page misses it; a real cluster goes on."""
-        if not isinstance(self.cluster, KubeDouble):
-            return
-
-        def turn(inside: Any) -> None:
-            inside.scheduler.paused = paused
-            inside.scheduler.wake()
-
-        self.cluster.call(turn)
+        if isinstance(self.cluster, KubeDouble):
+            self.cluster.faults.pause_scheduler(paused)
 
 
 @pytest.fixture(scope="module")
