@@ -22,7 +22,7 @@ QUICK = {
     "stop_s": 60.0,
     "relist_s": 0.2,
     "watch_s": 30.0,
-    "request_timeout_s": 20.0,
+    "request_timeout_s": 60.0,
 }
 LONG_S = 10.0 * PATIENCE
 OpenProvider = Callable[..., KubernetesProvider]

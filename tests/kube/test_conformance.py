@@ -45,6 +45,7 @@ class TestKubernetes(ProviderConformance):
             "kubeconfig": str(cluster.kubeconfig(tmp_path)),
             "namespace": cluster.namespace,
             "patience_s": 1.0,
+            "request_timeout_s": 60.0,
             "pending_s": 1.0,
         }
 

@@ -260,7 +260,7 @@ async def test_a_claim_that_is_not_bound_is_said_and_leaves_no_pod(open_provider
     provider = open_provider()
 
     with pytest.raises((StartFailed, NoRoom)) as failure:
-        await follow(provider, a_request(still, settings=STORAGE, ready_timeout_s=3.0))
+        await follow(provider, a_request(still, settings=STORAGE))
 
     assert "home folder" in str(failure.value.message).lower() or "disk" in str(failure.value.message).lower()
     assert still.pods() == []
@@ -478,7 +478,7 @@ def with_hami(new_double: Any) -> KubeDouble:
     return cluster
 
 
-def testing_says(verdict: str) -> tuple[str, ...]:
+def a_server_that_found(verdict: str) -> tuple[str, ...]:
     """A server whose extension came to this verdict."""
     said = {part: {"verdict": verdict, "reason": "it gave too much"} for part in ("server", "kernel")}
     return tinyserver.command(say=LOG_MARK + json.dumps(said))
@@ -490,7 +490,7 @@ async def test_a_slice_that_was_tried_out_and_holds_carries_its_badge(
     provider = open_provider(cluster=with_hami, gpu={"strategy": "hami", "selftest": "require"})
     gpu = Resources(gpu=Slice(memory_bytes=2**30))
 
-    started = await follow(provider, a_request(with_hami, resources=gpu, command=testing_says("passed")))
+    started = await follow(provider, a_request(with_hami, resources=gpu, command=a_server_that_found("passed")))
 
     held = HeldSlice.of(started.handle)
     assert held is not None
@@ -505,7 +505,7 @@ async def test_a_slice_that_does_not_hold_ends_the_start_and_leaves_nothing(
     gpu = Resources(gpu=Slice(memory_bytes=2**30))
 
     with pytest.raises(StartFailed) as failure:
-        await follow(provider, a_request(with_hami, resources=gpu, command=testing_says("failed")))
+        await follow(provider, a_request(with_hami, resources=gpu, command=a_server_that_found("failed")))
 
     assert "it gave too much" in failure.value.message
     assert with_hami.pods() == []
@@ -519,7 +519,7 @@ async def test_a_slice_that_nobody_tries_out_is_given_as_untested_unless_somebod
     strict = open_provider(cluster=with_hami, gpu={"strategy": "hami", "selftest": "require"})
 
     started = await follow(lenient, a_request(with_hami, resources=gpu))
-    with pytest.raises(StartFailed) as failure:
+    with pytest.raises(StartFailed):
         await follow(strict, a_request(with_hami, resources=gpu, ready_timeout_s=3.0))
 
     held = HeldSlice.of(started.handle)

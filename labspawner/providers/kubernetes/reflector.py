@@ -32,10 +32,15 @@ _WATCH_AGAIN_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """watch_s: a watch is renewed after this; silent for longer, it is dead. relist_s: between lists, without a watch."""
+    """watch_s: a watch is renewed after this; silent for longer, it is dead. relist_s: between lists, without a watch.
+
+    anew_s: after this a renewed watch begins with a list: one from a version that the server has not reached, as after a
+    restored backup, is silent and ends in order.
+    """
 
     watch_s: float = 60.0
     relist_s: float = 5.0
+    anew_s: float = 600.0
 
 
 class Expired(Exception):
@@ -157,6 +162,8 @@ class Reflector(Generic[V]):
                         await self._list()
                     pause = _FIRST_PAUSE_S
                     await self._follow()
+                    if asyncio.get_running_loop().time() - self._listed_at >= self._pace.anew_s:
+                        self._version = None
                     continue
                 except Expired:
                     log.info("listing anew, the watch was too old path=%s", self.path)
