@@ -72,7 +72,8 @@ class KubeDouble:
     """A small Kubernetes. See the package's docstring for how it is used.
 
     nodes: from `a_node`; one labnode of 8 CPUs and 32Gi when not given. namespace: exists from the start. runs:
-    "processes" or "still". storage: claims are bound at once, as by a default StorageClass. tls: HTTPS with a CA of its own.
+    "processes" or "still". storage: claims are bound at once, as by a default StorageClass. tls: HTTPS with a CA of its
+    own. hub_host: where its pods reach a hub.
     """
 
     def __init__(
@@ -86,10 +87,10 @@ class KubeDouble:
         storage: bool = True,
         tls: bool = False,
     ) -> None:
-        self.namespace, self.image = namespace, DEFAULT_IMAGE
+        self.namespace, self.image, self.hub_host, self.runs = namespace, DEFAULT_IMAGE, "127.0.0.1", runs
         self.pace = pace or Pace()
         self._nodes = [building.a_node()] if nodes is None else list(nodes)
-        self._images, self._runs, self._storage = dict(images or {}), runs, storage
+        self._images, self._storage = dict(images or {}), storage
         self._folder = tempfile.TemporaryDirectory(prefix="kube-double-")
         self.folder = Path(self._folder.name)
         self._authority = Authority(self.folder) if tls else None
@@ -114,7 +115,7 @@ class KubeDouble:
         return self
 
     async def _begin(self) -> None:
-        inside = Inside(self.folder, self._runs, self.pace, storage=self._storage, authority=self._authority)
+        inside = Inside(self.folder, self.runs, self.pace, storage=self._storage, authority=self._authority)
         self._inside = inside
         inside.kubelet.machine.images.update({plain(name): image for name, image in self._images.items()})
         for name in dict.fromkeys(("default", "kube-system", self.namespace)):
@@ -141,6 +142,8 @@ class KubeDouble:
             self._thread.join(_CALL_S)
             loop.close()
             self._folder.cleanup()
+        if self._inside is not None and self._inside.world.broken:
+            raise RuntimeError("the double itself failed") from self._inside.world.broken[0]
 
     @staticmethod
     async def _finish(inside: Inside) -> None:

@@ -53,6 +53,11 @@ class PodLife:
     def start(self) -> None:
         if self._task is None and not self.gone.is_set():
             self._task = asyncio.ensure_future(self._live())
+            self._task.add_done_callback(self._note_fault)
+
+    def _note_fault(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.world.broken.append(error)
 
     def order(self, ending: Ending) -> None:
         """End the pod so; the first order counts, but a deletion follows anything."""

@@ -11,6 +11,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -45,6 +46,11 @@ class RealCluster:
                 return pod
         raise LookupError(f"no pod {name}")
 
+    def events(self, name: str = "", namespace: str | None = None) -> list[dict[str, Any]]:
+        """The events about objects of this name, or all."""
+        found = self._items(lambda core: core.list_namespaced_event(namespace or self.namespace))
+        return [event for event in found if name in ("", event["involvedObject"]["name"])]
+
     def delete(self, plural: str, name: str, namespace: str | None = None, *, grace_s: int | None = None) -> None:
         """Delete a pod or claim as an administrator does by hand."""
         singular = {"pods": "pod", "persistentvolumeclaims": "persistent_volume_claim"}[plural]
@@ -52,8 +58,11 @@ class RealCluster:
         self._ask(lambda core: getattr(core, f"delete_namespaced_{singular}")(name, where, **more))
 
     def _items(self, call: Callable[[Any], Awaitable[Any]]) -> list[dict[str, Any]]:
-        found = self._ask(call)
-        return [_plain(item) for item in found.items]
+        async def plain(core: Any) -> list[dict[str, Any]]:
+            found = await call(core)
+            return [core.api_client.sanitize_for_serialization(item) for item in found.items]
+
+        return self._ask(plain)
 
     def _ask(self, call: Callable[[Any], Awaitable[T]]) -> T:
         from kubernetes_asyncio import client, config  # noqa: PLC0415 - only where a real cluster is
@@ -64,7 +73,8 @@ class RealCluster:
             async with client.ApiClient(settings) as api:
                 return await call(client.CoreV1Api(api))
 
-        return asyncio.run(ask())
+        with ThreadPoolExecutor(1) as apart:  # a test may have a loop of its own
+            return apart.submit(lambda: asyncio.run(ask())).result()
 
     def __enter__(self) -> RealCluster:
         self._empty()
@@ -82,13 +92,6 @@ class RealCluster:
                     self.namespace, label_selector=_OURS, grace_period_seconds=0
                 )
             )
-
-
-def _plain(obj: Any) -> dict[str, Any]:
-    from kubernetes_asyncio import client  # noqa: PLC0415
-
-    plain: dict[str, Any] = client.ApiClient().sanitize_for_serialization(obj)
-    return plain
 
 
 def real_cluster() -> RealCluster | None:

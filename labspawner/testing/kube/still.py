@@ -74,15 +74,12 @@ class StillRunner:
         for port in ports:
             if port not in self._servers:
                 self._servers[port] = None
-                task = asyncio.ensure_future(self._listen(start.address, port))
+                task = asyncio.ensure_future(self._serve(port, _listening(start.address, port)))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         return StillContainer(self._world.pace.stop_s)
 
-    async def _listen(self, address: str, port: int) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
+    async def _serve(self, port: int, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         self._servers[port] = await loop.create_server(lambda: _Answerer(self._open), sock=listener, backlog=512)
 
@@ -97,3 +94,12 @@ class StillRunner:
             transport.abort()  # a client may keep its connection open, and our end of it would be left behind
         await asyncio.sleep(0)  # which the loop does in its next turn
         self._addresses.close()
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    """A socket to which one can connect from now on, before anybody answers."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, port))
+    listener.listen(512)
+    return listener

@@ -38,7 +38,7 @@ class World:
     requests: RequestLog = field(default_factory=RequestLog)
     pace: Pace = field(default_factory=Pace)
     dns: bool = False  # as in the recording: without, each pod gets a MissingClusterDNS event
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    broken: list[BaseException] = field(default_factory=list)  # faults of the double itself, not of a test
     rights: Rights = field(init=False)
     events: EventLog = field(init=False)
 
