@@ -30,6 +30,7 @@ from labspawner.testing.kubelet import AdmissionError, KubeletDouble, NotEnough
 from labspawner.testing.waiting import eventually
 
 DEADLINE_S = 20.0
+VERDICT = '{"server": {"verdict": "WORD", "reason": "so"}, "kernel": {"verdict": "passed"}}'
 CGROUP = f"0::/kubepods/pod34fd27b6-3c67-43a6-8e39-68e95a6d1602/{'a' * 64}\n"
 Start = Callable[..., Any]
 
@@ -253,6 +254,33 @@ async def test_a_pod_that_is_gone_leaves_a_fresh_slice_and_one_that_runs_is_not_
 
         assert regions[1].stat().st_ino == before[1]
         assert [one.owner.pod for one in node.agent.snapshot.slices] == ["jupyter-bob"]
+
+
+async def test_the_first_verdict_of_a_pod_counts_and_the_next_pod_has_one_of_its_own(start: Start):
+    async with start(NvmlDouble(), grace_s=0.0) as node:
+        await node.has(3)
+
+        async def tested(pod: str, word: str) -> None:
+            found = await eventually(lambda: inventory_of(node.agent.snapshot).of_pod("jhub", pod), DEADLINE_S)
+            await eventually(
+                lambda: inventory_of(node.agent.snapshot).of_pod("jhub", pod)[0].tested == word, DEADLINE_S
+            )
+            assert len(found) == 1
+
+        grant = await node.admit("jupyter-ann")
+        verdict = Path(grant.mounts[-1].host_path)
+        await tested("jupyter-ann", "pending")
+        verdict.write_text(VERDICT.replace("WORD", "failed"))
+        await tested("jupyter-ann", "failed")
+
+        verdict.write_text(VERDICT.replace("WORD", "passed"))
+        before = node.agent.snapshot.at
+        await eventually(lambda: node.agent.snapshot.at > before, DEADLINE_S)
+        await tested("jupyter-ann", "failed")
+
+        await asyncio.to_thread(node.kubelet.remove, "jhub", "jupyter-ann")
+        await node.admit("jupyter-bob")
+        await tested("jupyter-bob", "pending")
 
 
 async def test_a_kubelet_that_does_not_list_pods_frees_nothing(start: Start):

@@ -14,6 +14,7 @@ from labspawner.gpu.agent.kubelet import KubeletSilent, Owner, in_use, owners
 from labspawner.gpu.agent.overlap import Earlier, held_back
 from labspawner.gpu.agent.shelf import Shelf
 from labspawner.gpu.agent.snapshot import SliceState
+from labspawner.gpu.verdict import Verdict
 from labspawner.gpu.watchdog import Watched
 
 log = getLogger(__name__)
@@ -36,6 +37,7 @@ class Books:
         self._shelf, self._folders, self._thread = shelf, folders, thread
         self._pod_resources, self._grace_s = pod_resources, grace_s
         self._missed: dict[str, int] = {}
+        self._verdicts: dict[str, tuple[tuple[int, int], Verdict]] = {}
         self._silent = ""
         self.slices: tuple[SliceState, ...] = ()
         self.settled = True
@@ -78,9 +80,10 @@ class Books:
                     owner=owner,
                     limits=limits,
                     reading=self._folders.reading(name),
-                    verdict=self._folders.verdict(name),
+                    verdict=self._verdict(name, given.get(name)),
                 )
             )
+        self._verdicts = {name: said for name, said in self._verdicts.items() if name in given}
         self._free(given, {state.limits.name for state in states})
         self._folders.tidy()
         self.hold_back()
@@ -88,6 +91,16 @@ class Books:
         expected = [given[name] for name in silent | self._missed.keys() if name in given]
         self.settled = not any(one.age_s < _SOON_S for one in expected)
         return tuple(states)
+
+    def _verdict(self, name: str, given: Given | None) -> Verdict | None:
+        """The first one that a pod's server gives: a program that writes another one every second is not heard."""
+        before = self._verdicts.get(name)
+        if given is not None and before is not None and before[0] == given.mark:
+            return before[1]
+        found = self._folders.verdict(name)
+        if found is not None and given is not None:
+            self._verdicts[name] = given.mark, found
+        return found
 
     def hold_back(self) -> None:
         """Let nothing be given that has no room beside slices of an earlier layout. Blocks."""

@@ -32,10 +32,11 @@ _GIVEN, _VERDICT = "given", "verdict"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What a pod has. ids: the slices that it is made of; age_s: how long ago it was given."""
+    """What a pod has. ids: the slices that it is made of; age_s: how long ago it was given; mark: another one each time."""
 
     ids: frozenset[str]
     age_s: float
+    mark: tuple[int, int] = (0, 0)
 
 
 class Folders:
@@ -122,7 +123,8 @@ class Folders:
             mark = folder / _GIVEN
             with contextlib.suppress(OSError):
                 ids = frozenset(mark.read_text(encoding="utf-8", errors="replace").split())
-                found[folder.name] = Given(ids, max(0.0, now - mark.stat().st_mtime))
+                seen = mark.stat()
+                found[folder.name] = Given(ids, max(0.0, now - seen.st_mtime), (seen.st_ino, seen.st_mtime_ns))
         return found
 
     def take_back(self, name: str, limits: SliceLimits | None) -> bool:

@@ -15,6 +15,8 @@ from labspawner.gpu.limits import SliceLimits
 from labspawner.gpu.region import Reading
 from labspawner.gpu.verdict import Verdict
 
+_LONGEST_WHY = 200  # a student's program may have written it, and all annotations of a node share 256 KiB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceState:
@@ -103,5 +105,5 @@ def _use(state: SliceState, pool: Pool) -> SliceUse:
         pod=state.owner.pod,
         container=state.owner.container,
         tested=tested_word(state, pool),
-        why=str(state.verdict.why or "") if state.verdict is not None else "",
+        why=str(state.verdict.why or "")[:_LONGEST_WHY] if state.verdict is not None else "",
     )
