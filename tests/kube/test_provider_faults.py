@@ -184,6 +184,23 @@ async def test_a_pod_that_an_earlier_try_made_without_an_answer_is_taken_and_not
     assert len(still.pods()) == 1
 
 
+async def test_a_start_that_is_cancelled_while_its_pod_is_asked_for_leaves_nothing(
+    provider: KubernetesProvider, still: KubeDouble
+):
+    await provider.capacity()
+    still.faults.slow(0.5, "create")
+    start = asyncio.create_task(follow(provider, a_request(still)))
+    await eventually(lambda: provider._making)
+
+    start.cancel()
+    outcome = await asyncio.gather(start, return_exceptions=True)
+
+    assert isinstance(outcome[0], asyncio.CancelledError)
+    assert still.requests.count("create", "pods", status=201) == 1
+    assert await provider.owned() == []
+    assert still.pods() == []
+
+
 # -- watches
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from types import FunctionType
 from typing import Any, ClassVar, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from kubespawner import KubeSpawner
 from traitlets import TraitError
@@ -273,8 +273,12 @@ def environment_of(child: Any, request: LaunchRequest, *, hub_environment: Mappi
     for name in ("mem_limit", "mem_guarantee", "cpu_limit", "cpu_guarantee"):
         if getattr(child, name):
             env[name.upper()] = str(getattr(child, name))
+    if child.hub_connect_url:
+        for name in ("JUPYTERHUB_API_URL", "JUPYTERHUB_ACTIVITY_URL"):
+            if name in env:
+                env[name] = str(child.hub_connect_url).rstrip("/") + urlsplit(env[name]).path
     env["JUPYTER_IMAGE_SPEC"] = env["JUPYTER_IMAGE"] = child.image
-    return {**env, **child._expand_env(_called(child))}
+    return {**env, **_expanded(child)}
 
 
 _KEPT_OF_THE_HUB = frozenset(
@@ -286,6 +290,14 @@ _KEPT_OF_THE_HUB = frozenset(
 """JupyterHub's default `env_keep`."""
 
 
-def _called(child: Any) -> dict[str, Any]:
-    """`c.KubeSpawner.environment`, where values may be functions of the spawner."""
-    return {name: value(child) if callable(value) else value for name, value in child.environment.items()}
+def _expanded(child: Any) -> dict[str, Any]:
+    """`c.KubeSpawner.environment`: values may be functions of the spawner, or templates as `{username}`. Braces that are no
+    template stay as they are."""
+    result: dict[str, Any] = {}
+    for name, value in child.environment.items():
+        given = value(child) if callable(value) else value
+        try:
+            result[name] = child._expand_all(given)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            result[name] = given
+    return {name: value for name, value in result.items() if value is not None}

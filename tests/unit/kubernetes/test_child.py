@@ -267,3 +267,25 @@ def test_a_service_account_is_only_one_that_the_administrator_allows():
 def test_a_setting_of_kubespawner_that_does_not_exist_or_is_not_supported_is_refused(given: dict[str, Any], words: str):
     with pytest.raises(BadConfig, match=words):
         children.check_settings(KubernetesSettings.model_validate(given), where="Provider kubernetes")
+
+
+async def test_a_variable_with_braces_that_are_no_template_stays_as_it_is():
+    env = env_of(await pod_of(a_child({"environment": {"JSON": '{"a": {"b": 1}}', "WHO": "{username}"}})))
+
+    assert (env["JSON"], env["WHO"]) == ('{"a": {"b": 1}}', "ann")
+
+
+async def test_where_pods_reach_the_hub_at_another_address_they_are_told_that_one():
+    request = launch_request(
+        user="ann", environment={**REQUEST.environment, "JUPYTERHUB_API_URL": "http://hub:1/x/hub/api"}
+    )
+
+    env = env_of(await pod_of(a_child({"hub_connect_url": "http://10.0.0.1:8081"}, request=request), request))
+
+    assert env["JUPYTERHUB_API_URL"] == "http://10.0.0.1:8081/x/hub/api"
+
+
+async def test_a_value_that_is_a_function_is_asked_with_the_spawner():
+    env = env_of(await pod_of(a_child({"environment": {"WHO": lambda spawner: spawner.user.name}})))
+
+    assert env["WHO"] == "ann"
