@@ -307,3 +307,59 @@ def test_a_readiness_probe_holds_ready_back(double: KubeDouble, tmp_path: Path) 
 
     eventually_sync(lambda: is_ready(double))
     assert held_back == "ContainersNotReady"
+
+
+def test_a_container_that_ends_leaves_its_neighbours_alone(double: KubeDouble) -> None:
+    pod = a_pod("p", "true")
+    neighbour = {"name": "notebook-2", "image": double.image, "command": ["sleep", "3600"]}
+    pod["spec"]["containers"].append(neighbour)
+    double.apply(pod)
+
+    eventually_sync(lambda: "terminated" in _state(double))
+
+    statuses = double.pod("p")["status"]["containerStatuses"]
+    assert [list(status["state"]) for status in statuses] == [["terminated"], ["running"]]
+    assert phase(double) == "Running"
+    assert not is_ready(double)
+
+
+def test_the_eviction_api_deletes_the_pod(double: KubeDouble) -> None:
+    double.apply(a_pod())
+    eventually_sync(lambda: is_ready(double))
+
+    status, _ = ask(double, "POST", "pods/p/eviction", {"kind": "Eviction", "metadata": {"name": "p"}})
+
+    assert status == 201
+    eventually_sync(lambda: is_gone(double))
+
+
+def test_init_containers_run_one_after_the_other_and_first(double: KubeDouble) -> None:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    double.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": claim})
+    mounts = [{"name": "v", "mountPath": "/home/jovyan"}]
+    pod = a_pod("p", "cat", "/home/jovyan/file", volumeMounts=mounts)
+    pod["spec"]["volumes"] = [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]
+    pod["spec"]["initContainers"] = [
+        {"name": word, "image": double.image, "command": ["sh", "-c", f"echo {word} >> ~/file"], "volumeMounts": mounts}
+        for word in ("first", "second")
+    ]
+    double.apply(pod)
+
+    eventually_sync(lambda: phase(double) == "Succeeded")
+
+    assert _log(double) == "first\nsecond\n"
+    states = [status["state"] for status in double.pod("p")["status"]["initContainerStatuses"]]
+    assert [state["terminated"]["reason"] for state in states] == ["Completed", "Completed"]
+
+
+def test_a_failing_init_container_keeps_the_others_from_starting(double: KubeDouble) -> None:
+    pod = a_pod("p", "true")
+    pod["spec"]["initContainers"] = [{"name": "breaks", "image": double.image, "command": ["false"]}]
+    double.apply(pod)
+
+    eventually_sync(lambda: phase(double) == "Failed")
+
+    assert condition(double, "Initialized")["reason"] == "ContainersNotInitialized"
+    assert "Started" in [event["reason"] for event in double.events("p")]
+    assert "running" not in _state(double)
+    assert "terminated" not in _state(double)

@@ -142,6 +142,9 @@ class KubeDouble:
             self._thread.join(_CALL_S)
             loop.close()
             self._folder.cleanup()
+        self._raise_own_fault()
+
+    def _raise_own_fault(self) -> None:
         if self._inside is not None and self._inside.world.broken:
             raise RuntimeError("the double itself failed") from self._inside.world.broken[0]
 
@@ -175,6 +178,7 @@ class KubeDouble:
         """What `act` gives when it is called with the parts, in the double's thread."""
 
         async def do() -> T:
+            self._raise_own_fault()  # so that nobody waits for what can no longer come
             return act(self.inside)
 
         return self.wait(do())

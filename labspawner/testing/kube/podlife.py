@@ -41,7 +41,11 @@ class PodLife:
         self.gone = asyncio.Event()
         self.environment: dict[str, dict[str, str]] = {}  # what devices bring, by container
         self._views = [ContainerView(spec) for spec in pod["spec"]["containers"]]
-        self._containers: list[ContainerLife] = []
+        self._first = [ContainerView(spec) for spec in pod["spec"].get("initContainers") or []]
+        for view in self._views if self._first else ():
+            view.wait("PodInitializing")
+        self._containers: list[ContainerLife] = []  # those that run now, or ran last
+        self._initial: list[ContainerLife] = []
         self._ending: Ending | None = None
         self._ordered = asyncio.Event()
         self._reachable = asyncio.Event()
@@ -82,7 +86,7 @@ class PodLife:
         self.write()
 
     def log(self, container: str, *, previous: bool) -> tuple[Path, Callable[[], bool]] | None:
-        found = next((life for life in self._containers if life.view.name == container), None)
+        found = next((life for life in [*self._containers, *self._initial] if life.view.name == container), None)
         return found.log(previous=previous) if found else None
 
     def running(self, container: str = "") -> ContainerLife | None:
@@ -122,7 +126,6 @@ class PodLife:
         self.address = self.kubelet.machine.runner.address()
         if pace.start_s:
             await asyncio.sleep(pace.start_s)
-        self._containers = [ContainerLife(self, view) for view in self._views]
         deadline = self.pod["spec"].get("activeDeadlineSeconds")
         if deadline:
             late = Ending(
@@ -130,11 +133,24 @@ class PodLife:
             )
             timer = asyncio.get_running_loop().call_later(deadline, self.order, late)
         try:
-            await asyncio.gather(*(container.run() for container in self._containers))
+            if await self._initialized():
+                self._containers = [ContainerLife(self, view) for view in self._views]
+                await asyncio.gather(*(container.run() for container in self._containers))
         finally:
             if deadline:
                 timer.cancel()
         self.write()
+
+    async def _initialized(self) -> bool:
+        """Whether all init containers have done their work."""
+        for view in self._first:
+            container = ContainerLife(self, view)
+            self._containers = [container]
+            self._initial.append(container)
+            await container.run()
+            if view.state.get("terminated", {}).get("exitCode") != 0:
+                return False
+        return True
 
     def _admitted(self) -> bool:
         devices = self.kubelet.machine.devices
@@ -206,9 +222,8 @@ class PodLife:
         """Bring the status in the API up to date."""
         pod = self._current()
         if pod is not None:
-            host = "127.0.0.1"
-            ip = self.address
-            self._put(podstatus.status(pod, self._views, host=host, ip=ip, sandbox=sandbox, phase=phase, more=more))
+            where = {"host": "127.0.0.1", "ip": self.address}
+            self._put(podstatus.status(pod, self._views, self._first, **where, sandbox=sandbox, phase=phase, more=more))
 
     def _put(self, status: Json) -> None:
         pod = self._current()

@@ -70,8 +70,11 @@ class ContainerView:
         return shown
 
 
-def phase_of(views: Sequence[ContainerView]) -> str:
-    """Which phase these containers make."""
+def phase_of(views: Sequence[ContainerView], first: Sequence[ContainerView], policy: str) -> str:
+    """Which phase these containers make, after their init containers."""
+    if not _initialized(first):
+        broken = any(view.state.get("terminated", {}).get("exitCode", 0) for view in first)
+        return FAILED if broken and policy == "Never" else PENDING
     if all("terminated" in view.state for view in views):
         codes = [view.state["terminated"]["exitCode"] for view in views]
         return SUCCEEDED if not any(codes) else FAILED
@@ -79,9 +82,14 @@ def phase_of(views: Sequence[ContainerView]) -> str:
     return PENDING if never_ran else RUNNING
 
 
+def _initialized(first: Sequence[ContainerView]) -> bool:
+    return all(view.state.get("terminated", {}).get("exitCode") == 0 for view in first)
+
+
 def status(
     pod: Json,
     views: Sequence[ContainerView],
+    first: Sequence[ContainerView],
     *,
     host: str,
     ip: str,
@@ -89,10 +97,11 @@ def status(
     phase: str = "",
     more: Json | None = None,
 ) -> Json:
-    """The whole status. `sandbox`: the pod has its network; `more` are `reason` and `message` of an ended pod."""
-    phase = phase or phase_of(views)
+    """The whole status. first: the init containers. sandbox: the pod has its network. more: `reason` and `message` of an
+    ended pod."""
+    phase = phase or phase_of(views, first, pod["spec"]["restartPolicy"])
     old = pod["status"]
-    conditions = _conditions(pod, views, phase, sandbox=sandbox)
+    conditions = _conditions(pod, views, first, phase, sandbox=sandbox)
     result: Json = {
         "observedGeneration": pod["metadata"].get("generation", 1),
         "phase": phase,
@@ -103,6 +112,8 @@ def status(
     if ip:
         result |= {"podIP": ip, "podIPs": [{"ip": ip}]}
     result["startTime"] = old.get("startTime") or stamp()
+    if first:
+        result["initContainerStatuses"] = [view.status() for view in first]
     result["containerStatuses"] = [view.status() for view in views]
     return result | {"qosClass": old["qosClass"]}
 
@@ -119,7 +130,9 @@ def rejected(pod: Json, reason: str, message: str) -> Json:
     }
 
 
-def _conditions(pod: Json, views: Sequence[ContainerView], phase: str, *, sandbox: bool) -> list[Json]:
+def _conditions(
+    pod: Json, views: Sequence[ContainerView], first: Sequence[ContainerView], phase: str, *, sandbox: bool
+) -> list[Json]:
     unready = [view.name for view in views if not view.ready]
     why: Json = {}
     if phase == SUCCEEDED:
@@ -129,10 +142,14 @@ def _conditions(pod: Json, views: Sequence[ContainerView], phase: str, *, sandbo
     elif unready:
         why = {"reason": _NOT_READY, "message": f"containers with unready status: [{' '.join(unready)}]"}
     over = phase in (SUCCEEDED, FAILED)
-    completed = {"reason": "PodCompleted"} if phase == SUCCEEDED else {}
+    initial: Json = {"reason": "PodCompleted"} if phase == SUCCEEDED else {}
+    if not _initialized(first):
+        undone = [view.name for view in first if view.state.get("terminated", {}).get("exitCode") != 0]
+        text = f"containers with incomplete status: [{' '.join(undone)}]"
+        initial = {"reason": "ContainersNotInitialized", "message": text}
     wanted = [
         ("PodReadyToStartContainers", sandbox and not over, {}),
-        ("Initialized", True, completed),
+        ("Initialized", _initialized(first), initial),
         ("Ready", not why, why),
         ("ContainersReady", not why, why),
         ("PodScheduled", True, {}),

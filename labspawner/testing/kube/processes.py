@@ -48,7 +48,8 @@ class ProcessRunner:
         uid, name = start.pod["metadata"]["uid"], start.container["name"]
         place = Place(self._folder, start)
         words = place.command()
-        environment = place.environment(f"{self._mark}/{uid}")
+        mark = f"{self._mark}/{uid}/{name}/"  # no mark is the beginning of another
+        environment = place.environment(mark)
         program = _program(words[0], environment["PATH"], place.workdir)
         log = place.folder / f"{name}-{start.attempt}.log"
         with log.open("wb") as out:
@@ -65,7 +66,7 @@ class ProcessRunner:
             except OSError as error:
                 why = (error.strerror or str(error)).lower()
                 raise StartFailed(_NO_SUCH.format(name=words[0], why=why)) from error
-        container = ProcessContainer(process, log, f"{self._mark}/{uid}", init=self.init)
+        container = ProcessContainer(process, log, mark, init=self.init)
         self._live.add(container)
         container.watch(self._live.discard)
         return container

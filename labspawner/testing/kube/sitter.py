@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-MARK = "KUBE_DOUBLE_POD"  # <double>/<pod uid>, in the environment of everything that a pod starts
+MARK = "KUBE_DOUBLE_POD"  # <double>/<pod uid>/<container>/, in the environment of everything that a pod starts
 _PATIENCE_S = 20.0
 
 
