@@ -201,6 +201,22 @@ async def test_a_start_that_is_cancelled_while_its_pod_is_asked_for_leaves_nothi
     assert still.pods() == []
 
 
+async def test_a_start_that_is_cancelled_while_it_tries_again_and_again_gives_up_at_once(
+    open_provider: OpenProvider, still: KubeDouble
+):
+    provider = open_provider(patience_s=500.0)
+    await provider.capacity()
+    still.faults.refuse("create", "pods", 503, times=None)
+    start = asyncio.create_task(follow(provider, a_request(still, ready_timeout_s=36000.0)))
+    await eventually(lambda: still.requests.count("create", "pods", status=503) >= 2)
+
+    start.cancel()
+    outcome = await asyncio.gather(start, return_exceptions=True)
+
+    assert isinstance(outcome[0], asyncio.CancelledError)
+    assert await provider.owned() == []
+
+
 # -- watches
 
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from logging import getLogger
 from pathlib import Path
@@ -71,12 +71,15 @@ class Api:
         query: Mapping[str, str] | None = None,
         body: Obj | None = None,
         patience_s: float | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> dict[str, Any]:
         """The object that the server answers. patience_s: how long trouble that passes is borne; None: as configured.
+        wanted: whether it is worth trying again.
 
         Raises ApiRefused, and ApiSilent when there is no answer.
         """
-        text = await self._patiently(method, path, query, body, self._patience_s if patience_s is None else patience_s)
+        patience_s = self._patience_s if patience_s is None else patience_s
+        text = await self._patiently(method, path, query, body, patience_s, wanted)
         try:
             found = json.loads(text)
         except ValueError as exc:
@@ -85,7 +88,7 @@ class Api:
 
     async def text(self, path: str, *, query: Mapping[str, str]) -> str:
         """What a GET answers, as text. Raises ApiRefused and ApiSilent."""
-        return (await self._patiently("GET", path, query, None, 0.0)).decode("utf-8", "replace")
+        return (await self._patiently("GET", path, query, None, 0.0, lambda: True)).decode("utf-8", "replace")
 
     @asynccontextmanager
     async def lines(
@@ -113,7 +116,13 @@ class Api:
             await client.close()
 
     async def _patiently(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: Obj | None, patience_s: float
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Obj | None,
+        patience_s: float,
+        wanted: Callable[[], bool],
     ) -> bytes:
         """One call, again where it failed for a passing reason; a second answer of 401 is final."""
         loop = asyncio.get_running_loop()
@@ -128,11 +137,11 @@ class Api:
                     renewed = True
                     await self._renew(headers)
                     continue
-                if exc.status not in _PASSING or loop.time() + pause > until:
+                if exc.status not in _PASSING or loop.time() + pause > until or not wanted():
                     raise
                 log.debug("again: %s", exc)
             except ApiSilent as exc:
-                if loop.time() + pause > until:
+                if loop.time() + pause > until or not wanted():
                     raise
                 log.debug("again: %s", exc)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that starts do not beat as one

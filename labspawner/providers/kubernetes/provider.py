@@ -87,6 +87,7 @@ class KubernetesProvider:
         self._tester = Tester(self.cluster, self.strategy, self.settings)
         self._launches = Launches(self.settings.max_servers)
         self._announcer = Announcer(self.cluster, self._launches.__contains__)
+        self._jobs: dict[LeaseId, Job] = {}
         self._making: dict[LeaseId, asyncio.Task[None]] = {}
         self._rollbacks: set[asyncio.Task[None]] = set()
 
@@ -164,6 +165,7 @@ class KubernetesProvider:
         pods = await _answered(self.cluster.settled())
         await self.cluster.listen()
         self._launches.begin(request.lease_id, running={seen.lease_id for seen in pods if not seen.view.ended})
+        self._jobs[request.lease_id] = job
         self.cluster.attend(job.pod)
         if job.claim is not None:
             self.cluster.attend(job.claim)
@@ -186,6 +188,7 @@ class KubernetesProvider:
             raise
         finally:
             self._launches.end(request.lease_id)
+            self._jobs.pop(request.lease_id, None)
             self.cluster.leave(job.pod)
             if job.claim is not None:
                 self.cluster.leave(job.claim)
@@ -326,8 +329,10 @@ class KubernetesProvider:
         await self.cluster.close()
 
     async def _end(self, lease_id: LeaseId, name: str | None, *, grace_s: float) -> None:
-        making = self._making.pop(lease_id, None)
+        making, job = self._making.pop(lease_id, None), self._jobs.get(lease_id)
         if making is not None:
+            if job is not None:
+                job.given_up = True
             await asyncio.wait({making})
             if not making.cancelled():
                 making.exception()  # heard: its launch was told, or does not listen any more

@@ -45,7 +45,8 @@ _SPAN = _ANSWERING - _PLACED
 @dataclass(kw_only=True, slots=True)
 class Job:
     """One start. pod, claim: names; claim: the one that is kept for the student, None where none is mounted. child: the
-    KubeSpawner that builds it. deadline: seconds of the event loop's clock. environment: of ours, beside the profile's."""
+    KubeSpawner that builds it. deadline: seconds of the event loop's clock. environment: of ours, beside the profile's.
+    given_up: nobody wants it any more."""
 
     request: LaunchRequest
     variant: KubernetesVariant
@@ -60,6 +61,7 @@ class Job:
     percent: int = _PLACED
     made: Obj = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    given_up: bool = False
 
     def left_s(self) -> float:
         """Seconds until the start has to be done."""
@@ -132,7 +134,7 @@ class Starter:
             return
         claim = manifest.marked(await api.plain(job.child.get_pvc_manifest()), job.marks)
         try:
-            await api.call("POST", path, body=claim)
+            await api.call("POST", path, body=claim, wanted=lambda: not job.given_up)
             log.info("claim made name=%s user=%s", name, job.request.user)
         except ApiRefused as exc:
             if exc.status != 409:  # somebody else made it just now: another server of the same student
@@ -160,7 +162,9 @@ class Starter:
         """Ask the cluster for the pod. Raises LabError; what was asked for may be there nonetheless."""
         path = await self._cluster.path("pods")
         try:
-            job.made = await self._cluster.api.call("POST", path, body=pod, patience_s=self._patience_s(job))
+            job.made = await self._cluster.api.call(
+                "POST", path, body=pod, patience_s=self._patience_s(job), wanted=lambda: not job.given_up
+            )
         except ApiRefused as exc:
             if exc.status != 409 or exc.reason != "AlreadyExists" or "being deleted" in exc.message:
                 raise words.refusal(exc.status, exc.body, doing=exc.what) from exc
