@@ -360,6 +360,13 @@ async def test_capacity_counts_each_node_by_itself_without_what_pods_of_others_a
     assert hosts["b"].memory_free_bytes == 3 * 2**30
 
 
+async def test_a_node_that_is_kept_for_the_cluster_itself_is_no_room(new_double: Any, open_provider: OpenProvider):
+    taint = {"key": "node-role.kubernetes.io/control-plane", "value": "", "effect": "NoSchedule"}
+    cluster = new_double([a_node("a"), a_node("master", taints=[taint])], runs="still")
+
+    assert [host.name for host in (await open_provider(cluster=cluster).capacity()).hosts] == ["a"]
+
+
 async def test_a_server_is_counted_once_it_has_its_place_and_no_longer_when_it_is_gone(
     provider: KubernetesProvider, still: KubeDouble
 ):

@@ -153,13 +153,16 @@ class Cluster:
     async def neighbours(self) -> list[PodView]:
         """All pods of the cluster that hold something on a node, ours as they are known here; of others only where the
         hub may look. Raises ApiSilent, and ApiRefused for another reason."""
-        own = [seen.view for seen in await self.settled()]
-        if self._settings.whole_cluster is False:
-            return own
-        query = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
-        self._others = self._others or Reflector(
-            self.api, "/api/v1/pods", query=query, read=self._other, pace=self._pace
-        )
+        pods = await self.settled()
+        others: Iterable[PodView] = ()
+        if self._settings.whole_cluster is not False:
+            others = await self._of_others()
+        return [*(seen.view for seen in pods), *others]
+
+    async def _of_others(self) -> Iterable[PodView]:
+        if self._others is None:
+            query = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+            self._others = Reflector(self.api, "/api/v1/pods", query=query, read=self._other, pace=self._pace)
         allowed = await self._where_allowed(
             self._others,
             "pods list, watch (ClusterRole)",
@@ -167,7 +170,7 @@ class Cluster:
             strict=True,
             loud=self._settings.whole_cluster is True,
         )
-        return [*own, *self._others] if allowed else own
+        return self._others if allowed else ()
 
     async def close(self) -> None:
         """End the watches, and give the connections back."""

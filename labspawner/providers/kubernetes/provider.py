@@ -46,6 +46,7 @@ from labspawner.providers.kubernetes.cluster import Cluster, Seen, leases_on_nod
 from labspawner.providers.kubernetes.diagnosis import Subject, diagnose
 from labspawner.providers.kubernetes.manifest import Marks
 from labspawner.providers.kubernetes.options import KubernetesSettings, KubernetesVariant
+from labspawner.providers.kubernetes.pool import pool_of
 from labspawner.providers.kubernetes.slicing import Slicing
 from labspawner.providers.kubernetes.starting import Again, Job, Starter, reached, tail
 from labspawner.providers.kubernetes.state import state_of
@@ -83,6 +84,7 @@ class KubernetesProvider:
         reports = {Feature.REPORTS} if self.settings.reports else set()
         self.features = frozenset({Feature.LOGS, *slices, *reports})
         self.cluster = Cluster(self.settings, hub_id=context.hub_id, provider=context.name)
+        self._pool = pool_of(self.settings)
         self._starter = Starter(self.cluster, self.strategy, self.settings)
         self._tester = Tester(self.cluster, self.strategy, self.settings)
         self._launches = Launches(self.settings.max_servers)
@@ -105,7 +107,8 @@ class KubernetesProvider:
             cards = (_UNCOUNTED_CARD,) if self.strategy.name != "none" else ()
             hosts: tuple[HostCapacity, ...] = (HostCapacity(name="cluster", cards=cards),)
         else:
-            hosts = self.strategy.capacity(nodes, await _answered(self.cluster.neighbours()))
+            around = await _answered(self.cluster.neighbours())
+            hosts = self.strategy.capacity([node for node in nodes if self._pool.admits(node)], around)
         counted = leases_on_nodes(pods)
         return Capacity(
             hosts=tuple(self._as_promised(host, left) for host in hosts), taken_at=taken_at, counted=counted
