@@ -58,8 +58,17 @@ def _hooks(double: KubeDouble) -> dict[str, Callable[[], None]]:
         )
         double.pace.end_namespace_s = 3600
 
+    def kubelet(*, answers: bool) -> None:
+        """What is asked of a pod while it terminates is asked in time, on the slowest machine too."""
+        if answers:
+            double.call(lambda inside: inside.kubelet.find("labnode"))
+        else:
+            double.call(lambda inside: inside.kubelet.lose("labnode", kill=False))
+
     restricted = {"pod_security.kubernetes.io__enforce": "restricted"}
     return {
+        "log": lambda: kubelet(answers=False),  # the step before the deletion
+        "watch events: line 8 ADDED": lambda: kubelet(answers=True),
         "create refused: name starting with -": lambda: double.delete("pods", "b" * 64, "samples", grace_s=0),
         "quota create": lambda: _namespace(double, "samples-quota"),
         "pod security: restricted refuses": lambda: _namespace(double, "samples-restricted", **restricted),
