@@ -25,7 +25,9 @@ A pod runs as local processes with an address of its own in 127.64.0.0/10 (`runs
 image's home is the process's HOME. With `runs="still"` there is no process, and one tiny answerer for all pods.
 
 Everything happens at once unless `Pace` says how long it takes. tests/kube/test_double_replay.py compares the answers with
-the recording; what the double cannot show stands there and in shared/facts/kubernetes.md, 6.
+a recording of Kubernetes 1.34. What the double cannot show is for a run against a real cluster: networking and DNS, Services
+and NetworkPolicies, isolation between pods, users inside images, protobuf, preemption, affinity between pods, and
+everything that no recorded request asked.
 """
 
 from __future__ import annotations

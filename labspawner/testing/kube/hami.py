@@ -1,6 +1,6 @@
 """HAMi's part of a cluster: the webhook that takes GPU pods, the scheduler that counts cards, the annotations they write.
 
-Formats: shared/facts/gpu.md, 6. The scheduler's refusals name what lacks per node; HAMi words them differently between its
+Formats: HAMi's documentation. The scheduler's refusals name what lacks per node; HAMi words them differently between its
 versions, so nothing should be read from them but the reason FailedScheduling and that the pod waits.
 """
 

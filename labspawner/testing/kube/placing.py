@@ -1,6 +1,6 @@
 """Which node a pod fits on, and in the scheduler's own words why on none. Pure.
 
-Texts as recorded on 1.34 (shared/facts/kubernetes.md, 4): "No preemption victims found" where other pods hold what is
+Texts as recorded on 1.34: "No preemption victims found" where other pods hold what is
 wanted, "Preemption is not helpful" where the node could never give it.
 """
 

@@ -1,6 +1,6 @@
 """Refusals, as the API server writes them: code, reason, message and details of each `Status` body. Pure.
 
-The texts are those of `shared/samples/kube-1.34.jsonl`; tests/kube/test_double_replay.py compares them with it.
+The texts are those of a recorded Kubernetes 1.34; tests/kube/test_double_replay.py compares them with the recording.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the API server refuses of an object that KubeSpawner, or a profile, got wrong. Pure.
 
-Only what our provider can meet: names, labels, annotations, containers, resources, volumes. Texts: kube-1.34.jsonl.
+Only what our provider can meet: names, labels, annotations, containers, resources, volumes. Texts as recorded.
 """
 
 from __future__ import annotations
