@@ -102,8 +102,9 @@ class Agent:
         """Give NVML back, unless it hangs: its thread then ends with the process."""
         with contextlib.suppress(asyncio.TimeoutError):
             await within(_LET_GO_S, in_thread(self._nvml, self._cards.close))
-        for thread in (self._nvml, self._files):
-            thread.shutdown(wait=False, cancel_futures=True)
+        self._nvml.shutdown(wait=False, cancel_futures=True)
+        with contextlib.suppress(asyncio.TimeoutError):  # what is half made is finished
+            await within(_LET_GO_S, asyncio.to_thread(self._files.shutdown))
 
     # -- the parts of it ------------------------------------------------------------------------------------------------
 
