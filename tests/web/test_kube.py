@@ -60,7 +60,7 @@ c.Labspawner.providers = {{"kubernetes": {provider!r}}}
 """
 # Pods of a real cluster come from elsewhere, which the demo's accounts do not allow.
 FOR_OTHERS = """
-c.JupyterHub.hub_ip = "0.0.0.0"
+c.JupyterHub.hub_ip = {listens!r}
 c.JupyterHub.hub_connect_ip = {host!r}
 c.JupyterHub.authenticator_class = "dummy"
 c.DummyAuthenticator.password = {password!r}
@@ -128,7 +128,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     with ExitStack() as stack:
         if real is not None:
             cluster: Any = stack.enter_context(real)
-            more = FOR_OTHERS.format(host=real.hub_host, password=PASSWORD)
+            listens = real.hub_host if real.hub_host.startswith("127.") else "0.0.0.0"  # perhaps another's address
+            more = FOR_OTHERS.format(host=real.hub_host, listens=listens, password=PASSWORD)
             yield from _up(folder, cluster, image=real.image, provider={}, more=more)
             return
         request.getfixturevalue("driver")
