@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from labspawner.testing.slices import PretendCard, Tools
+
 SOURCES = Path(__file__).resolve().parents[2] / "native"
 
 
@@ -157,3 +159,10 @@ def stub_state(native: NativeBuild, tmp_path: Path) -> Iterator[dict[str, str]]:
     }
     yield environment
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def card(native: NativeBuild) -> Iterator[PretendCard]:
+    """A pretend card of 24 GiB; what runs on it ends with the test."""
+    with PretendCard(Tools(folder=native.folder)) as card:
+        yield card

@@ -1,5 +1,5 @@
 """The stub driver's time: kernels last, cost no CPU, and the card takes turns. Lengths are the card's own, so a slow machine
-changes nothing about them."""
+changes nothing about them; turns are equal where both programs get a processor, so `make test` runs these alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from native.stub_guests import Guests
 from labspawner.testing.waiting import eventually_sync
 
 MS = 1_000_000
+
+pytestmark = pytest.mark.alone
 
 
 @pytest.fixture
