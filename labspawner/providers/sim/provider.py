@@ -328,11 +328,8 @@ class SimProvider:
     def _states(self, world: World) -> dict[LeaseId, ServerState]:
         self._sim.knobs(listing=True)
         self.listings += 1
-        now = time.time()
-        return {
-            row.lease_id: ServerState.GONE if row.state in PARKED or row.dead(now) else ServerState.RUNNING
-            for row in world.rows(self._hub)
-        }
+        lives = world.lives(self._hub, time.time())
+        return {lease_id: ServerState.RUNNING if alive else ServerState.GONE for lease_id, alive in lives.items()}
 
 
 def _usage(row: Row, knobs: Knobs, now: float) -> Usage:

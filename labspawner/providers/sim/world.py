@@ -63,7 +63,8 @@ class Row:
         return self.state == RUNNING and self.dies_at is not None and self.dies_at <= now
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Row))
+_NAMES = tuple(field.name for field in fields(Row))
+_COLUMNS = ", ".join(_NAMES)
 _INSERT = f"INSERT INTO servers ({_COLUMNS}) VALUES ({', '.join('?' * len(fields(Row)))})"  # noqa: S608 - our own names
 
 
@@ -85,6 +86,13 @@ class World:
         if lease_id is None:
             return self._select("WHERE hub_id = ?", hub_id)
         return self._select("WHERE hub_id = ? AND lease_id = ?", hub_id, lease_id)
+
+    def lives(self, hub_id: str, now: float) -> dict[LeaseId, bool]:
+        """Of each server of one hub, whether it starts or runs; else it died or is parked. Cheap: asked every few seconds."""
+        query = "SELECT lease_id, state NOT IN (?, ?) AND NOT (state = ? AND IFNULL(dies_at <= ?, 0)) FROM servers"
+        values = (HIBERNATED, STOPPED, RUNNING, now, hub_id)
+        with closing(self._db.execute(query + " WHERE hub_id = ?", values)) as found:
+            return {lease_id: bool(lives) for lease_id, lives in found}
 
     def at(self, hub_id: str, base_urls: Sequence[str]) -> list[Row]:
         """Those below one of `base_urls`."""
@@ -179,9 +187,7 @@ class World:
     def _select(self, where: str, *values: str) -> list[Row]:
         query = f"SELECT {_COLUMNS} FROM servers {where}"  # noqa: S608 - our own names
         with closing(self._db.execute(query, values)) as found:
-            return [
-                Row(**dict(zip((column[0] for column in found.description), values, strict=True))) for values in found
-            ]
+            return [Row(**dict(zip(_NAMES, values, strict=True))) for values in found]
 
     def _change(self, what: str, *values: object, where: tuple[str, LeaseId, str]) -> bool:
         query = f"UPDATE servers {what} WHERE hub_id = ? AND lease_id = ? AND token = ?"
