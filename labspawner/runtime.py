@@ -19,6 +19,7 @@ from labspawner.lifecycle.usages import Usages, Use
 from labspawner.model import Evidence, Feature, Lease, LeaseId
 from labspawner.pages.home.facts import Extension
 from labspawner.reconciler import Rules
+from labspawner.rounds import Rounds
 from labspawner.store import Store
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Runtime:
             reporting=[name for name, provider in engine.providers.items() if Feature.REPORTS in provider.features],
             interval_s=settings.usage_interval_s,
         )
+        self.rounds = Rounds(engine.look, lambda server: engine.sees_running(server.user.name, server.name))
         self._sampling: asyncio.Task[None] | None = None
         self._refreshed_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None

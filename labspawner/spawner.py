@@ -207,6 +207,14 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
             return None
         return None if running else 0
 
+    def start_polling(self) -> None:
+        """Polls come in rounds for all servers; see `labspawner.rounds`."""
+        if self.poll_interval > 0:
+            self.runtime.rounds.add(self)
+
+    def stop_polling(self) -> None:
+        self.runtime.rounds.drop(self)
+
     async def stop(self, now: bool = False) -> None:
         """Returns when the server is gone, or when the reconciler took over; never raises, for the same reason."""
         try:

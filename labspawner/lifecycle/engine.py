@@ -207,6 +207,17 @@ class Engine:
             self._releaser.begin(lease.id, Ending(by="failure", reason=DIED), stop_mode(lease))
         return state is ServerState.RUNNING
 
+    async def look(self) -> None:
+        """Take listings of the hosts that have servers, where the last ones are too old; for `sees_running`."""
+        await self.start()
+        hosts = {lease.provider for lease in self.book.all() if lease.phase is Phase.READY}
+        await asyncio.gather(*(self._observer.look(host) for host in hosts))
+
+    def sees_running(self, user: str, server_name: str) -> bool:
+        """Whether the last listing, without another question, shows that this server runs; `is_running` asks."""
+        lease = self.book.active(user, server_name)
+        return lease is not None and lease.phase is Phase.READY and self._observer.sees(lease)
+
     async def stop(self, user: str, server_name: str) -> None:
         """End the server because the hub says so; returns when that is done, or when the reconciler took over. A start
         that is under way is rolled back.

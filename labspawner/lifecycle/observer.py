@@ -83,6 +83,22 @@ class Observer:
             log.warning("cannot tell for %.0f s whether lease=%s runs; the hub is told it does not", unseen_s, lease.id)
         return state
 
+    async def look(self, provider: str) -> None:
+        """Take a new listing, where the last one is older than the interval."""
+        await self._snapshot(provider)
+
+    def sees(self, lease: Lease) -> bool:
+        """Whether a listing, no older than the interval, shows that it runs; False says nothing."""
+        snapshot = self._snapshots.get(lease.provider, NOTHING_SEEN)
+        if asyncio.get_running_loop().time() - snapshot.taken_at >= self._interval_s:
+            return False
+        if snapshot.states.get(lease.id) is not ServerState.RUNNING:
+            return False
+        if snapshot.began_at < self._ready_since.get(lease.id, float("-inf")):
+            return False
+        self._last_seen[lease.id] = self._clock()
+        return True
+
     async def _snapshot(self, provider: str) -> _Snapshot:
         """A listing that is no older than the interval, or `NOTHING_SEEN`."""
         now = asyncio.get_running_loop().time()
