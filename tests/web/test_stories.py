@@ -356,6 +356,9 @@ def begin_cell(page):
     """Run the first cell, and see it run: keys that come while a slow page still moves the focus are lost."""
 
     def begun():
+        for dialog in page.locator(".jp-Dialog").all():  # on a slow machine JupyterLab may ask for a kernel first
+            print(dialog.inner_text())
+            dialog.locator(".jp-mod-accept").click()
         page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
         page.keyboard.press("Shift+Enter")
         eventually_sync(lambda: page.locator(".jp-InputPrompt", has_text="[*]").count(), 10, "the cell runs")

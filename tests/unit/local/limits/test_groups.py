@@ -308,7 +308,7 @@ def test_v2_of_an_older_kernel_freezes_and_kills_one_by_one(bare_v2: Groups, mem
 
     bare_v2._dialect.fs = NoKillFile()
     group = bare_v2.create("lease1", GENEROUS)
-    server = member(group.inside_files, "sh", "-c", "bomb() { sleep 60 & sleep 60 & }; bomb; bomb; echo up; wait")
+    server = member(group.inside_files, "sh", "-c", "bomb() { sleep 60 & sleep 60 & }; bomb; bomb; echo up; exec sleep 60")
     server.line()
 
     assert group.kill()
@@ -321,7 +321,7 @@ def test_v1_without_a_freezer_still_ends_everybody(groups: Groups, member):
         pytest.skip("this machine has the unified hierarchy")
     groups._dialect._of.pop("freezer", None)
     group = groups.create("lease1", GENEROUS)
-    server = member(group.inside_files, "sh", "-c", "sleep 60 & echo up; wait")
+    server = member(group.inside_files, "sh", "-c", "sleep 60 & echo up; exec sleep 60")  # none waits for another
     server.line()
 
     assert group.kill()
