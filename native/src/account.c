@@ -194,28 +194,44 @@ void slice_refund(unsigned device, uint64_t bytes)
                 atomic_fetch_add(own, bytes - before);
 }
 
+static uint64_t used_of(struct slice_region *region, unsigned device)
+{
+        struct slice_region_device *shared = &region->device[device];
+
+        return (slice_sum(region, shared) & SLICE_USED_MASK) +
+               atomic_load_explicit(&shared->untracked_bytes, memory_order_relaxed);
+}
+
+static uint64_t limit_of(struct slice_region *region, unsigned device)
+{
+        if (__builtin_expect(atomic_load_explicit(&region->header.limits_generation, memory_order_relaxed) !=
+                                     atomic_load_explicit(&slice_here->generation, memory_order_relaxed),
+                             0))
+                slice_account_catch_up();
+        return atomic_load_explicit(&slice_here->limit[device], memory_order_relaxed);
+}
+
 uint64_t slice_used(unsigned device)
 {
         struct slice_region *region = slice_region_here(device);
 
-        if (region == NULL)
-                return 0;
-        struct slice_region_device *shared = &region->device[device];
-        return (slice_sum(region, shared) & SLICE_USED_MASK) +
-               atomic_load_explicit(&shared->untracked_bytes, memory_order_relaxed);
+        return region ? used_of(region, device) : 0;
 }
 
 uint64_t slice_limit(unsigned device)
 {
         struct slice_region *region = slice_region_here(device);
 
+        return region ? limit_of(region, device) : 0;
+}
+
+struct slice_room slice_room(unsigned device)
+{
+        struct slice_region *region = slice_region_here(device);
+
         if (region == NULL)
-                return 0;
-        if (__builtin_expect(atomic_load_explicit(&region->header.limits_generation, memory_order_relaxed) !=
-                                     atomic_load_explicit(&slice_here->generation, memory_order_relaxed),
-                             0))
-                slice_account_catch_up();
-        return atomic_load_explicit(&slice_here->limit[device], memory_order_relaxed);
+                return (struct slice_room){ 0, 0 };
+        return (struct slice_room){ .used = used_of(region, device), .limit = limit_of(region, device) };
 }
 
 uint64_t slice_used_here(unsigned device)

@@ -41,6 +41,11 @@ void slice_note_refusal(unsigned device, uint64_t bytes, const char *api);
 /* Bytes the slice holds now, and may hold. Used may read above the limit: the limit shrank, or others are just trying. */
 uint64_t slice_used(unsigned device);
 uint64_t slice_limit(unsigned device);
+/* Both in one look, which costs one. Zeroes where there is no such device. */
+struct slice_room {
+        uint64_t used, limit;
+};
+struct slice_room slice_room(unsigned device);
 /* Bytes this process holds now. */
 uint64_t slice_used_here(unsigned device);
 

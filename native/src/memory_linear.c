@@ -109,10 +109,10 @@ static CUresult slice_cuMemGetInfo_v2(size_t *free, size_t *total)
         int device = result == CUDA_SUCCESS ? slice_current_device(NULL) : -1;
         if (device < 0 || !free || !total)
                 return result;
-        uint64_t limit = slice_limit((unsigned)device), used = slice_used((unsigned)device);
-        uint64_t left = used < limit ? limit - used : 0;
-        if (limit < *total)
-                *total = limit;
+        struct slice_room room = slice_room((unsigned)device);
+        uint64_t left = room.used < room.limit ? room.limit - room.used : 0;
+        if (room.limit < *total)
+                *total = room.limit;
         if (left < *free)
                 *free = left;
         return result;

@@ -71,12 +71,12 @@ static bool physical_here(unsigned device, uint64_t *ret_bytes)
 static void end_offender(unsigned device)
 {
         struct slice_process offender;
-        uint64_t used = slice_used(device), limit = slice_limit(device);
+        struct slice_room room = slice_room(device);
 
-        if (!slice_settings_now()->oom_killer || used <= limit || slice_offender(device, &offender) < 0 || !offender.own)
+        if (!slice_settings_now()->oom_killer || room.used <= room.limit || slice_offender(device, &offender) < 0 || !offender.own)
                 return;
         slice_log(1, "this slice holds %llu MiB of %llu MiB, and this process %llu MiB of it: it is ended (ACTIVE_OOM_KILLER)",
-                  (unsigned long long)(used >> 20), (unsigned long long)(limit >> 20),
+                  (unsigned long long)(room.used >> 20), (unsigned long long)(room.limit >> 20),
                   (unsigned long long)(offender.used_bytes >> 20));
         kill(getpid(), SIGKILL);
 }

@@ -19,9 +19,9 @@ static nvmlReturn_t slice_nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemor
 
         if (r != NVML_SUCCESS)
                 return r;
-        uint64_t total = slice_limit((unsigned)card), used = slice_used((unsigned)card);
+        struct slice_room room = slice_room((unsigned)card);
+        uint64_t total = room.limit, used = room.used < total ? room.used : total;
 
-        used = used < total ? used : total;
         *memory = (nvmlMemory_t){ .total = total, .free = total - used, .used = used };
         return NVML_SUCCESS;
 }
@@ -37,9 +37,9 @@ static nvmlReturn_t slice_nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMe
                 return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
         if (r != NVML_SUCCESS)
                 return r;
-        uint64_t total = slice_limit((unsigned)card), used = slice_used((unsigned)card);
+        struct slice_room room = slice_room((unsigned)card);
+        uint64_t total = room.limit, used = room.used < total ? room.used : total;
 
-        used = used < total ? used : total;
         /* What the driver keeps for itself is not taken from a slice. */
         *memory = (nvmlMemory_v2_t){ memory->version, .total = total, .reserved = 0, .free = total - used, .used = used };
         return NVML_SUCCESS;
