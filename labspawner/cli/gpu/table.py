@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Generic, TypeVar
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from labspawner.cli.columns import UNKNOWN, Column, bar, fitting, plain_text, span
 from labspawner.cli.gpu.rows import CardRow, SliceRow
 from labspawner.cli.run.choosing import exactly
-from labspawner.cli.top.table import bar, plain_text, span
 from labspawner.gpu.cards import Inventory
 from labspawner.gpu.limits import CorePolicy
 
-R = TypeVar("R", CardRow, SliceRow)
-_GAP = 2
-_UNKNOWN = "-"
 NOBODY = "No slices. Start one: labspawner run --gpu-memory 4GiB -- python train.py"
 KEYS = "q quit   m memory   b busy   g GPU   u user   s since"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column(Generic[R]):
-    """title; width: the least it needs; rank: the larger, the sooner it is left out."""
-
-    title: str
-    width: int
-    rank: int
-    cell: Callable[[R, datetime], Text]
-    right: bool = False
 
 
 def screen(
@@ -55,10 +38,10 @@ def screen(
     parts += [Text(label, style="bold black on yellow")] if label else []
     parts += [Text(problem, style="bold red")] if problem else []
     parts += [Text(f"GPU {lost.index} does not answer: {lost.why}", style="bold red") for lost in inventory.lost]
-    parts.append(_table(_CARDS, cards, width=width, now=now))
+    parts.append(fitting(_CARDS, cards, width=width, now=now))
     room = len(slices) if height is None else max(1, height - 6 - len(parts) - len(cards))
     if slices:
-        parts += [Text(), _table(_SLICES, slices[:room], width=width, now=now)]
+        parts += [Text(), fitting(_SLICES, slices[:room], width=width, now=now)]
         if len(slices) > room:
             parts.append(Text(f"and {len(slices) - room} more: enlarge the window, or --once"))
     else:
@@ -68,31 +51,16 @@ def screen(
     return Group(*parts)
 
 
-def _table(columns: Sequence[_Column[R]], rows: Sequence[R], *, width: int, now: datetime) -> Table:
-    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), expand=False)
-    chosen = list(columns)
-    while len(chosen) > 2 and sum(column.width + _GAP for column in chosen) > width:
-        chosen.remove(max(chosen, key=lambda column: column.rank))
-    for column in chosen:
-        shown.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis",
-            min_width=min(column.width, width), header_style="bold",
-        )  # fmt: skip
-    for row in rows:
-        shown.add_row(*(column.cell(row, now) for column in chosen))
-    return shown
-
-
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _size(size: int | None) -> Text:
-    return Text(_UNKNOWN if size is None else exactly(size))
+    return Text(UNKNOWN if size is None else exactly(size))
 
 
 def _percent(value: float | None) -> Text:
-    return Text(_UNKNOWN if value is None else f"{value:.0f}")
+    return Text(UNKNOWN if value is None else f"{value:.0f}")
 
 
 def _held(row: SliceRow, _now: datetime) -> Text:
@@ -104,7 +72,7 @@ def _held(row: SliceRow, _now: datetime) -> Text:
 
 def _cores(row: SliceRow, _now: datetime) -> Text:
     limit = "" if row.policy is CorePolicy.OFF else f"/{row.cores_pct}"
-    return Text((_UNKNOWN if row.busy_pct is None else f"{row.busy_pct:.0f}") + limit)
+    return Text((UNKNOWN if row.busy_pct is None else f"{row.busy_pct:.0f}") + limit)
 
 
 def _promised(row: CardRow, _now: datetime) -> Text:
@@ -112,36 +80,36 @@ def _promised(row: CardRow, _now: datetime) -> Text:
 
 
 def _work(row: SliceRow, now: datetime) -> Text:
-    return Text(_UNKNOWN if row.last_launch is None else span(now - row.last_launch))
+    return Text(UNKNOWN if row.last_launch is None else span(now - row.last_launch))
 
 
 def _refused(row: SliceRow, _now: datetime) -> Text:
     return Text(str(row.refusals), style="yellow" if row.refusals else "")
 
 
-_CARDS: tuple[_Column[CardRow], ...] = (
-    _Column(title="GPU", width=3, rank=0, cell=lambda row, _: Text(row.number)),
-    _Column(title="name", width=14, rank=3, cell=lambda row, _: plain_text(row.name)),
-    _Column(title="memory", width=10, rank=4, right=True, cell=lambda row, _: _size(row.total_bytes)),
-    _Column(title="promised", width=19, rank=2, cell=_promised),
-    _Column(title="free", width=10, rank=1, right=True, cell=lambda row, _: _size(row.free_bytes)),
-    _Column(title="compute free %", width=14, rank=5, right=True, cell=lambda row, _: _percent(row.compute_free_pct)),
-    _Column(title="used", width=10, rank=6, right=True, cell=lambda row, _: _size(row.used_bytes)),
-    _Column(title="outside", width=10, rank=7, right=True, cell=lambda row, _: _size(row.outside_bytes)),
-    _Column(title="busy %", width=6, rank=8, right=True, cell=lambda row, _: _percent(row.utilisation_pct)),
-    _Column(title="uuid", width=40, rank=9, cell=lambda row, _: plain_text(row.uuid)),
+_CARDS: tuple[Column[CardRow], ...] = (
+    Column(title="GPU", width=3, rank=0, cell=lambda row, _: Text(row.number)),
+    Column(title="name", width=14, rank=3, cell=lambda row, _: plain_text(row.name)),
+    Column(title="memory", width=10, rank=4, right=True, cell=lambda row, _: _size(row.total_bytes)),
+    Column(title="promised", width=19, rank=2, cell=_promised),
+    Column(title="free", width=10, rank=1, right=True, cell=lambda row, _: _size(row.free_bytes)),
+    Column(title="compute free %", width=14, rank=5, right=True, cell=lambda row, _: _percent(row.compute_free_pct)),
+    Column(title="used", width=10, rank=6, right=True, cell=lambda row, _: _size(row.used_bytes)),
+    Column(title="outside", width=10, rank=7, right=True, cell=lambda row, _: _size(row.outside_bytes)),
+    Column(title="busy %", width=6, rank=8, right=True, cell=lambda row, _: _percent(row.utilisation_pct)),
+    Column(title="uuid", width=40, rank=9, cell=lambda row, _: plain_text(row.uuid)),
 )
-_SLICES: tuple[_Column[SliceRow], ...] = (
-    _Column(title="GPU", width=3, rank=1, cell=lambda row, _: Text(row.number)),
-    _Column(title="user", width=8, rank=3, cell=lambda row, _: plain_text(row.user)),
-    _Column(title="memory", width=28, rank=0, cell=_held),
-    _Column(title="busy %", width=7, rank=2, right=True, cell=_cores),
-    _Column(title="procs", width=5, rank=7, right=True, cell=lambda row, _: Text(str(row.processes))),
-    _Column(title="since", width=6, rank=5, right=True, cell=lambda row, now: Text(span(now - row.started))),
-    _Column(title="launch", width=6, rank=6, right=True, cell=_work),
-    _Column(title="refused", width=7, rank=8, right=True, cell=_refused),
-    _Column(title="held by", width=8, rank=9,
+_SLICES: tuple[Column[SliceRow], ...] = (
+    Column(title="GPU", width=3, rank=1, cell=lambda row, _: Text(row.number)),
+    Column(title="user", width=8, rank=3, cell=lambda row, _: plain_text(row.user)),
+    Column(title="memory", width=28, rank=0, cell=_held),
+    Column(title="busy %", width=7, rank=2, right=True, cell=_cores),
+    Column(title="procs", width=5, rank=7, right=True, cell=lambda row, _: Text(str(row.processes))),
+    Column(title="since", width=6, rank=5, right=True, cell=lambda row, now: Text(span(now - row.started))),
+    Column(title="launch", width=6, rank=6, right=True, cell=_work),
+    Column(title="refused", width=7, rank=8, right=True, cell=_refused),
+    Column(title="held by", width=8, rank=9,
             cell=lambda row, _: Text("sandbox" if row.sandboxed else "courtesy", style="" if row.sandboxed else "yellow")),
-    _Column(title="slice", width=18, rank=10, cell=lambda row, _: plain_text(row.name)),
-    _Column(title="command", width=16, rank=4, cell=lambda row, _: plain_text(row.command)),
+    Column(title="slice", width=18, rank=10, cell=lambda row, _: plain_text(row.name)),
+    Column(title="command", width=16, rank=4, cell=lambda row, _: plain_text(row.command)),
 )  # fmt: skip

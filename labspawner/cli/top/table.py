@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from labspawner.cli.columns import UNKNOWN, Column, bar, fitting, plain_text, span
 from labspawner.cli.top.rows import Row
 from labspawner.model import Phase
-from labspawner.units import human_bytes, human_duration
+from labspawner.units import human_bytes
 
-_BAR = 8
-_FULL, _EMPTY = "█", "░"
-_GAP = 2
-_UNKNOWN = "-"
 NOBODY = "No server is running. Students start one on the hub's page."
 KEYS = "q quit   m memory   g GPU   c CPU   p processes   u user   s since   a activity   e end"
 _STYLES = {"warn": "yellow", "cull": "bold red"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    """title; width: the least it needs; rank: the larger, the sooner it is left out."""
-
-    title: str
-    width: int
-    rank: int
-    cell: Callable[[Row, datetime], Text]
-    right: bool = False
 
 
 def summary(rows: Sequence[Row], *, now: datetime) -> str:
@@ -69,34 +54,14 @@ def screen(
 
 def table(rows: Sequence[Row], *, width: int, now: datetime) -> Table:
     """The columns that fit into `width`; the user and the memory always do. No GPU where nobody has one."""
-    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), expand=False)
     sliced = any(row.gpu_memory_limit_bytes for row in rows)
-    chosen = _that_fit(width, [column for column in _COLUMNS if sliced or column.cell is not _gpu])
-    for column in chosen:
-        shown.add_column(
-            column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis",
-            min_width=min(column.width, width), header_style="bold",
-        )  # fmt: skip
-    for row in rows:
-        shown.add_row(*(column.cell(row, now) for column in chosen))
-    return shown
-
-
-def _that_fit(width: int, columns: Sequence[_Column]) -> list[_Column]:
-    chosen = list(columns)
-    while len(chosen) > 2 and sum(column.width + _GAP for column in chosen) > width:
-        chosen.remove(max(chosen, key=lambda column: column.rank))
-    return chosen
-
-
-def plain_text(text: str) -> Text:
-    """A name as it is, without what would move the cursor."""
-    return Text("".join(letter if letter.isprintable() else "?" for letter in text) or _UNKNOWN)
+    columns = [column for column in _COLUMNS if sliced or column.cell is not _gpu]
+    return fitting(columns, rows, width=width, now=now)
 
 
 def _memory(row: Row, _now: datetime) -> Text:
     if row.memory_bytes is None:
-        return Text(_UNKNOWN)
+        return Text(UNKNOWN)
     used = human_bytes(row.memory_bytes)
     if not row.memory_limit_bytes:
         return Text(used)
@@ -104,22 +69,15 @@ def _memory(row: Row, _now: datetime) -> Text:
     return shown.append(f" {used} / {human_bytes(row.memory_limit_bytes)}", style="none")
 
 
-def bar(share: float) -> Text:
-    """A share as a bar, 0 to 1 and above, in the colour of how near to full it is."""
-    full = min(_BAR, max(0, round(_BAR * share)))
-    style = "red" if share >= 0.9 else "yellow" if share >= 0.75 else "green"
-    return Text(_FULL * full, style=style).append(_EMPTY * (_BAR - full), style="dim")
-
-
 def _gpu(row: Row, _now: datetime) -> Text:
     if row.gpu_memory_bytes is None or not row.gpu_memory_limit_bytes:
-        return Text(_UNKNOWN)
+        return Text(UNKNOWN)
     return Text(f"{human_bytes(row.gpu_memory_bytes)} / {human_bytes(row.gpu_memory_limit_bytes)}")
 
 
 def _cpu(row: Row, _now: datetime) -> Text:
     if row.cores is None:
-        return Text(_UNKNOWN)
+        return Text(UNKNOWN)
     limit = f"/{100 * row.cpu_limit:.0f}" if row.cpu_limit else ""
     return Text(f"{100 * row.cores:.0f}{limit}")
 
@@ -128,7 +86,7 @@ def _verdict(row: Row, now: datetime) -> Text:
     if row.phase is not Phase.READY:
         return Text(row.phase.value, style="cyan")
     if row.verdict is None:
-        return Text(_UNKNOWN)
+        return Text(UNKNOWN)
     words = row.verdict
     if row.ends_at is not None and row.verdict != "cull":
         words += f", ends in {span(row.ends_at - now)}"
@@ -138,36 +96,29 @@ def _verdict(row: Row, now: datetime) -> Text:
 
 
 def _ago(instant: datetime | None, now: datetime) -> Text:
-    return Text(_UNKNOWN if instant is None else span(now - instant))
-
-
-def span(span: timedelta) -> str:
-    """The largest unit only; a table has no room for more."""
-    seconds = max(0, int(span.total_seconds()))
-    unit = next((unit for unit in (86400, 3600, 60) if seconds >= unit), 1)
-    return human_duration(timedelta(seconds=seconds - seconds % unit))
+    return Text(UNKNOWN if instant is None else span(now - instant))
 
 
 def _disk(row: Row, _now: datetime) -> Text:
     if row.disk_bytes is None:
-        return Text(_UNKNOWN)
+        return Text(UNKNOWN)
     limit = f" / {human_bytes(row.disk_limit_bytes)}" if row.disk_limit_bytes else ""
     return Text(human_bytes(row.disk_bytes) + limit)
 
 
-_COLUMNS = (
-    _Column(title="user", width=10, rank=0, cell=lambda row, _: plain_text(row.user)),
-    _Column(title="server", width=6, rank=6, cell=lambda row, _: plain_text(row.server_name)),
-    _Column(title="profile", width=12, rank=4, cell=lambda row, _: plain_text(row.profile)),
-    _Column(title="provider", width=8, rank=8, cell=lambda row, _: plain_text(row.provider)),
-    _Column(title="where", width=7, rank=9, cell=lambda row, _: plain_text(row.where)),
-    _Column(title="since", width=6, rank=5, right=True, cell=lambda row, now: _ago(row.since, now)),
-    _Column(title="active", width=6, rank=3, right=True, cell=lambda row, now: _ago(row.last_activity, now)),
-    _Column(title="memory", width=26, rank=1, cell=_memory),
-    _Column(title="GPU memory", width=16, rank=2, cell=_gpu),
-    _Column(title="CPU %", width=7, rank=2, right=True, cell=_cpu),
-    _Column(title="procs", width=5, rank=7, right=True,
-            cell=lambda row, _: Text(_UNKNOWN if row.processes is None else str(row.processes))),
-    _Column(title="disk", width=16, rank=10, cell=_disk),
-    _Column(title="verdict", width=22, rank=5, cell=_verdict),
+_COLUMNS: tuple[Column[Row], ...] = (
+    Column(title="user", width=10, rank=0, cell=lambda row, _: plain_text(row.user)),
+    Column(title="server", width=6, rank=6, cell=lambda row, _: plain_text(row.server_name)),
+    Column(title="profile", width=12, rank=4, cell=lambda row, _: plain_text(row.profile)),
+    Column(title="provider", width=8, rank=8, cell=lambda row, _: plain_text(row.provider)),
+    Column(title="where", width=7, rank=9, cell=lambda row, _: plain_text(row.where)),
+    Column(title="since", width=6, rank=5, right=True, cell=lambda row, now: _ago(row.since, now)),
+    Column(title="active", width=6, rank=3, right=True, cell=lambda row, now: _ago(row.last_activity, now)),
+    Column(title="memory", width=26, rank=1, cell=_memory),
+    Column(title="GPU memory", width=16, rank=2, cell=_gpu),
+    Column(title="CPU %", width=7, rank=2, right=True, cell=_cpu),
+    Column(title="procs", width=5, rank=7, right=True,
+            cell=lambda row, _: Text(UNKNOWN if row.processes is None else str(row.processes))),
+    Column(title="disk", width=16, rank=10, cell=_disk),
+    Column(title="verdict", width=22, rank=5, cell=_verdict),
 )  # fmt: skip
