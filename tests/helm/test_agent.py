@@ -58,7 +58,7 @@ def test_what_the_settings_name_is_mounted_and_the_port_is_open(rendered: Render
     mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
     volumes = {each["name"]: each for each in spec["volumes"]}
 
-    for path in (settings.plugins, settings.state, settings.library):
+    for path in (settings.plugins, settings.state, settings.libvgpu_dir):
         assert volumes[mounts[str(path)]["name"]]["hostPath"]["path"] == str(path), "the kubelet is told this path"
     assert str(PurePosixPath(settings.pod_resources).parent) in mounts
     assert mounts[str(settings.pod_resources.parent)]["readOnly"] is True
@@ -238,4 +238,4 @@ def test_the_guard_can_be_left_out(chart: Chart) -> None:
 def test_the_agents_yaml_is_plain(rendered: Rendered) -> None:
     for pool in POOLS:
         data = read_yaml(rendered.the("ConfigMap", f"labspawner-agent-{pool}")["data"]["agent.yaml"])
-        assert set(data) == {"pools", "metrics", "state", "library"}
+        assert set(data) == {"pools", "metrics", "state", "libvgpu_dir"}

@@ -137,7 +137,7 @@ class AgentLab:
             "plugins": str(self.kubelet.plugins),
             "pod_resources": str(self.kubelet.pod_resources),
             "state": str(self.state),
-            "library": str(self.folder / "library"),
+            "libvgpu_dir": str(self.folder / "library"),
             "metrics": "",
             "every": "0.2s",
             "pretend": self.cards,

@@ -79,7 +79,7 @@ def start(kubelet: KubeletDouble, state: Path, tmp_path: Path) -> Start:
                 "plugins": str(kubelet.plugins),
                 "pod_resources": str(kubelet.pod_resources),
                 "state": str(state),
-                "library": str(tmp_path / "library"),
+                "libvgpu_dir": str(tmp_path / "library"),
                 "every": "0.05s",
                 "watchdog": "off",
                 **settings,

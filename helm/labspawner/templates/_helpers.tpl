@@ -94,5 +94,5 @@ release: {{ .root.Release.Name }}
 {{- dict "pools" (dict .name $pool)
     "metrics" (printf "0.0.0.0:%v" $agent.metricsPort)
     "state" $agent.stateDir
-    "library" $agent.libraryDir | toYaml -}}
+    "libvgpu_dir" $agent.libvgpuDir | toYaml -}}
 {{- end }}

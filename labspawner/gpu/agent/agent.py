@@ -66,7 +66,7 @@ class Agent:
         self._settings, self._door, self._poll_s = settings, door, poll_s
         self._cards = cards or NodeCards(pretend=settings.pretend, state=settings.state / "pretended")
         self._files, self._nvml = ThreadPoolExecutor(1, "slices"), ThreadPoolExecutor(1, "nvml")
-        self._folders = Folders(settings.state, settings.library, libvgpu=libvgpu, tested=self.pool.selftest)
+        self._folders = Folders(settings.state, settings.libvgpu_dir, libvgpu=libvgpu, tested=self.pool.selftest)
         self.metrics = AgentMetrics(lambda: self.snapshot)
         self._news = asyncio.Event()
         self._shelf = Shelf(self.pool, self._folders, self._files, self.metrics, given=self._news.set)

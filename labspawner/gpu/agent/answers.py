@@ -37,7 +37,7 @@ class SliceFiles:
 
     folder: SliceFolder
     node: Path
-    library: Path
+    libvgpu: Path
     selftest: Path
     verdict: Path | None
 
@@ -79,7 +79,7 @@ def answer(
     """What the kubelet is told to put into the container. there: whether the node has this device node; a container with
     one that is not there would not start."""
     uuids = [device.uuid for device in limits.devices]
-    places = list(files.folder.places(library=files.library, node=files.node))
+    places = list(files.folder.places(library=files.libvgpu, node=files.node))
     environment = {**pool.environment, REFUSALS_ENV: f"{REGION_INSIDE}:{region.Header.refusals.offset}"}
     if files.verdict is not None:
         places += [Place(files.selftest, SELFTEST_INSIDE), Place(files.verdict, VERDICT_INSIDE, writable=True)]

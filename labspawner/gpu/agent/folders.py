@@ -40,14 +40,14 @@ class Given:
 
 
 class Folders:
-    """The folders below `state`, and what all slices share. library: where libvgpu.so and the self-test are put.
+    """The folders below `state`, and what all slices share. libvgpu_dir: where libvgpu.so and the self-test are put.
 
     tested: whether servers try their slices out.
     """
 
-    def __init__(self, state: Path, library: Path, *, libvgpu: Path, tested: bool = True) -> None:
+    def __init__(self, state: Path, libvgpu_dir: Path, *, libvgpu: Path, tested: bool = True) -> None:
         self._slices, self._old, self._new = state / "slices", state / "old", state / "new"
-        self._node, self._library, self._tested = state / "node", library, tested
+        self._node, self._libvgpu_dir, self._tested = state / "node", libvgpu_dir, tested
         self._libvgpu_source = libvgpu
         self.libvgpu = self.selftest = Path()
 
@@ -59,9 +59,9 @@ class Folders:
             shutil.rmtree(self._new, ignore_errors=True)
             self._new.mkdir(mode=0o700)
             make_node(self._node)
-            self._library.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self.libvgpu = _put(self._libvgpu_source, self._library)
-            self.selftest = _put(Path(selftest.__file__), self._library)
+            self._libvgpu_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.libvgpu = _put(self._libvgpu_source, self._libvgpu_dir)
+            self.selftest = _put(Path(selftest.__file__), self._libvgpu_dir)
         except OSError as exc:
             raise BadSettings(f"the folders for slices cannot be used: {exc}") from exc
 
@@ -69,7 +69,7 @@ class Folders:
         """A copy of the pretended driver where containers of this node can see it. Raises OSError."""
         names = sorted(path for path in source.iterdir() if path.is_file() and ".so" in path.name)
         said = hashlib.sha256(b"".join(path.read_bytes() for path in names)).hexdigest()[:12]
-        target, made = self._library / f"pretended-{said}", self._library / f".pretended-{secrets.token_hex(4)}"
+        target, made = self._libvgpu_dir / f"pretended-{said}", self._libvgpu_dir / f".pretended-{secrets.token_hex(4)}"
         if not target.exists():
             made.mkdir(mode=0o755)
             try:
@@ -84,7 +84,7 @@ class Folders:
         """Where the files of a slice are, or would be."""
         folder = SliceFolder(self._slices / name)
         said = folder.root / _VERDICT if self._tested else None
-        return SliceFiles(folder=folder, node=self._node, library=self.libvgpu, selftest=self.selftest, verdict=said)
+        return SliceFiles(folder=folder, node=self._node, libvgpu=self.libvgpu, selftest=self.selftest, verdict=said)
 
     def prepare(self, limits: SliceLimits) -> None:
         """Have the folder of a slice ready. One that is given away stays as it is; one of other limits is made anew."""

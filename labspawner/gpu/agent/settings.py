@@ -159,7 +159,7 @@ class AgentSettings(BaseModel):
         default=Path("/run/labspawner/gpu"),
         description="Folder for the files of slices, at the same path on the host and here. Memory (a tmpfs) is best.",
     )
-    library: Path = Field(
+    libvgpu_dir: Path = Field(
         default=Path("/var/lib/labspawner/gpu"),
         description="Folder for libvgpu.so, at the same path on the host and here; not on a file system that is mounted "
         "noexec, as /run often is.",
@@ -195,7 +195,7 @@ class AgentSettings(BaseModel):
     def _readable(cls, value: str | None) -> str | None:
         return None if value is None else parse_cards(value)
 
-    @field_validator("plugins", "pod_resources", "state", "library")
+    @field_validator("plugins", "pod_resources", "state", "libvgpu_dir")
     @classmethod
     def _from_the_root(cls, value: Path) -> Path:
         if not value.is_absolute():

@@ -20,7 +20,7 @@ UUIDS = [a_card(index).uuid for index in range(2)]
 FILES = SliceFiles(
     folder=SliceFolder(Path("/run/labspawner/gpu/slices/small-1")),
     node=Path("/run/labspawner/gpu/node"),
-    library=Path("/var/lib/labspawner/gpu/libvgpu-1.so"),
+    libvgpu=Path("/var/lib/labspawner/gpu/libvgpu-1.so"),
     selftest=Path("/var/lib/labspawner/gpu/selftest-1.py"),
     verdict=Path("/run/labspawner/gpu/slices/small-1/verdict"),
 )
@@ -71,7 +71,7 @@ def test_the_files_stand_where_the_library_and_our_extension_look_first():
     assert targets == {
         "/etc/labspawner/slice": (f"{FILES.folder.root}/slice", True),
         "/etc/labspawner/region": (f"{FILES.folder.root}/region", False),
-        "/etc/labspawner/libvgpu.so": (str(FILES.library), True),
+        "/etc/labspawner/libvgpu.so": (str(FILES.libvgpu), True),
         "/etc/ld.so.preload": (f"{FILES.folder.root}/ld.so.preload", True),
         "/etc/labspawner/node": (str(FILES.node), False),
         "/etc/labspawner/selftest.py": (str(FILES.selftest), True),
@@ -112,7 +112,7 @@ def test_what_an_administrator_adds_is_there_and_cannot_replace_what_is_ours():
 
 def test_without_a_self_test_nothing_speaks_of_it():
     found = asked(a_pool(selftest=False), 0, files=SliceFiles(
-        folder=FILES.folder, node=FILES.node, library=FILES.library, selftest=FILES.selftest, verdict=None
+        folder=FILES.folder, node=FILES.node, libvgpu=FILES.libvgpu, selftest=FILES.selftest, verdict=None
     ))  # fmt: skip
 
     assert not any("selftest" in mount.container_path or "verdict" in mount.container_path for mount in found.mounts)

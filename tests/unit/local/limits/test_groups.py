@@ -308,7 +308,9 @@ def test_v2_of_an_older_kernel_freezes_and_kills_one_by_one(bare_v2: Groups, mem
 
     bare_v2._dialect.fs = NoKillFile()
     group = bare_v2.create("lease1", GENEROUS)
-    server = member(group.inside_files, "sh", "-c", "bomb() { sleep 60 & sleep 60 & }; bomb; bomb; echo up; exec sleep 60")
+    server = member(
+        group.inside_files, "sh", "-c", "bomb() { sleep 60 & sleep 60 & }; bomb; bomb; echo up; exec sleep 60"
+    )
     server.line()
 
     assert group.kill()
