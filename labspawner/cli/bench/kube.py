@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -214,15 +215,16 @@ def slice_waits(hub: RealHub, cluster: KubeApart, *, ours: bool) -> tuple[float,
         _ask_for_a_slice(hub, cluster, gpu_student(number), ours=ours)
         if number == 0:
             eventually_sync(lambda: _is_ready(hub, gpu_student(0)), _LONG_S, "the first has the slice")
-    taken, done = [], set()
+    taken: list[float | None] = []
+    done: set[str] = set()
     while len(done) < LINE:
         holder = eventually_sync(lambda: _holder(cluster), _LONG_S, "somebody has the slice")
         assert holder is not None
-        eventually_sync(lambda user=holder.user: _is_ready(hub, user), _LONG_S, f"{holder.user} is ready")
+        eventually_sync(partial(_is_ready, hub, holder.user), _LONG_S, f"{holder.user} is ready")
         done.add(holder.user)
         hub.api.call("DELETE", server_path(holder.user))
         if len(done) < LINE:
-            taken.append(eventually_sync(lambda user=holder.user: _passed_on(cluster, user), _LONG_S, "it is taken"))
+            taken.append(eventually_sync(partial(_passed_on, cluster, holder.user), _LONG_S, "it is taken"))
     return tuple(wait for wait in taken if wait is not None)
 
 
