@@ -37,6 +37,7 @@ from labspawner.pages.views import (
     TextField,
     chips_for,
 )
+from labspawner.providers.contract import Keeping
 from labspawner.sentences import Sentence
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ async def render(
     free = await _free_places(engine, offers)
     page = SpawnPage(
         user_name=user_name,
-        courses=tuple(_group(course, offered, free) for course, offered in courses),
+        courses=tuple(_group(course, offered, free, engine.providers) for course, offered in courses),
         preselected=_preselected(picked, offers),
         broken=_problems(snapshot, groups, admin),
     )
@@ -283,25 +284,33 @@ def _availability(offer: _Offer, free: Mapping[Question, int | None]) -> Availab
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def _group(course: Course, offered: Iterable[_Offer], free: Mapping[Question, int | None]) -> CourseGroup:
+def _group(
+    course: Course, offered: Iterable[_Offer], free: Mapping[Question, int | None], providers: Mapping[str, object]
+) -> CourseGroup:
     return CourseGroup(
         slug=course.course,
         title=course.title,
         summary=course.summary or {},
-        cards=tuple(_card(offer, free) for offer in offered),
+        cards=tuple(_card(offer, free, providers) for offer in offered),
     )
 
 
-def _card(offer: _Offer, free: Mapping[Question, int | None]) -> ProfileCard:
+def _card(offer: _Offer, free: Mapping[Question, int | None], providers: Mapping[str, object]) -> ProfileCard:
     course, profile = offer.course, offer.profile
     shown = offer.variants[0] if offer.variants else resolve_profile(profile, offer.answers, 0)
+    provider = providers.get(shown.provider)
     return ProfileCard(
         course=course.course,
         slug=profile.slug,
         title=profile.title,
         summary=profile.summary or {},
         icon=profile.icon or "",
-        chips=chips_for(shown.resources, idle_after=profile.idle.after, max_age=profile.limits.max_age),
+        chips=chips_for(
+            shown.resources,
+            idle_after=profile.idle.after,
+            max_age=profile.limits.max_age,
+            keeps_files=not isinstance(provider, Keeping) or provider.keeps_files(shown.settings),
+        ),
         availability=_availability(offer, free),
         disabled=_why_not(offer),
         notes=_notes(offer) if offer.staff else (),

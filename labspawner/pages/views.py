@@ -203,6 +203,5 @@ def chips_for(
         chips.append(Sentence("stops after {span} idle", span=human_duration(idle_after)))
     if max_age:
         chips.append(Sentence("at most {span}", span=human_duration(max_age)))
-    if keeps_files:
-        chips.append(Sentence("keeps files"))
+    chips.append(Sentence("keeps files") if keeps_files else Sentence("files end with the server"))
     return tuple(chips)

@@ -127,5 +127,14 @@ class Forgetting(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A provider whose servers may end with their files. Optional: of any other provider the home outlives the server."""
+
+    def keeps_files(self, settings: Mapping[str, Json]) -> bool:
+        """Whether the next server finds what one with these settings of a variant wrote; from configuration alone."""
+        ...
+
+
 class ProviderFactory(Protocol):
     def __call__(self, context: ProviderContext, settings: Mapping[str, Json]) -> Provider: ...

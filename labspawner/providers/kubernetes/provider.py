@@ -308,19 +308,32 @@ class KubernetesProvider:
         if await _answered(ending.delete_claim(self.cluster, child.pvc_name, hub_id=self._hub_id)):
             log.info("claim deleted name=%s user=%s server=%r", child.pvc_name, user, server_name)
 
+    def keeps_files(self, settings: Mapping[str, Json]) -> bool:
+        """Whether a volume outlives the server: the variant's `storage`, else what c.KubeSpawner has; of volumes that an
+        administrator names there we know no more, and take them for the students' homes."""
+        storage = settings.get("storage")
+        if isinstance(storage, Mapping):
+            return storage.get("retain", "keep") == "keep"
+        attributes = self._attributes()
+        return bool(attributes.get("storage_pvc_ensure") or attributes.get("volumes"))
+
+    def _attributes(self) -> dict[str, Any]:
+        """Of KubeSpawner, as the administrator set them."""
+        hub = self.settings.hub_config.get("KubeSpawner")
+        return {**(hub if isinstance(hub, Mapping) else {}), **self.settings.kubespawner}
+
     def announce_to(self, ear: Ear) -> None:
         """Tell `ear` of servers that end by themselves, and of room that others left."""
         self._announcer.ear = ear
 
     async def diagnose(self) -> Sequence[Finding]:
         """For `labspawner doctor`: what a start will need of this cluster."""
-        hub = self.settings.hub_config.get("KubeSpawner")
         return await diagnose(
             Subject(
                 call=self.cluster.api.call,
                 namespace=self.cluster.namespace,
                 slicing=self.settings.gpu,
-                attributes={**(hub if isinstance(hub, Mapping) else {}), **self.settings.kubespawner},
+                attributes=self._attributes(),
             )
         )
 

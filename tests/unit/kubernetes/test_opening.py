@@ -12,7 +12,7 @@ import pytest
 from labspawner.errors import BadConfig
 from labspawner.model import Handle, ServerState
 from labspawner.naming import new_lease_id
-from labspawner.providers.contract import Announcing, Forgetting, Provider, ProviderContext
+from labspawner.providers.contract import Announcing, Forgetting, Keeping, Provider, ProviderContext
 from labspawner.providers.kubernetes.provider import KubernetesProvider
 
 
@@ -72,3 +72,23 @@ async def test_without_credentials_it_opens_and_says_so_when_it_is_asked(tmp_pat
     assert "credentials" in failure.value.message
     assert await provider.observe([handle]) == {handle.lease_id: ServerState.UNKNOWN}
     await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("variant", "attributes", "keeps"),
+    [
+        ({}, {}, False),
+        ({"storage": {}}, {}, True),
+        ({"storage": {"size": "10GiB", "retain": "keep"}}, {}, True),
+        ({"storage": {"retain": "delete"}}, {"storage_pvc_ensure": True}, False),
+        ({}, {"storage_pvc_ensure": True}, True),
+        ({}, {"volumes": [{"name": "homes", "nfs": {"server": "files", "path": "/homes"}}]}, True),
+    ],
+)
+def test_it_says_before_the_start_whether_files_are_kept(
+    tmp_path: Path, variant: dict[str, Any], attributes: dict[str, Any], keeps: bool
+):
+    provider = opened(tmp_path, hub_config={"KubeSpawner": attributes})
+
+    assert isinstance(provider, Keeping)
+    assert provider.keeps_files(variant) is keeps

@@ -275,6 +275,11 @@ def test_chips_tell_what_a_server_has_and_when_it_stops():
 
 
 def test_chips_say_nothing_where_nothing_is_limited():
-    assert chips_for(Resources(gpu=Slice(memory_bytes=2**30)), keeps_files=False) == (
+    assert chips_for(Resources(gpu=Slice(memory_bytes=2**30))) == (
         Sentence("GPU {memory}", memory="1 GiB"),
+        Sentence("keeps files"),
     )
+
+
+def test_chips_say_where_files_are_lost():
+    assert chips_for(Resources(), keeps_files=False) == (Sentence("files end with the server"),)

@@ -209,6 +209,26 @@ def test_the_facts_on_a_card_are_those_of_the_preset_answers(courses):
     assert "4 GiB memory" in again
 
 
+class Scratch:
+    """A provider whose servers take their files with them, but for variants that say otherwise."""
+
+    def keeps_files(self, settings):
+        return "storage" in settings
+
+
+def test_a_card_says_whether_files_are_kept_as_the_provider_knows(courses):
+    lasting = "variants: [{provider: sim, settings: {storage: {}}}]"
+    catalog = courses(a_course(a_profile("scratch", provider="sim"), a_profile("kept", lasting), a_profile("home")))
+    engine = Engine()
+    engine.providers["sim"] = Scratch()
+
+    html = shown(catalog, engine)
+
+    assert "files end with the server" in card(html, "py101/scratch").text
+    assert "keeps files" in card(html, "py101/kept").text
+    assert "keeps files" in card(html, "py101/home").text
+
+
 # -- class hours ----------------------------------------------------------------------------------------------------
 
 
