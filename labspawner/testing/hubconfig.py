@@ -33,7 +33,7 @@ from labspawner.testing.forwarding import Forwarding
 ADMIN_SCOPES = ["admin:users", "admin:servers", "admin:groups", "groups", "read:metrics", "tokens"]
 FAST = {
     "observe_interval_s": 0.1,
-    "reconcile_interval_s": 0.3,
+    "reconcile_interval_s": 1.0,  # each pass walks over all processes of the machine, in every hub of every test process
     "courses_refresh_s": 0.1,
     "release_grace_s": 2.0,
     "orphan_grace_s": 0.0,
