@@ -11,7 +11,7 @@ run: $(VENV)/.run-installed
 # First all that may run side by side, then what measures; either may be empty where ARGS names files (status 5).
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 test: $(VENV)/.dev-installed
-	$(PYTEST) -n 4 --dist worksteal -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n 3 --dist worksteal -m "not alone" $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -m alone $(filter-out --cov%,$(ARGS)) || [ $$? -eq 5 ]
 
 check: $(VENV)/.dev-installed
