@@ -22,6 +22,7 @@ from labspawner.providers.local.ladder import find_sandbox
 from labspawner.providers.local.limits import probe
 from labspawner.testing import tinyserver
 from labspawner.testing.conformance import ProviderConformance
+from labspawner.testing.processes import lives
 from labspawner.testing.requests import launch_request
 
 SLICE = Resources(gpu=Slice(memory_bytes=2**30, compute_pct=5))
@@ -51,8 +52,8 @@ def left_of(hub_id: str) -> list[str]:
             marked = process.environ().get("LABSPAWNER_HUB_ID", "").startswith(hub_id)
         except psutil.Error:
             continue
-        if marked and process.status() != psutil.STATUS_ZOMBIE:
-            left.append(f"{process.pid} {process.cmdline()}")
+        if marked and lives(process):
+            left.append(str(process))
     patterns = (
         f"/run/labspawner/{hub_id}*/*",
         f"/tmp/labspawner-{os.geteuid()}/{hub_id}*/*",

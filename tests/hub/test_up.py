@@ -14,6 +14,7 @@ import pytest
 
 from labspawner.testing import tinyserver
 from labspawner.testing.hub import end_processes, free_ports
+from labspawner.testing.processes import lives
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Client
 
@@ -149,13 +150,6 @@ def test_up_prints_the_url_the_accounts_and_the_password_and_ctrl_c_leaves_the_s
     assert up.end(signal.SIGTERM) == 0
     down = up.run("down", "--yes")
     assert "1 server(s) ended." in down.stdout
-
-
-def lives(process):
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_up_comes_back_after_it_and_its_hub_were_killed(up):

@@ -13,10 +13,11 @@ from typing import Any
 from labspawner.testing.kube import KubeDouble
 
 HERE = Path(__file__).parent
-OURS = f"""
+OURS = """
 import runpy, sys
-sys.path.insert(0, {str(HERE.parent / "upstream")!r})
-import ksut_plugin
+import kubespawner, kubespawner.spawner
+from labspawner.providers.kubernetes.child import ChildSpawner
+kubespawner.KubeSpawner = kubespawner.spawner.KubeSpawner = ChildSpawner
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -724,6 +724,21 @@ async def test_a_pod_that_is_deleted_while_it_starts_ends_the_start(new_double: 
     assert "deleted" in failure.value.message
 
 
+async def test_a_pod_that_came_and_went_before_it_was_seen_ends_the_start(
+    open_provider: OpenProvider, still: KubeDouble
+):
+    async def after(spawner: Any, pod: Any) -> None:
+        still.delete("pods", spawner.pod_name, grace_s=0)
+        pods = await provider.cluster.pods()
+        await eventually(lambda: pods.reached(pod) and pods.get(spawner.pod_name) is None)
+
+    provider = open_provider(hub_config={"KubeSpawner": {"after_pod_created_hook": after}})
+
+    with pytest.raises(StartFailed) as failure:
+        await follow(provider, a_request(still))
+    assert "deleted" in failure.value.message
+
+
 async def test_a_start_that_runs_out_of_time_says_what_it_waited_for(new_double: Any, open_provider: OpenProvider):
     slow = new_double(runs="still", pace=Pace(start_s=3600.0))
     provider = open_provider(cluster=slow)

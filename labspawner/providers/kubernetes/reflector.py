@@ -97,6 +97,10 @@ class Reflector(Generic[V]):
     def __iter__(self) -> Iterator[V]:
         return iter(tuple(self._objects.values()))
 
+    def reached(self, obj: Obj) -> bool:
+        """Whether what is known here is at least as new as `obj` is: what is not here by now is gone."""
+        return self._current and _older(_version(obj), self._version)
+
     def forget(self, key: str) -> None:
         """Drop one that is no longer of interest."""
         self._objects.pop(key, None)

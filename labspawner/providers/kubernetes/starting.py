@@ -212,13 +212,14 @@ class Starter:
         full_since: float | None = None
         said: Sentence | None = None
         while True:
-            seen = (await self._cluster.pods()).get(job.pod)
+            pods = await self._cluster.pods()
+            seen = pods.get(job.pod)
             waiting = await self._waiting(job, seen) if seen is not None else None
             if seen is not None and waiting is None and seen.view.ip:
                 return
-            if seen is None and seen_once:
-                raise _deleted(job)
             seen_once = seen_once or seen is not None
+            if seen is None and (seen_once or pods.reached(job.made)):
+                raise _deleted(job)
             if waiting is not None:
                 full_since = self._full_since(job, waiting, full_since)
                 await self._judge(job, waiting, full_since)

@@ -23,6 +23,7 @@ from labspawner.naming import new_lease_id, safe_name
 from labspawner.providers.contract import ProviderContext
 from labspawner.providers.local import LocalProvider
 from labspawner.testing import tinyserver
+from labspawner.testing.processes import lives
 from labspawner.testing.waiting import eventually
 
 PLAIN = {"sandbox": "plain"}
@@ -147,7 +148,7 @@ async def test_what_a_server_started_in_its_own_session_ends_with_it(provider: L
 
     await provider.release(handle, ReleaseMode.STOP, grace_s=2)
 
-    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert not any(lives(child) for child in children)
     assert await provider.owned() == []
 
 

@@ -23,6 +23,7 @@ from labspawner.providers.local import LocalProvider
 from labspawner.providers.local.confinement import Limits, Rung
 from labspawner.providers.local.ladder import find_sandbox
 from labspawner.testing import tinyserver
+from labspawner.testing.processes import lives
 from labspawner.testing.waiting import eventually
 
 LOOK = """
@@ -128,7 +129,7 @@ async def test_the_end_of_the_keeper_is_the_end_of_all_that_a_server_left_behind
 
     keeper.kill()
 
-    await eventually(lambda: not [one for one in everything if one.is_running() and one.status() != "zombie"], 5)
+    await eventually(lambda: not any(lives(one) for one in everything), 5)
     assert await provider.observe([handle]) == {handle.lease_id: ServerState.GONE}
     await provider.release(handle, ReleaseMode.DESTROY, grace_s=0)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from labspawner.testing.processes import lives
 from labspawner.testing.waiting import eventually
 
-from .conftest import SLEEP, Bench, alive
+from .conftest import SLEEP, Bench
 
 
 def memory_contains(pid: int, needle: bytes) -> bool:
@@ -185,4 +186,4 @@ async def test_what_a_server_starts_carries_the_marks(bench: Bench) -> None:
 
     assert child.environ()["LABSPAWNER_LEASE_ID"] == "l9"
     child.kill()
-    await eventually(lambda: not alive(child.pid) or child.status() == psutil.STATUS_ZOMBIE)
+    await eventually(lambda: not lives(child))

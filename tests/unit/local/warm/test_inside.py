@@ -17,9 +17,10 @@ import pytest
 from labspawner.providers.local.confinement import Account
 from labspawner.providers.local.warm import wire
 from labspawner.providers.local.warm.child import PROGRAM
+from labspawner.testing.processes import alive
 from labspawner.testing.waiting import eventually
 
-from .conftest import SLEEP, Bench, alive, kill, layout
+from .conftest import SLEEP, Bench, kill, layout
 
 Sandbox = Callable[[], dict[str, Any]]
 LOOK = (
@@ -172,7 +173,7 @@ def _in_namespace(number: int) -> list[int]:
     found = []
     for pid in psutil.pids():
         try:
-            if os.stat(f"/proc/{pid}/ns/pid").st_ino == number and psutil.Process(pid).status() != "zombie":
+            if os.stat(f"/proc/{pid}/ns/pid").st_ino == number and alive(pid):
                 found.append(pid)
         except (OSError, psutil.Error):
             continue

@@ -16,9 +16,10 @@ import pytest
 from labspawner.errors import ProviderUnavailable, SetupError
 from labspawner.providers.local.warm import Zygotes
 from labspawner.providers.processes import walk
+from labspawner.testing.processes import alive
 from labspawner.testing.waiting import eventually
 
-from .conftest import MARK, SLEEP, Bench, alive, kill
+from .conftest import MARK, SLEEP, Bench, kill
 
 
 async def test_the_single_user_server_of_the_hubs_interpreter_is_a_fork(bench: Bench) -> None:
