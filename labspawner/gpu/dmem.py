@@ -70,18 +70,6 @@ def find_dmem(inventory: Inventory, root: Path = ROOT) -> Dmem | None:
     return Dmem(root, regions) if regions else None
 
 
-def delegate(group: Path) -> bool:
-    """Let the children of `group` have limits of their own; whether the kernel agreed."""
-    control = group / "cgroup.subtree_control"
-    try:
-        if "dmem" not in control.read_text(encoding="ascii").split():
-            control.write_text("+dmem\n", encoding="ascii")
-            return "dmem" in control.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def parse(text: str) -> dict[str, int | None]:
     """Lines `<region> <bytes>`; None: no limit. Raises ValueError for anything else."""
     found: dict[str, int | None] = {}

@@ -32,10 +32,11 @@ Identity: TypeAlias = tuple[int, float]
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A slice, as the watchdog knows it. limits: bytes by UUID of the device."""
+    """A slice, as the watchdog knows it. limits: bytes by UUID of the device. tolerance_bytes: see `tolerated`."""
 
     name: str
     limits: Mapping[str, int]
+    tolerance_bytes: int = TOLERANCE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,10 @@ def decide(holders: Iterable[Holder], slices: Iterable[Watched], before: Memory)
     return decision, Memory(frozenset(over), frozenset((one.identity, one.uuid) for one in strangers))
 
 
-def tolerated(limit_bytes: int) -> int:
-    """How much a slice of `limit_bytes` may be seen to hold before anything is done."""
-    return limit_bytes + max(TOLERANCE_BYTES, round(limit_bytes * TOLERANCE_SHARE))
+def tolerated(limit_bytes: int, tolerance_bytes: int = TOLERANCE_BYTES) -> int:
+    """How much a slice of `limit_bytes` may be seen to hold before anything is done: 2 % more, or `tolerance_bytes`,
+    whichever is more."""
+    return limit_bytes + max(tolerance_bytes, round(limit_bytes * TOLERANCE_SHARE))
 
 
 def _excesses(one: Watched, holders: Iterable[Holder]) -> Iterable[Excess]:
@@ -111,7 +113,7 @@ def _excesses(one: Watched, holders: Iterable[Holder]) -> Iterable[Excess]:
     for uuid in sorted({holder.uuid for holder in of_slice}):
         here = sorted((h for h in of_slice if h.uuid == uuid), key=lambda h: (-h.memory_bytes, h.identity))
         held, limit = sum(holder.memory_bytes for holder in here), one.limits.get(uuid, 0)
-        if held > tolerated(limit):
+        if held > tolerated(limit, one.tolerance_bytes):
             yield Excess(one.name, uuid, held, limit, tuple(here))
 
 

@@ -129,7 +129,9 @@ class Preparer:
             else:
                 invocation, words, plan = self._sandboxed(job, place, environment, marks, gpu)
                 if found.groups is not None:
-                    found.groups.create(request.lease_id, self._machine.limits(request.resources))
+                    group = found.groups.create(request.lease_id, self._machine.limits(request.resources))
+                    if job.held is not None:
+                        self._slices.wall(request.lease_id, job.held, group.device_memory)
             return StartOrder(
                 argv=invocation.argv,
                 environment=invocation.environment,

@@ -8,7 +8,7 @@ import pytest
 
 from labspawner.errors import SetupError
 from labspawner.gpu.cards import Card, Inventory
-from labspawner.gpu.dmem import delegate, find_dmem, parse
+from labspawner.gpu.dmem import find_dmem, parse
 
 GIB = 2**30
 REGION = "drm/0000:17:00.0/vram0"
@@ -29,7 +29,6 @@ def root(tmp_path: Path) -> Path:
     group.mkdir()
     (group / "dmem.max").write_text(f"{REGION} max\n")
     (group / "dmem.current").write_text(f"{REGION} 1048576\n")
-    (group / "cgroup.subtree_control").write_text("cpu\n")
     return tmp_path
 
 
@@ -89,13 +88,6 @@ def test_a_group_that_is_gone_is_refused_in_words(root: Path):
 
     with pytest.raises(SetupError, match="gone"):
         found.limit(root / "gone", {"GPU-0": GIB})
-
-
-def test_children_may_have_limits_once_the_controller_is_handed_on(root: Path):
-    assert not delegate(root / "lease")  # a plain file keeps "+dmem" as it is; the kernel would say "dmem"
-    (root / "lease" / "cgroup.subtree_control").write_text("cpu dmem\n")
-    assert delegate(root / "lease")
-    assert not delegate(root / "gone")
 
 
 @pytest.mark.parametrize("text", ["drm/x", "drm/x -1", "drm/x 1GiB", " 5", "x ", "a b c"])

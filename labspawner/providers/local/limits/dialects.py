@@ -17,6 +17,7 @@ from labspawner.providers.local.limits.cgroupfs import CgroupFs
 
 INSIDE, OUTSIDE = "inside", "outside"
 WANTED = ("memory", "cpu", "pids")
+WELCOME = ("dmem",)  # limits the memory of devices (Linux 6.14); a machine without it is shared as well as before
 PERIOD_US = 100_000
 LEAST_QUOTA_US = 1_000  # the kernel takes no less
 UNLIMITED_V1 = 2**62  # v1 says "no limit" as a number near 2**63
@@ -72,6 +73,10 @@ class Dialect(ABC):
     def freeze(self, name: PurePosixPath, frozen: bool) -> None:
         """Let nobody in the group run, or all; without effect where the machine cannot."""
 
+    def device_memory(self, name: PurePosixPath) -> Path | None:
+        """The folder whose `dmem` files hold `inside`; None where this machine does not limit the memory of devices."""
+        return None
+
     def folders(self, name: PurePosixPath) -> tuple[Path, ...]:
         return tuple(parent / name for parent in self.parents)
 
@@ -109,9 +114,10 @@ class V2(Dialect):
         super().__init__(fs)
         self._parent = parent
         try:
-            self.controllers = frozenset(fs.read(parent / "cgroup.controllers").split()) & frozenset(WANTED)
+            found = frozenset(fs.read(parent / "cgroup.controllers").split())
         except OSError:
-            self.controllers = frozenset()
+            found = frozenset()
+        self.controllers, self._welcome = found & frozenset(WANTED), found & frozenset(WELCOME)
 
     @property
     def parents(self) -> tuple[Path, ...]:
@@ -128,9 +134,15 @@ class V2(Dialect):
         self.fs.make(folder / OUTSIDE)
 
     def _pass_on(self, folder: Path) -> None:
-        wanted = self.controllers - set(self.fs.read(folder / "cgroup.subtree_control").split())
-        for controller in sorted(wanted):
+        passed_on = set(self.fs.read(folder / "cgroup.subtree_control").split())
+        for controller in sorted(self.controllers - passed_on):
             self.fs.write(folder / "cgroup.subtree_control", f"+{controller}")
+        for controller in sorted(self._welcome - passed_on):
+            self._try(folder / "cgroup.subtree_control", f"+{controller}")
+
+    def device_memory(self, name: PurePosixPath) -> Path | None:
+        inside = self._parent / name / INSIDE
+        return inside if self.fs.exists(inside / "dmem.max") else None
 
     def limit(self, name: PurePosixPath, limits: Limits) -> None:
         inside = self._parent / name / INSIDE

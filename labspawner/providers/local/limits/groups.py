@@ -53,6 +53,11 @@ class Group:
         """Where to write "0" to join the limited leaf."""
         return self._join_files(INSIDE)
 
+    @property
+    def device_memory(self) -> Path | None:
+        """The folder of the limited leaf, where the kernel limits the memory of devices there (`labspawner.gpu.dmem`)."""
+        return self._dialect.device_memory(self.name)
+
     def joined(self) -> None:
         """A process that stays has joined, so the group needs nothing else to keep it. Call it once that is so."""
 

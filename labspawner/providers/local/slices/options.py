@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from labspawner.gpu.cards import DEFAULT_SPLITS
 from labspawner.gpu.limits import CorePolicy
 from labspawner.gpu.pretend import parse_cards
+from labspawner.gpu.watchdog import TOLERANCE_BYTES
 from labspawner.model import CardPolicy
 from labspawner.units import parse_bytes
 
@@ -59,7 +60,9 @@ class GpuSettings(BaseModel):
         "written into the log.",
     )
     tolerance: Annotated[int, BeforeValidator(parse_bytes)] = Field(
-        default=256 * 2**20, description="How much more than its slice a server may hold before the watchdog acts."
+        default=TOLERANCE_BYTES,
+        description="How much more than its slice a server may be seen to hold before the watchdog acts; 2 % of the slice "
+        "where that is more. The kernel's own limit, where there is one, stands at the same mark.",
     )
     pretend: str | None = Field(
         default_factory=lambda: os.environ.get(PRETEND_GPU_ENV) or None,

@@ -15,12 +15,13 @@ from logging import getLogger
 from pathlib import Path
 
 from labspawner.errors import LabError, NeverFits, NoRoom, SetupError
-from labspawner.gpu import region, verdict
+from labspawner.gpu import dmem, region, verdict
 from labspawner.gpu.cards import Held, Inventory, capacities, nodes_of, without_strangers
 from labspawner.gpu.folder import NODE_INSIDE, PRELOAD_TEXT, REGION_INSIDE, SliceFolder, make_node
 from labspawner.gpu.libvgpu import find_library
 from labspawner.gpu.limits import BadLimits, DeviceLimit, SliceLimits
 from labspawner.gpu.nvml import Nvml
+from labspawner.gpu.watchdog import tolerated
 from labspawner.model import CardCapacity, GpuRefusal, GpuUsage, HeldSlice, LeaseId, Slice, SliceTest
 from labspawner.placement import choose_cards
 from labspawner.providers.local.network.rundir import RunDirs
@@ -55,12 +56,14 @@ class Slices:
         hub_id: str,
         preload: str | None = None,
         open_nvml: Callable[[Path | None], Nvml] = Nvml.open,
+        control_groups: Path = dmem.ROOT,
     ) -> None:
         self.settings = settings
         self._run_dirs, self._in_thread = run_dirs, host.in_thread
         self._provider, self._preload = provider, preload
         self.cards = Cards(settings, state=run_dirs.base / _STATE, make_room=run_dirs.make_base, open_nvml=open_nvml)
         self.watch = Watch(self, host, hub_id=hub_id)
+        self._control_groups = control_groups
         self._promised: dict[LeaseId, HeldSlice] = {}
         self._made: set[LeaseId] = set()
 
@@ -139,6 +142,8 @@ class Slices:
             )
         if not lines and self.cards.missing is not None and (self.settings.pretend or self.settings.cards != "auto"):
             lines.append(Sentence("There are no GPU slices: {why}", why=self.cards.missing))
+        if lines and await self._in_thread(self._dmem) is not None:
+            lines.append(Sentence("The kernel itself holds each slice to its memory (dmem)."))
         if lines:
             lines.append(Sentence("GPU slices are fair sharing, not a wall: see what they do not stop in docs/gpu.md."))
         return tuple(lines)
@@ -212,6 +217,25 @@ class Slices:
             return in_the_open(held.card, files, tested=tested, pretended=pretended, base=base)
         nodes = nodes_of(held.card, self.cards.look())
         return in_sandbox(held.card, files, nodes=nodes, tested=tested, pretended=pretended, base=base)
+
+    def wall(self, lease_id: LeaseId, held: HeldSlice, inside: Path | None) -> bool:
+        """Have the kernel itself refuse a server what the watchdog would end it for; whether it does. Blocks.
+
+        inside: the server's control group, where the kernel limits the memory of devices. A node where it does not, or
+        not for this card, has the library and the watchdog.
+        """
+        if inside is None or (found := self._dmem()) is None or held.card not in found.regions:
+            return False
+        try:
+            found.limit(inside, {held.card: tolerated(held.memory_bytes, self.settings.tolerance)})
+        except SetupError as exc:
+            log.warning("the kernel does not hold a slice to its memory lease=%s: %s", lease_id, exc)
+            return False
+        return True
+
+    def _dmem(self) -> dmem.Dmem | None:
+        """The kernel's own limit; never for pretended cards, which it does not know."""
+        return dmem.find_dmem(self.cards.known, self._control_groups) if self.cards.pretended is None else None
 
     @property
     def none_of_it(self) -> Mapping[str, str]:

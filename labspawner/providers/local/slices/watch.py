@@ -41,7 +41,10 @@ class Watch:
             inventory=lambda: slices.cards.look(0.0),
             identify=_identify,
             slice_of=lambda pid: self._owners.get(pid),  # noqa: PLW0108 - a new one after each look
-            slices=lambda: [Watched(lease_id, {one.card: one.memory_bytes}) for lease_id, one in self._held.items()],
+            slices=lambda: [
+                Watched(lease_id, {one.card: one.memory_bytes}, slices.settings.tolerance)
+                for lease_id, one in self._held.items()
+            ],
             kill=slices.settings.watchdog == "kill",
         )
         self.killed: dict[LeaseId, GpuRefusal] = {}

@@ -21,6 +21,7 @@ CONTROLLER_FILES = {
     },
     "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
     "pids": {"pids.max": "max", "pids.current": "0"},
+    "dmem": {"dmem.max": "", "dmem.current": ""},
 }
 EVERYWHERE = {"cgroup.procs": "", "cgroup.subtree_control": "", "cgroup.kill": "", "cgroup.freeze": "0"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -339,6 +340,32 @@ def test_without_pid_descriptors_everybody_is_killed_by_number(groups: Groups, m
 
     assert group.kill()
     assert server.child.wait(timeout=120) == -signal.SIGKILL
+
+
+def test_the_memory_of_devices_is_limited_where_the_machine_can(tmp_path: Path, hub_id: str):
+    folder = FolderThatActsLikeV2(tmp_path, "cpu memory pids dmem")
+
+    group = Groups(V2(folder, tmp_path), hub_id=hub_id, provider="local").create("ada", Limits(memory_bytes=2**30))
+
+    assert group.device_memory == tmp_path / group.name / "inside"
+    assert (group.device_memory / "dmem.max").exists()
+
+
+def test_a_machine_that_keeps_the_memory_of_devices_to_itself_limits_the_rest(tmp_path: Path, hub_id: str):
+    folder = FolderThatActsLikeV2(tmp_path, "cpu memory pids dmem")
+    whole = folder.write
+
+    def as_under_systemd(path: Path, text: str) -> None:
+        if text == "+dmem":
+            raise OSError(errno.EBUSY, "as told", str(path))
+        whole(path, text)
+
+    folder.write = as_under_systemd  # type: ignore[method-assign]
+
+    group = Groups(V2(folder, tmp_path), hub_id=hub_id, provider="local").create("ada", Limits(memory_bytes=2**30))
+
+    assert group.device_memory is None
+    assert group.limits_of().memory_bytes == 2**30
 
 
 def test_kill_gives_up_on_a_process_that_does_not_die(folder: FolderThatActsLikeV2, folder_mounts, hub_id: str):

@@ -59,6 +59,7 @@ def open_slices(nvml: NvmlDouble, run_dirs: RunDirs, host: HostProcesses, tmp_pa
             provider=provider,
             hub_id="hub",
             open_nvml=nvml.open,
+            control_groups=tmp_path / "cgroup",
         )
         made.append(slices)
         return slices
@@ -381,3 +382,55 @@ async def test_a_slice_that_has_to_hold_and_is_not_tested_fails_the_start(slices
         await slices.tried_out(lease_id, slices.on_disk()[lease_id], ANY, expected=False, left_s=600)
 
     assert "could not be tried out (nothing in this server tests it)" in refused.value.message
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    """Control groups that limit the memory of the card at 17:00.0; the group of a server below them."""
+    (tmp_path / "cgroup" / "ada").mkdir(parents=True)
+    (tmp_path / "cgroup" / "cgroup.controllers").write_text("cpu dmem memory pids\n")
+    (tmp_path / "cgroup" / "dmem.capacity").write_text(f"drm/0000:17:00.0/vram0 {MEMORY}\n")
+    (tmp_path / "cgroup" / "ada" / "dmem.max").write_text(f"drm/0000:17:00.0/vram0 {MEMORY}\n")
+    return tmp_path / "cgroup" / "ada"
+
+
+async def test_the_kernel_refuses_what_the_watchdog_would_end_a_server_for(
+    open_slices, nvml: NvmlDouble, kernel: Path
+) -> None:
+    nvml.cards = [a_card(bus="00000000:17:00.0")]
+    slices = open_slices(tolerance="512MiB")
+    lease_id = new_lease_id()
+    held = await slices.take(lease_id, gib(6), ANY, sandboxed=True)
+
+    assert slices.wall(lease_id, held, kernel)
+
+    assert (kernel / "dmem.max").read_text() == f"drm/0000:17:00.0/vram0 {6 * GIB + 512 * 2**20}\n"
+    assert "The kernel itself holds each slice to its memory (dmem)." in [str(line) for line in await slices.describe()]
+
+
+async def test_where_the_kernel_does_not_limit_a_card_the_library_does_alone(
+    open_slices, nvml: NvmlDouble, kernel: Path, caplog
+) -> None:
+    nvml.cards = [a_card(bus="00000000:65:00.0")]
+    other = open_slices()
+    lease_id = new_lease_id()
+    held = await other.take(lease_id, gib(6), ANY, sandboxed=True)
+
+    assert not other.wall(lease_id, held, kernel)
+    assert not other.wall(lease_id, held, None)
+
+    assert "dmem" not in " ".join(str(line) for line in await other.describe())
+    assert caplog.text == ""
+
+
+async def test_a_kernel_that_does_not_take_the_limit_is_said_and_stops_no_start(
+    open_slices, nvml: NvmlDouble, kernel: Path, caplog
+) -> None:
+    nvml.cards = [a_card(bus="00000000:17:00.0")]
+    slices = open_slices()
+    lease_id = new_lease_id()
+    held = await slices.take(lease_id, gib(6), ANY, sandboxed=True)
+
+    assert not slices.wall(lease_id, held, kernel / "gone")
+
+    assert f"the kernel does not hold a slice to its memory lease={lease_id}" in caplog.text

@@ -133,6 +133,18 @@ async def test_a_program_within_its_slice_and_a_stranger_live(open_slices, run_d
     await slices.close()
 
 
+async def test_what_an_administrator_tolerates_is_left_alone(open_slices, run_dirs, nvml, program) -> None:
+    slices = open_slices(tolerance="1GiB")
+    lease_id = await a_slice(slices, run_dirs)
+    inside = program(lease_id)
+    nvml.held_by(inside.pid, "7GiB")
+
+    await looks(slices, 3)
+
+    assert inside.poll() is None
+    await slices.close()
+
+
 @pytest.mark.parametrize("watchdog", ["report", "off"])
 async def test_an_administrator_can_have_it_only_reported_or_not_watched_at_all(
     open_slices, run_dirs, nvml, program, caplog, watchdog
