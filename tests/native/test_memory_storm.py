@@ -19,6 +19,8 @@ OPERATIONS = int(os.environ.get("STORM", "400"))
 LIMIT = 600 * MIB
 WAYS = ("symbols", "table", "lookup0", "lookup2")
 
+pytestmark = [pytest.mark.timeout(0)] if "STORM" in os.environ else []
+
 
 @pytest.fixture
 def a_slice(native, stub_state, tmp_path: Path) -> Slice:
