@@ -198,7 +198,8 @@ async def test_limits_umask_and_groups_are_the_orders(bench: Bench, tmp_path: Pa
         outside_files=(str(outside),),
     )
 
-    assert answer == [[512, 1024], 0o077, 3, str(bench.home), "200", ["0", "1", "2", "3"]]
+    nicer = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)
+    assert answer == [[512, 1024], 0o077, nicer, str(bench.home), "200", ["0", "1", "2", "3"]]
     assert (inside.read_text(), outside.read_text()) == ("0", "0")
 
 
