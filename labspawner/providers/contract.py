@@ -9,7 +9,7 @@ name (`{"KubeSpawner": {...}}`). `tests/conformance` holds every provider to the
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -133,6 +133,49 @@ class Keeping(Protocol):
 
     def keeps_files(self, settings: Mapping[str, Json]) -> bool:
         """Whether the next server finds what one with these settings of a variant wrote; from configuration alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleTicket:
+    """One way to a server's screen, open for a few seconds and for one connection; made anew for each.
+
+    url: of a websocket (`wss://host:port/path?query`) whose messages are raw RFB; like `headers` and `password` it is
+      secret, and never leaves the process that asked for it, but for the password: what the viewer answers RFB's own
+      question with, over a connection that is its owner's.
+    fingerprint: SHA-256 of the one certificate that is right, in hex (colons and case do not matter), whoever signed it.
+    ca_file: PEM of the authority that signed it; neither: those of the machine.
+    reference: what `console_ended` knows this console by; no secret.
+    """
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+    password: str = field(repr=False, default="")
+    subprotocol: str = "binary"
+    fingerprint: str | None = None
+    ca_file: Path | None = None
+    reference: str = ""
+
+
+@runtime_checkable
+class Consoling(Protocol):
+    """A provider whose servers have a screen (`Feature.CONSOLE`). Optional. What shows it is a process of its own
+    (`labspawner.service.desktop`), which builds the provider as the hub does and calls only these, `observe` and
+    `close`: a provider that is only built must not start to work, or two processes would."""
+
+    async def console(self, handle: Handle) -> ConsoleTicket:
+        """A new way to this server's screen. Raises LabError with the sentence its viewer reads: where the machine is off,
+        gone or out of reach."""
+        ...
+
+    async def console_ended(self, handle: Handle, reference: str) -> Sentence | None:
+        """Why a console ended that gave no picture, or lost it; None where nobody knows, or it ended in order. Never
+        raises for a host's sake."""
+        ...
+
+    def ssh(self, handle: Handle) -> str | None:
+        """What stands after `ssh ` to reach this server (`student@10.0.0.7`); None where its profile has none. From the
+        handle alone."""
         ...
 
 
