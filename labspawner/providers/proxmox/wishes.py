@@ -1,0 +1,57 @@
+"""What a profile says of the device that its VMs get, and what such a device forbids. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from labspawner.sentences import Sentence
+
+_MAPPING = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}", re.ASCII)
+_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+class PciWish(BaseModel):
+    """A device that is passed through: a whole GPU, or a vGPU of a type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mapping: str = Field(
+        description="Name of a resource mapping of the cluster (Datacenter, Resource Mappings). One with several devices on "
+        "a node is a pool: each VM gets one that is free."
+    )
+    type: str | None = Field(
+        default=None,
+        description="Type of a vGPU, as the driver calls it, for example nvidia-231. Left out: the device.",
+    )
+    pcie: bool = Field(default=True, description="As a PCI Express device, which needs the machine type q35.")
+    primary: bool = Field(default=False, description="As the VM's only display; its desktop page then shows nothing.")
+
+    @field_validator("mapping")
+    @classmethod
+    def _mapped(cls, value: str) -> str:
+        if not _MAPPING.fullmatch(value):
+            raise ValueError(f"{value!r} is not the name of a resource mapping: letters, digits, '-' and '_'")
+        return value
+
+    @field_validator("type")
+    @classmethod
+    def _typed(cls, value: str | None) -> str | None:
+        if value is not None and not _TYPE.fullmatch(value):
+            raise ValueError(f"{value!r} is not a type of vGPU: write for example nvidia-231")
+        return value
+
+
+def hibernates_not(settings: Mapping[str, object]) -> str | None:
+    """Why a server with these settings of a variant cannot be hibernated; None where nothing speaks against it."""
+    if not settings.get("pci"):
+        return None
+    return (
+        "a virtual machine with a passed-through device cannot be hibernated, saved with its memory or moved while it "
+        "runs: write action: stop"
+    )
+
+
+NO_HIBERNATE = Sentence("A server with a GPU of its own cannot be hibernated: it is stopped, and keeps its disk.")
