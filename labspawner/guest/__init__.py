@@ -9,51 +9,64 @@ It runs as root in the guest. The hub calls it through the guest agent (`[HELPER
 answers an unknown program with a broken connection). Secrets come on its standard input alone, never on a command line;
 it prints none, and takes the token out of the log lines that it shows. Windows guests have no helper: they are desktops.
 
-Every verb but `logs`, `unit` and `run` prints ONE line of JSON, `{"protocol": 1, "ok": true|false, ...}`, and exits with 0
-when ok, 1 when it refuses, 2 for a wrong command line. A refusal: `{"protocol": 1, "ok": false, "reason": CODE, "message":
-SENTENCE}`; CODE is one of `REASONS`. Unknown keys are to be ignored on both sides; another protocol than 1 is refused.
+Every verb but `logs`, `unit` and `run` prints ONE line of JSON, `{"protocol": 1, "ok": true, ...}`, and exits with 0 when ok,
+1 when it refuses, 2 for a wrong command line. A refusal: `{"protocol": 1, "ok": false, "reason": CODE, "message": SENTENCE}`;
+CODE is one of `REASONS`. Unknown keys are to be ignored on both sides; another protocol than 1 is refused.
 
-configure   standard input (at most 64 KiB, UTF-8):
-              {"protocol": 1,
-               "user": "student",                 the account that runs the server; exists (cloud-init's), not root
-               "command": ["jupyterhub-singleuser", ...],   no secrets; a bare name is looked for in `path` of
-                                                  /etc/labspawner/guest.json, then in SEARCH_PATH
-               "environment": {"JUPYTERHUB_API_TOKEN": ..., "JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:8888/user/..."},
-               "home": "/home/student",           optional; the account's home, the server's working folder
-               "lease": "...",                    optional; `status` says it back, so that one knows whose server runs
-               "files": {"JUPYTERHUB_SSL_KEYFILE": "-----BEGIN ..."}}   optional: each becomes a 0600 file of the user's, and
-                                                  the variable of that name its path
-            keeps it in /run/labspawner/server.json (root's, 0600, gone with a reboot), starts `UNIT` or, when anything of it
-            differs from what runs, replaces the old server, and returns before the server listens:
-              {"protocol": 1, "ok": true, "lease": "...", "state": "active", "started": true, "replaced": false, "port": 8888}
-            started: a server was started by this call; replaced: another one was ended for it.
-status      {"protocol": 1, "ok": true, "at": INSTANT, "lease": "..."|null, "user": "..."|null, "boot_id": "..."|null, "uptime_s": 12.5,
-             "server": {"state": "active"|"activating"|"deactivating"|"failed"|"inactive", "pid": 123|null, "exit_code": 1|null,
-                        "port": 8888|null, "listening": true|false},
-             "versions": {"python": "3.11.2"|null, "jupyterhub": "6.1.1"|null, "jupyterlab": "4.4.1"|null, "labspawner": null},
-             "cloud_init": "done"|"running"|"error"|"degraded"|"disabled"|"not started"|"absent"|"unknown",
-             "activity": {"last_activity": INSTANT|null, "kernels": 2|null, "busy": 1|null, "terminals": 0|null, "connections": 3|null},
-             "sessions": [{"user": "...", "where": "tty1"|":0"|"pts/0", "remote": "10.0.0.9"|"", "last_input": INSTANT|null}],
-             "last_input": INSTANT|null,          the newest of the sessions'
-             "cpu": {"load_1m": 0.5, "cores": 4}}
-            activity: what the server itself says (its /api/status, /api/kernels and /api/terminals with its own token), nulls
-            where it does not answer. INSTANT is ISO 8601 with `+00:00`. state "inactive" with a null lease: never configured.
-logs N      the last N (1 to 1000) lines of the server's log as plain text
-stop        ends the server and forgets the environment: {"protocol": 1, "ok": true, "stopped": true|false}
-check       what a good template has: {"protocol": 1, "ok": true, "findings": [{"level": "ok"|"warning"|"error", "code": "guest-agent",
-            "message": SENTENCE, "hint": SENTENCE or ""}]}; `ok` is false when a level is "error" (exit code 1). Codes: `CHECKS`.
-unit        the text of the systemd unit; `configure` installs it for this boot where the template has none
-run         what the unit runs: becomes the user, then the server
-call-home   the fallback where no guest agent can be used: asks the hub for what `configure` reads, once, with a nonce.
-            From /etc/labspawner/call-home.json {"url": "http://hub:8081/hub/labspawner/guest", "nonce": "...", "ca_file": ""}; a
-            nonce that is not there is SMBIOS' serial number `labspawner:NONCE` (the template then bakes the url). It sends
-              POST {url}/call-home   {"protocol": 1, "nonce": "...", "uuid": SMBIOS uuid or "", "hostname": "...", "addresses": ["10.0.0.5"]}
-            and understands: 200 with the JSON of `configure` (the hub forgets the nonce before it answers), 202 or 503 "not
-            yet" (it asks again, as Retry-After says), anything else final. It gives up after CALL_HOME_FOR_S seconds.
+configure
+    Reads standard input (at most 64 KiB, UTF-8):
+        {"protocol": 1,
+         "user": "student",            the account that runs the server; exists (cloud-init's), and is not root
+         "command": ["jupyterhub-singleuser", ...],   no secrets; a bare name is looked for in the environment's PATH, in
+                                       `path` of /etc/labspawner/guest.json ({"path": [FOLDER, ...]}), then where venvs and
+                                       programs usually are
+         "environment": {"JUPYTERHUB_API_TOKEN": ..., "JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:8888/user/..."},
+         "home": "/home/student",      optional: the server's HOME and working folder; else the account's
+         "lease": "...",               optional: `status` says it back, so that one knows whose server runs
+         "files": {"JUPYTERHUB_SSL_KEYFILE": "-----BEGIN ..."}}   optional: each becomes a 0600 file of the user's, and the
+                                       variable of that name its path
+    keeps it in /run/labspawner/server.json (root's, 0600, gone with a reboot), starts `UNIT` or, when anything of it differs
+    from what runs, replaces the old server, and returns before the server listens:
+        {"protocol": 1, "ok": true, "lease": "...", "state": "active", "started": true, "replaced": false, "port": 8888}
+    started: a server was started by this call; replaced: another one was ended for it.
+status
+        {"protocol": 1, "ok": true, "at": INSTANT, "lease": "..." or null, "user": "..." or null, "boot_id": "..." or null,
+         "uptime_s": 12.5,
+         "server": {"state": STATE, "pid": 123, "exit_code": null, "port": 8888, "listening": true},
+         "versions": {"python": "3.11.2", "jupyterhub": "6.1.1", "jupyterlab": "4.4.1", "labspawner": null},
+         "cloud_init": "done", "running", "error", "degraded", "disabled", "not started" or "absent",
+         "activity": {"last_activity": INSTANT, "kernels": 2, "busy": 1, "terminals": 0, "connections": 3},
+         "sessions": [{"user": "...", "where": "tty1", "remote": "10.0.0.9" or "", "last_input": INSTANT or null}],
+         "last_input": INSTANT or null,    the newest of the sessions'
+         "cpu": {"load_1m": 0.5, "cores": 4}}
+    STATE is systemd's: "active", "activating", "deactivating", "failed" (it died; exit_code says how, 128 + the signal) or
+    "inactive" (stopped, ended with 0, or never configured: then lease is null). Where something is not known there is null.
+    activity: what the server itself says (its /api/status, /api/kernels and /api/terminals, with its own token, which is no
+    use of it), all null where it does not answer. INSTANT is ISO 8601 with its time zone.
+logs N
+    The last N (1 to 1000) lines of the server's log as plain text.
+stop
+    Ends the server and forgets the environment: {"protocol": 1, "ok": true, "stopped": true or false}
+check
+    What a good template has; `ok` is false, and the exit code 1, when a level is "error":
+        {"protocol": 1, "ok": true, "findings": [{"level": "ok", "warning" or "error", "code": one of CHECKS,
+         "message": SENTENCE, "hint": SENTENCE or ""}]}
+unit
+    The text of the systemd unit; `configure` installs it for this boot where the template has none.
+run
+    What the unit runs: becomes the user, then the server.
+call-home
+    The fallback where no guest agent can be used: asks the hub, once and with a nonce, for what `configure` reads, and does
+    it. /etc/labspawner/call-home.json says {"url": "http://hub:8081/hub/labspawner/guest", "nonce": "...", "ca_file": ""}; a
+    nonce that is not there is SMBIOS' serial number `labspawner:NONCE` (the template then bakes the url). It sends
+        POST {url}/call-home
+        {"protocol": 1, "nonce": "...", "uuid": SMBIOS' uuid or "", "hostname": "...", "addresses": ["10.0.0.5"]}
+    and understands: 200 with the JSON of `configure` (the hub forgets the nonce before it answers), 202 or 503 "not yet" (it
+    asks again, as Retry-After says); any other status is final. It gives up after ten minutes.
 
 Where there is no systemd, or LABSPAWNER_GUEST_INIT=process says so, the helper keeps the server as a process of its own
-(log and state in /run/labspawner): for containers and for the test double. LABSPAWNER_GUEST_ROOT=FOLDER puts all paths below a
-folder and leaves accounts alone; it is for tests.
+(log and state in /run/labspawner): for containers and for the test double. LABSPAWNER_GUEST_ROOT=FOLDER puts all paths
+below a folder and leaves accounts alone; it is for tests.
 """
 
 from __future__ import annotations
