@@ -23,6 +23,8 @@ configure
          "environment": {"JUPYTERHUB_API_TOKEN": ..., "JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:8888/user/..."},
          "home": "/home/student",      optional: the server's HOME and working folder; else the account's
          "lease": "...",               optional: `status` says it back, so that one knows whose server runs
+         "when_ended": "stay",         optional; "poweroff": a minute after the server ended without having been told to, the
+                                       VM goes down, so that the hub sees it; `configure` and `stop` take that back
          "files": {"JUPYTERHUB_SSL_KEYFILE": "-----BEGIN ..."}}   optional: each becomes a 0600 file of the user's, and the
                                        variable of that name its path
     keeps it in /run/labspawner/server.json (root's, 0600, gone with a reboot), starts `UNIT` or, when anything of it differs
@@ -54,7 +56,7 @@ check
 unit
     The text of the systemd unit; `configure` installs it for this boot where the template has none.
 run
-    What the unit runs: becomes the user, then the server.
+    What the unit runs: becomes the user, then the server. (`ended` is what the unit runs after it.)
 call-home
     The fallback where no guest agent can be used: asks the hub, once and with a nonce, for what `configure` reads, and does
     it. /etc/labspawner/call-home.json says {"url": "http://hub:8081/hub/labspawner/guest", "nonce": "...", "ca_file": ""}; a

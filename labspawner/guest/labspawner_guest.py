@@ -51,6 +51,7 @@ After=network-online.target
 
 [Service]
 ExecStart={helper} run
+ExecStopPost=-{helper} ended
 KillMode=mixed
 TimeoutStopSec=20
 OOMPolicy=continue
@@ -97,7 +98,9 @@ def read_request(raw: bytes) -> dict[str, Any]:
         good = isinstance(table, dict) and all(NAME.match(name) and _is_text(table[name]) for name in table)
         if not good:
             raise Refused("bad_input", f"The request's `{key}` must map names of variables to text.")
-    return dict(request, command=command, **tables)
+    if data.get("when_ended", "stay") not in ("stay", "poweroff"):
+        raise Refused("bad_input", "The request's `when_ended` must be stay or poweroff.")
+    return dict(request, command=command, when_ended=data.get("when_ended", "stay"), **tables)
 
 
 def _is_text(value: object) -> bool:
@@ -163,6 +166,7 @@ class Machine:
         self.run, self.etc = self.path("/run/labspawner"), self.path("/etc/labspawner")
         self.request_file = self.run + "/server.json"
         self.log_file = self.run + "/server.log"
+        self.told_file = self.run + "/server.told"  # is there while the server ends because it was told to
         asked = environment.get("LABSPAWNER_GUEST_INIT", "")
         self.systemd = asked != "process" and os.path.isdir("/run/systemd/system")
 
@@ -318,6 +322,7 @@ class Systemd:
             raise Refused("start_failed", f"systemd refused `systemctl {words[0]}`: {said}")
 
     def start(self) -> None:
+        write(self._machine.told_file, b"")
         if "not-found" in output("systemctl", "show", "--property=LoadState", UNIT):
             os.makedirs("/run/systemd/system", exist_ok=True)
             with open("/run/systemd/system/" + UNIT, "w") as unit:
@@ -325,8 +330,10 @@ class Systemd:
             self._call("daemon-reload")
         output("systemctl", "reset-failed", UNIT)
         self._call("restart", UNIT)
+        _forget(self._machine.told_file)
 
     def stop(self) -> None:
+        write(self._machine.told_file, b"")
         self._call("stop", UNIT)
 
     def state(self) -> dict[str, Any]:
@@ -354,8 +361,8 @@ class Own:
 
     def start(self) -> None:
         self.stop()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._exit_file)
+        _forget(self._exit_file)
+        _forget(self._machine.told_file)
         handle = os.open(self._machine.log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(handle, "wb") as log:
             watcher = subprocess.Popen(  # noqa: S603 - ourselves
@@ -379,12 +386,14 @@ class Own:
         code = os.waitpid(child, 0)[1]
         code = 128 + os.WTERMSIG(code) if os.WIFSIGNALED(code) else os.WEXITSTATUS(code)
         write(self._exit_file, str(code).encode())
+        ended(self._machine)
         return code
 
     def stop(self) -> None:
         pid, until = self._pid(), time.monotonic() + STOP_S
         if pid is None:
             return
+        write(self._machine.told_file, b"")
         _signal(pid, signal.SIGTERM)
         while self._pid() is not None and time.monotonic() < until:
             time.sleep(0.02)
@@ -440,11 +449,23 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def _forget(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def ended(machine: Machine) -> None:
+    """The server has ended: where the hub wanted it, and nobody told it to end, the VM goes down in a minute."""
+    request = machine.request()
+    wanted = request is not None and request.get("when_ended") == "poweroff"
+    if wanted and not machine.root and not os.path.exists(machine.told_file):
+        output("shutdown", "-P", "+1", "The Jupyter server has ended.")
+
+
 def write(path: str, content: bytes, owner: pwd.struct_passwd | None = None) -> None:
     """Put a file in place whole, 0600 from its first byte on."""
     part = path + ".part"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(part)
+    _forget(part)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "wb") as target:
         if owner is not None:
@@ -515,6 +536,7 @@ def configure(machine: Machine, raw: bytes) -> dict[str, Any]:
         kept = json.dumps(request, sort_keys=True).encode()
         same, runs = _same(machine, kept), server.state()["state"] in ("active", "activating")
         if not (same and runs):
+            _take_back(machine, machine.request())
             write(machine.request_file, kept)
             _write_files(machine, request["files"], user)
             try:
@@ -528,6 +550,12 @@ def configure(machine: Machine, raw: bytes) -> dict[str, Any]:
             "replaced": runs and not same,
             "port": port_of(request["environment"]),
         }
+
+
+def _take_back(machine: Machine, request: Mapping[str, Any] | None) -> None:
+    """No power-off that an ended server has asked for."""
+    if request is not None and request.get("when_ended") == "poweroff" and not machine.root:
+        output("shutdown", "-c")
 
 
 def _same(machine: Machine, kept: bytes) -> bool:
@@ -643,11 +671,11 @@ def logs(machine: Machine, lines: int) -> str:
 def stop(machine: Machine) -> dict[str, Any]:
     """End the server and forget its environment."""
     with machine.alone():
-        server = keeper(machine)
+        server, request = keeper(machine), machine.request()
         ran = server.state()["state"] in ("active", "activating", "deactivating")
         server.stop()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(machine.request_file)
+        _take_back(machine, request)
+        _forget(machine.request_file)
         shutil.rmtree(os.path.join(machine.run, "files"), ignore_errors=True)
     return {"stopped": ran}
 
@@ -723,7 +751,7 @@ def _check_agent(found: Findings, machine: Machine) -> None:
             if allow and "guest-exec" not in allow.group(1) and not line.lstrip().startswith("#"):
                 blocked = path
     found.say(
-        "guest-exec", not blocked, "The guest agent may run the helper.", f"The guest agent may not run programs ({blocked}).",
+        "guest-exec", not blocked, "The guest agent may run the helper.", f"The guest agent may run no program ({blocked}).",
         "Allow guest-exec and guest-exec-status there: without them the hub cannot hand over an environment.",
     )  # fmt: skip
 
@@ -884,6 +912,9 @@ def main(words: Sequence[str]) -> int:
             return 0
         if verb == "unit" and len(words) == 1:
             sys.stdout.write(unit_text())
+            return 0
+        if verb == "ended" and len(words) == 1:
+            ended(machine)
             return 0
         if verb == "run" and len(words) == 1:
             become(machine)
