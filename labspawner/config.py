@@ -20,6 +20,7 @@ from labspawner.errors import BadConfig
 from labspawner.model import Json
 from labspawner.providers.contract import Provider, ProviderContext, ProviderFactory
 from labspawner.sentences import Sentence
+from labspawner.store.reservations import Reservations
 
 ENTRY_POINT_GROUP = "labspawner.providers"
 _PROFILES = {"en": "Profiles", "zh-CN": "配置"}
@@ -206,7 +207,13 @@ def open_providers(settings: Settings) -> dict[str, Provider]:
         factory: ProviderFactory = kinds[str(kind)].load()
         if wanted := getattr(factory, "hub_config", ()):
             options.setdefault("hub_config", {name: dict(settings.sections.get(name, {})) for name in wanted})
-        opened[name] = factory(ProviderContext(name=name, hub_id=settings.hub_id, data_dir=folder), options)
+        context = ProviderContext(
+            name=name,
+            hub_id=settings.hub_id,
+            data_dir=folder,
+            reservations=Reservations.open(settings.database_url, hub_id=settings.hub_id, scope=name),
+        )
+        opened[name] = factory(context, options)
     return opened
 
 

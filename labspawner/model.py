@@ -469,6 +469,22 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """One thing of a list, such as an id or an address, that nobody else may have.
+
+    owner: a lease's id, or another name of whoever holds it; None: it is set aside until `until`, because it cools down or
+    for the reason `why`.
+    """
+
+    pool: str
+    value: str
+    owner: str | None
+    taken_at: datetime
+    until: datetime | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What the culler decided about one server, and on what evidence; kept so that it can be explained later.
 

@@ -8,8 +8,9 @@ name (`{"KubeSpawner": {...}}`). `tests/conformance` holds every provider to the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -24,10 +25,43 @@ from labspawner.model import (
     LeaseId,
     OwnedResource,
     ReleaseMode,
+    Reservation,
     ServerState,
     Usage,
 )
 from labspawner.sentences import Sentence
+
+
+class Reserving(Protocol):
+    """Things of which there is a list and each may be held by one only: ids, addresses. Each call is one transaction, off
+    the event loop; all raise StoreUnavailable. `labspawner.store.reservations` keeps them in the hub's database."""
+
+    async def take(self, pool: str, candidates: Iterable[str], owner: str, now: datetime) -> str | None:
+        """Take the first candidate that nobody holds and that is not set aside; None when there is none. An owner that has
+        something of the pool gets the same again."""
+        ...
+
+    async def free(
+        self, owner: str, now: datetime, *, cool_down: timedelta = timedelta(0), pool: str | None = None
+    ) -> int:
+        """Give back what `owner` holds, of one pool or of all; nobody gets it before `cool_down` is over. Repeatable."""
+        ...
+
+    async def held(self, now: datetime, pool: str | None = None) -> list[Reservation]:
+        """All that is held or set aside, of one pool or of all."""
+        ...
+
+    async def adopt(self, pool: str, value: str, owner: str, now: datetime) -> bool:
+        """Record what a host says: `owner` has `value`. False where another owner holds it."""
+        ...
+
+    async def set_aside(self, pool: str, value: str, until: datetime, why: str = "") -> None:
+        """Let nobody have `value` until then, and take it from whoever holds it."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what this object holds in this process; may be repeated."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +71,14 @@ class ProviderContext:
     name: the provider's name in the configuration; stands in every handle.
     hub_id: marks everything on a host; two hubs with different ids never touch each other's servers.
     data_dir: a folder of the provider's own, on the hub's machine; it exists.
+    reservations: of this provider, in the hub's database; a provider that uses it closes it. None: there is no such
+      database, and a provider that needs one keeps it in `data_dir`.
     """
 
     name: str
     hub_id: str
     data_dir: Path
+    reservations: Reserving | None = None
 
 
 @runtime_checkable

@@ -172,3 +172,17 @@ allowances = sa.Table(
     sa.Column("extensions", sa.Integer, nullable=False),
     sa.Column("held_s", sa.Float(53), nullable=False),
 )
+
+reservations = sa.Table(
+    "reservations",
+    metadata,
+    sa.Column("hub_id", AnyText, primary_key=True),
+    sa.Column("scope", AnyText, primary_key=True, comment="a provider's name"),
+    sa.Column("pool", AnyText, primary_key=True),
+    sa.Column("value", AnyText, primary_key=True),
+    sa.Column("owner", AnyText, comment="a lease's id; none: set aside"),
+    sa.Column("taken_at", Instant, nullable=False),
+    sa.Column("until", Instant, comment="of what is set aside"),
+    sa.Column("why", AnyText, nullable=False),
+    sa.UniqueConstraint("hub_id", "scope", "pool", "owner", name="reservations_one_each"),
+)
