@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from labspawner.errors import LabError
+from labspawner.model import Json, Resources
 
 
 class Level(str, Enum):
@@ -38,6 +39,26 @@ class Diagnosing(Protocol):
     async def diagnose(self) -> Sequence[Finding]:
         """Look at everything that servers will need, changing nothing. What cannot be looked at is a finding, not an
         error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What one variant of a profile asks of its provider, with the default of each option. settings: as a `LaunchRequest`
+    has them. hibernates: whether the profile's idle servers are hibernated."""
+
+    profile: str
+    resources: Resources = Resources()
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    hibernates: bool = False
+
+
+@runtime_checkable
+class DiagnosingProfiles(Protocol):
+    """A provider that looks at what profiles ask of it (templates, devices) too. Optional, and instead of `Diagnosing`."""
+
+    async def diagnose_profiles(self, asked: Sequence[Asked]) -> Sequence[Finding]:
+        """As `Diagnosing.diagnose`, for servers like these."""
         ...
 
 

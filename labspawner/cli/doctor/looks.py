@@ -18,7 +18,18 @@ from labspawner.errors import LabError
 from labspawner.model import Capacity, Resources
 from labspawner.placement import TooLarge, place
 from labspawner.providers.contract import Provider
-from labspawner.providers.findings import Diagnosing, Finding, Level, error, note, ok, trouble, warning
+from labspawner.providers.findings import (
+    Asked,
+    Diagnosing,
+    DiagnosingProfiles,
+    Finding,
+    Level,
+    error,
+    note,
+    ok,
+    trouble,
+    warning,
+)
 from labspawner.store.engine import make_engine, parse_url, shown, sqlite_file
 from labspawner.store.schema import leases
 from labspawner.units import human_bytes
@@ -83,7 +94,11 @@ async def provider(settings: Settings, name: str) -> tuple[Finding, ...]:
 
 
 async def _ask(opened: Provider, snapshot: Snapshot) -> tuple[Finding, ...]:
-    said = tuple(await opened.diagnose()) if isinstance(opened, Diagnosing) else ()
+    said: tuple[Finding, ...] = ()
+    if isinstance(opened, DiagnosingProfiles):
+        said = tuple(await opened.diagnose_profiles(asked_of(opened.name, snapshot)))
+    elif isinstance(opened, Diagnosing):
+        said = tuple(await opened.diagnose())
     try:
         capacity = await within(_CAPACITY_S, opened.capacity())
     except asyncio.TimeoutError:
@@ -105,28 +120,42 @@ def _room(capacity: Capacity) -> Finding:
 def _profiles(name: str, capacity: Capacity, snapshot: Snapshot) -> list[Finding]:
     """The variants for this provider that no machine of it could ever hold, with each option's default."""
     found: list[Finding] = []
-    count = 0
+    asked = asked_of(name, snapshot)
+    for each in asked:
+        need = each.resources
+        if isinstance(place(need, capacity, {}), TooLarge):
+            cardless = need.gpu is not None and not any(host.cards for host in capacity.hosts)
+            found.append(
+                (warning if cardless else error)(  # a demo on a laptop without a card is no fault
+                    "profiles",
+                    f"{each.profile} can never start here: it wants {_wanted(need)}"
+                    + (", and no card is shared" if cardless else ""),
+                    "make it smaller, or add a machine or card that holds it",
+                )
+            )
+    if asked and not found and capacity.hosts:
+        found.append(ok("profiles", f"{len(asked)} way(s) to run a profile fit the largest machine and card"))
+    return found if capacity.hosts else []
+
+
+def asked_of(name: str, snapshot: Snapshot) -> list[Asked]:
+    """What the profiles ask of the provider of this name, with each option's default."""
+    asked: list[Asked] = []
     for entry in snapshot.loaded:
         for profile in entry.course.profiles:
             defaults = {key: choice for key, option in profile.options.items() if (choice := option.default_choice)}
             for index, variant in enumerate(profile.variants):
-                if variant.provider != name:
-                    continue
-                count += 1
-                need = resolve_profile(profile, defaults, index).resources
-                if isinstance(place(need, capacity, {}), TooLarge):
-                    cardless = need.gpu is not None and not any(host.cards for host in capacity.hosts)
-                    found.append(
-                        (warning if cardless else error)(  # a demo on a laptop without a card is no fault
-                            "profiles",
-                            f"{entry.course.key(profile)} can never start here: it wants {_wanted(need)}"
-                            + (", and no card is shared" if cardless else ""),
-                            "make it smaller, or add a machine or card that holds it",
+                if variant.provider == name:
+                    resolved = resolve_profile(profile, defaults, index)
+                    asked.append(
+                        Asked(
+                            profile=entry.course.key(profile),
+                            resources=resolved.resources,
+                            settings=resolved.settings,
+                            hibernates=profile.idle.action == "hibernate",
                         )
                     )
-    if count and not found and capacity.hosts:
-        found.append(ok("profiles", f"{count} way(s) to run a profile fit the largest machine and card"))
-    return found if capacity.hosts else []
+    return asked
 
 
 def _wanted(need: Resources) -> str:
