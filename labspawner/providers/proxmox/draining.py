@@ -4,10 +4,13 @@ on this database sees it without a restart."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from enum import Enum
 from typing import Protocol
+
+from labspawner.model import Reservation
 
 POOL = "draining"
 """The pool of reservations that holds names of nodes. No lease owns them, so no sweep for lost leases may free them."""
@@ -23,6 +26,41 @@ class Marks(Protocol):
     async def remove(self, name: str) -> None: ...
 
     async def all(self) -> frozenset[str]: ...
+
+
+class Reserving(Protocol):
+    """The part of `labspawner.store.reservations.Reservations` that is used here."""
+
+    async def take(self, pool: str, candidates: Iterable[str], owner: str, now: datetime) -> str | None: ...
+
+    async def free(self, owner: str, now: datetime) -> int: ...
+
+    async def held(self, now: datetime, pool: str | None = None) -> list[Reservation]: ...
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class ReservedMarks:
+    """Names kept as reservations of the pool `draining`, each owned by itself."""
+
+    def __init__(self, reservations: Reserving, *, now: Callable[[], datetime] = _now) -> None:
+        self._reservations = reservations
+        self._now = now
+
+    async def add(self, name: str) -> None:
+        """Keep a name. Safe to repeat."""
+        await self._reservations.take(POOL, [name], f"{POOL}:{name}", self._now())
+
+    async def remove(self, name: str) -> None:
+        """Forget it. Safe to repeat."""
+        await self._reservations.free(f"{POOL}:{name}", self._now())
+
+    async def all(self) -> frozenset[str]:
+        """All that are kept."""
+        held = await self._reservations.held(self._now(), POOL)
+        return frozenset(each.value for each in held if each.owner is not None)
 
 
 class Draining:

@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from labspawner.providers.proxmox.draining import Draining, Move, Resident, plan
+from labspawner.providers.proxmox.draining import Draining, Move, ReservedMarks, Resident, plan
+from labspawner.store.reservations import Reservations
 
 
 class Notes:
@@ -70,6 +71,21 @@ async def test_undoing_it_is_known_at_once_too(notes):
 
     assert await draining.nodes() == frozenset()
     assert not await draining.end("pve1")
+
+
+async def test_the_marks_outlive_the_process_that_made_them(tmp_path):
+    url = f"sqlite:///{tmp_path / 'labspawner.sqlite'}"
+    operator, hub = (Reservations.open(url, hub_id="lab", scope="proxmox") for _ in range(2))
+    try:
+        await Draining(ReservedMarks(operator)).begin("pve1")
+        await Draining(ReservedMarks(operator)).begin("pve1")
+        await Draining(ReservedMarks(operator)).begin("pve2")
+        await Draining(ReservedMarks(operator)).end("pve2")
+
+        assert await Draining(ReservedMarks(hub)).nodes() == {"pve1"}
+    finally:
+        await operator.close()
+        await hub.close()
 
 
 def test_what_is_off_moves_to_the_node_with_most_room():
