@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from labspawner.testing.addresses import Addresses
 from labspawner.testing.kube import sitter
-from labspawner.testing.kube.addresses import Addresses
 from labspawner.testing.kube.podenv import expanded
 from labspawner.testing.kube.running import Start, StartFailed
 

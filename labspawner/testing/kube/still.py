@@ -6,7 +6,7 @@ import asyncio
 import socket
 from importlib.metadata import PackageNotFoundError, version
 
-from labspawner.testing.kube.addresses import Addresses
+from labspawner.testing.addresses import Addresses
 from labspawner.testing.kube.running import Start, StillContainer
 from labspawner.testing.kube.world import World
 

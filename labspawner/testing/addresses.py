@@ -1,4 +1,4 @@
-"""Pod addresses in 127.64.0.0/10: all on this machine, and no two doubles have the same."""
+"""Addresses in 127.64.0.0/10 for pods and guests: all on this machine, and no two doubles have the same."""
 
 from __future__ import annotations
 
