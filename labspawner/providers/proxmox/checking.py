@@ -99,7 +99,7 @@ def of_config(
         *_kind(config),
         *_agent(config),
         *_disks(config, storages),
-        *_drives(config, os),
+        *_drives(config),
         *_network(config),
         *_system(config, os),
         *_screen(config, desktop),
@@ -125,13 +125,8 @@ def _kind(config: Mapping[str, Any]) -> tuple[Finding, ...]:
 def _agent(config: Mapping[str, Any]) -> tuple[Finding, ...]:
     if agent_enabled(config):
         return (ok("guest agent", "the host talks to it"),)
-    return (
-        error(
-            "guest agent",
-            "the host does not talk to one in this VM, so nothing can be started in it",
-            "install qemu-guest-agent in it, then: qm set ID --agent enabled=1",
-        ),
-    )
+    said = "it is off in its options; clones have it on, and nothing starts in one that has no agent inside"
+    return (warning("guest agent", said, "install qemu-guest-agent in it, then: qm set ID --agent enabled=1"),)
 
 
 def _disks(config: Mapping[str, Any], storages: Mapping[str, StorageFacts]) -> tuple[Finding, ...]:
@@ -164,7 +159,7 @@ def _disks(config: Mapping[str, Any], storages: Mapping[str, StorageFacts]) -> t
     unseen = sorted({disk.storage for disk in disks} - storages.keys())
     if unseen and storages:
         said = f"the hub may not see {', '.join(unseen)}"
-        found.append(error("storage", said, "add it to the hub's pool: pvesh set /pools/POOL --storage NAME"))
+        found.append(error("storage", said, "add it to the hub's pool: pveum pool modify POOL --storage NAME"))
     return tuple(found) or (ok("disk", ", ".join(f"{disk.key} on {disk.storage}" for disk in disks)),)
 
 
@@ -175,25 +170,21 @@ def links(disk: Volume, storage: StorageFacts) -> bool:
     return storage.kind in _FILE_TYPES and disk.format in _LINKING_FORMATS
 
 
-def _drives(config: Mapping[str, Any], os: Os) -> tuple[Finding, ...]:
+def _drives(config: Mapping[str, Any]) -> tuple[Finding, ...]:
     found: list[Finding] = []
     own = cloudinit_drives(config)
     if len(own) > 1:
         said = f"{', '.join(own)}: more than one, and the guest reads any of them"
         found.append(error("cloud-init drive", said, f"keep one: qm set ID --delete {','.join(own[1:])}"))
-    for key in ("cicustom",):
-        if config.get(key):
-            said = "cicustom replaces what the hub sets for its student: user, keys, address"
-            found.append(error("cloud-init", said, f"qm set ID --delete {key}"))
+    if config.get("cicustom"):
+        said = "cicustom replaces what the hub sets for its student: user, keys, address"
+        found.append(error("cloud-init", said, "qm set ID --delete cicustom"))
     if str(config.get("ipconfig0", "")).startswith("ip=") and "dhcp" not in str(config["ipconfig0"]):
         found.append(note("cloud-init", f"it has an address of its own ({config['ipconfig0']}); clones get another"))
     isos = {key: volume for key, volume in cdroms(config).items() if key not in own}
     for key, volume in isos.items():
         said = f"{key} holds {volume}: clones need that file on their node"
         found.append(warning("CD drive", said, f"qm set ID --{key} none,media=cdrom"))
-    if os == "windows" and config.get("citype") not in {None, "configdrive2"}:
-        said = f"citype is {config['citype']}, which cloudbase-init does not read"
-        found.append(error("cloud-init", said, "qm set ID --citype configdrive2"))
     return tuple(found)
 
 
@@ -221,8 +212,6 @@ def _system(config: Mapping[str, Any], os: Os) -> tuple[Finding, ...]:
         found.append(error("system", said, f"qm set ID --ostype {'win11' if os == 'windows' else 'l26'}"))
     if windows and ("tpmstate0" in config or "efidisk0" in config):
         found.append(note("system", "TPM state and EFI disk are copied whole at every start; they are small"))
-    if str(config.get("onboot", 0)) == "1":
-        found.append(warning("system", "clones start with their node, wanted or not", "qm set ID --onboot 0"))
     if str(config.get("cpu", "")).split(",")[0] in {"host", "cputype=host"}:
         said = "cpu is host: a hibernated server may not resume on a node with another processor"
         found.append(note("processor", said, "take a model that all nodes have: qm set ID --cpu x86-64-v2-AES"))

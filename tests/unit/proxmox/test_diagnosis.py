@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from labspawner.model import Resources
+from labspawner.model import LeaseId, Resources
 from labspawner.providers.findings import Asked, Finding, Level
 from labspawner.providers.proxmox.diagnosis import judging, wants_of
 from labspawner.providers.proxmox.diagnosis.cluster import find_template
 from labspawner.providers.proxmox.diagnosis.probing import spread
 from labspawner.providers.proxmox.diagnosis.rights import agent_privilege, judge, role_privileges, wanted
+from labspawner.providers.proxmox.marks import clone_name, tags_of
 
 GIB = 2**30
 WHO = "labs@pve!hub"
@@ -172,14 +173,15 @@ def test_a_soft_mount_and_a_name_instead_of_an_address_are_told():
 
 def test_strangers_in_the_range_of_ids_are_named_and_a_full_range_is_an_error():
     vms = [
-        {"vmid": 20000, "tags": "labspawner;x"},
-        {"vmid": 20001, "tags": "web"},
+        {"vmid": 20000, "tags": tags_of("lab", LeaseId("l0123456789abcde"))},
+        {"vmid": 20001, "tags": tags_of("other", LeaseId("l0123456789abcdf"))},
         {"vmid": 20002, "status": "unknown"},
+        {"vmid": 20003, "name": clone_name("ada", LeaseId("l0123456789abcde"))},
     ]
 
-    assert "20001 in 20000-20009" in judging.ids(vms, first=20000, last=20009, tag="labspawner")[0].detail
-    assert judging.ids(vms[:1], first=20000, last=20000, tag="labspawner")[0].level is Level.ERROR
-    assert judging.ids([], first=20000, last=20009, tag="labspawner")[0].level is Level.OK
+    assert "20001 in 20000-20009" in judging.ids(vms, first=20000, last=20009, hub_id="lab")[0].detail
+    assert judging.ids(vms[:1], first=20000, last=20000, hub_id="lab")[0].level is Level.ERROR
+    assert judging.ids([], first=20000, last=20009, hub_id="lab")[0].level is Level.OK
 
 
 def test_addresses_that_answer_are_told():

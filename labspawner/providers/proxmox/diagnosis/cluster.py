@@ -41,13 +41,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is looked at. who: `user@realm!name` of the token, without its secret; tag: what the hub's VMs carry; wants: of
-    the profiles; held: addresses that servers have; draining: nodes that are being emptied."""
+    """What is looked at.
+
+    who: `user@realm!name` of the token, without its secret; wants: of the profiles; held: addresses that servers have;
+    draining: nodes that are being emptied.
+    """
 
     get: Get
     settings: ProxmoxSettings
+    hub_id: str
     who: str = ""
-    tag: str = "labspawner"
     wants: Sequence[Wanted] = ()
     held: Collection[str] = ()
     draining: Collection[str] = ()
@@ -92,7 +95,7 @@ async def diagnose(subject: Subject) -> tuple[Finding, ...]:
     found += await _bridges(subject, seen)
     found += await _mappings(subject, seen)
     vmids = subject.settings.vmids
-    found += judging.ids(seen.vms, first=vmids.first, last=vmids.last, tag=subject.tag)
+    found += judging.ids(seen.vms, first=vmids.first, last=vmids.last, hub_id=subject.hub_id)
     found += await _addresses(subject)
     found += await _clock(subject, seen)
     found += _endpoints(subject)

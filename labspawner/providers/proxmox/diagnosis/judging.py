@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from labspawner.providers.findings import Finding, error, note, ok, warning
+from labspawner.providers.proxmox.marks import lease_of_name, lease_of_tags
 from labspawner.units import human_bytes
 
 OLDEST, NEWEST = 8, 9
@@ -159,11 +160,11 @@ def mount(name: str, config: Mapping[str, Any]) -> tuple[Finding, ...]:
     )
 
 
-def ids(vms: Sequence[Mapping[str, Any]], *, first: int, last: int, tag: str) -> tuple[Finding, ...]:
-    """Whether the hub's range of VM ids is its own. tag: what its VMs carry."""
+def ids(vms: Sequence[Mapping[str, Any]], *, first: int, last: int, hub_id: str) -> tuple[Finding, ...]:
+    """Whether the hub's range of VM ids is its own. A clone has no tags before it is set up, but a name that tells."""
     inside = [each for each in vms if first <= int(each.get("vmid") or 0) <= last]
     strangers = sorted(
-        int(each["vmid"]) for each in inside if tag not in _tags(each) and each.get("status") != "unknown"
+        int(each["vmid"]) for each in inside if each.get("status") != "unknown" and not _ours(each, hub_id)
     )
     left = last - first + 1 - len(inside)
     if strangers:
@@ -210,7 +211,7 @@ def template_places(
     """Whether each node can clone a template. places: the node of each VM of that name, with their ids."""
     ids_ = sorted(vmid for each in places.values() for vmid in each)
     if not ids_:
-        advice = "check its name in the course file, and that it is in the hub's pool: pvesh set /pools/POOL --vms ID"
+        advice = "check its name in the course file, and that it is in the hub's pool: pveum pool modify POOL --vms ID"
         return (error("template", f"{name} is not there, or the hub may not see it", advice),)
     doubled = {node: each for node, each in places.items() if len(each) > 1}
     if doubled:
@@ -246,8 +247,9 @@ def mapping(name: str, listed: Sequence[Mapping[str, Any]], online: Collection[s
     return (ok("device", f"{name}: " + ", ".join(f"{count} on {node}" for node, count in sorted(there.items()))),)
 
 
-def _tags(vm: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(part for part in str(vm.get("tags") or "").replace(",", ";").replace(" ", ";").split(";") if part)
+def _ours(vm: Mapping[str, Any], hub_id: str) -> bool:
+    tags = str(vm.get("tags") or "").replace(",", ";").split(";")
+    return lease_of_tags(tags, hub_id) is not None or lease_of_name(str(vm.get("name") or "")) is not None
 
 
 def _is_address(text: str) -> bool:
