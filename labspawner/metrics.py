@@ -19,3 +19,4 @@ LEASES = Gauge("labspawner_leases", "Live leases", ["provider", "profile", "phas
 CULLS = Counter("labspawner_culls", "Servers stopped by the culler", ["provider", "profile", "reason"])
 RECONCILED = Counter("labspawner_reconciler_actions", "What the reconciler did", ["provider", "action"])
 RECONCILE_FAILURES = Counter("labspawner_reconciler_failures", "Passes that could not list a provider", ["provider"])
+PVE_REQUESTS = Counter("labspawner_pve_requests", "Requests sent to the API of Proxmox VE", ["method", "route"])
