@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +30,17 @@ def as_json(found: Mapping[str, Sequence[Finding]]) -> str:
     return json.dumps({"ok": not counts(found)[Level.ERROR], "findings": rows}, indent=1, ensure_ascii=False)
 
 
-def show(found: Mapping[str, Sequence[Finding]]) -> None:
+def doctors_summary(counted: Mapping[Level, int]) -> str:
+    """What doctor's findings come to, in a sentence."""
+    errors, warnings = counted[Level.ERROR], counted[Level.WARNING]
+    if errors:
+        return f"{errors} error(s) and {warnings} warning(s): some servers will not start."
+    return f"No error, {warnings} warning(s)." if warnings else "All is well."
+
+
+def show(
+    found: Mapping[str, Sequence[Finding]], *, summary: Callable[[Mapping[Level, int]], str] = doctors_summary
+) -> None:
     """Print the table, and a sentence that says what it comes to."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "WHERE", "WHAT", "FOUND"):
@@ -43,16 +53,9 @@ def show(found: Mapping[str, Sequence[Finding]]) -> None:
     # A pipe has no width of its own; a table that is cut there would lose what a script looks for.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
-    console.print(_summary(counts(found)))
+    console.print(summary(counts(found)))
 
 
 def _plain(text: str) -> str:
     """Text that may hold square brackets, which mean styles to rich."""
     return text.replace("[", "\\[")
-
-
-def _summary(counted: Mapping[Level, int]) -> str:
-    errors, warnings = counted[Level.ERROR], counted[Level.WARNING]
-    if errors:
-        return f"{errors} error(s) and {warnings} warning(s): some servers will not start."
-    return f"No error, {warnings} warning(s)." if warnings else "All is well."

@@ -19,6 +19,7 @@ _WINDOWS = re.compile(r"win\d+|w2k\d*|wxp|wvista")
 _LINKING_TYPES = frozenset({"zfspool", "rbd", "lvmthin", "btrfs"})
 _FILE_TYPES = frozenset({"dir", "nfs", "cifs", "cephfs", "glusterfs"})
 _LINKING_FORMATS = frozenset({"qcow2", "vmdk"})
+_OF_THE_FIRST_BOOT = frozenset({"cloud-init-clean", "machine-id", "ssh-host-keys"})
 _LEVELS = {"ok": Level.OK, "warning": Level.WARNING, "error": Level.ERROR}
 
 
@@ -253,14 +254,15 @@ def of_feature(answer: Mapping[str, Any], online: Collection[str]) -> tuple[Find
     return (ok("clones", f"on {', '.join(sorted(nodes & set(online))) or 'its node'}, by a link"),)
 
 
-def of_guest(report: Mapping[str, Any]) -> tuple[Finding, ...]:
-    """What `labspawner-guest check` found in a clone. report: its JSON. What this hub does not know is shown as it is."""
+def of_guest(report: Mapping[str, Any], *, clone: bool = False) -> tuple[Finding, ...]:
+    """What `labspawner-guest check` found. report: its JSON. What this hub does not know is shown as it is. clone: it was
+    asked in a clone that has booted, where what a template must not have yet is of that clone's own making."""
     if report.get("protocol") != 1:
         said = f"labspawner-guest in the template speaks protocol {report.get('protocol')!r}, this hub 1"
         return (error("helper", said, "labspawner vm guest-helper > /usr/local/sbin/labspawner-guest in the template"),)
     found = []
     for each in report.get("findings") or ():
-        if isinstance(each, Mapping):
+        if isinstance(each, Mapping) and not (clone and each.get("code") in _OF_THE_FIRST_BOOT):
             level = _LEVELS.get(str(each.get("level")), Level.NOTE)
             what = str(each.get("code") or "inside").replace("-", " ")
             found.append(Finding(level, what, str(each.get("message") or ""), str(each.get("hint") or "")))

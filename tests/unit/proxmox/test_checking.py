@@ -132,6 +132,13 @@ def test_what_the_helper_found_is_shown_with_its_hints():
     assert [each.level for each in found] == [Level.ERROR, Level.OK, Level.NOTE]
 
 
+def test_in_a_clone_nobody_misses_what_its_first_boot_made():
+    findings = [{"level": "warning", "code": "machine-id", "message": "there is one"}]
+
+    assert len(checking.of_guest({"protocol": 1, "ok": True, "findings": findings})) == 1
+    assert checking.of_guest({"protocol": 1, "ok": True, "findings": findings}, clone=True) == ()
+
+
 @pytest.mark.parametrize("report", [{}, {"protocol": 2, "ok": True}, {"protocol": 1, "ok": False}])
 def test_a_helper_that_cannot_be_understood_is_an_error(report):
     assert checking.worst(checking.of_guest(report)) is Level.ERROR

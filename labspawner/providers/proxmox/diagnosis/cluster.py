@@ -192,11 +192,14 @@ async def _template(subject: Subject, seen: _Seen, want: Wanted) -> list[Finding
 
 
 def find_template(vms: Sequence[Mapping[str, Any]], wanted_: str) -> list[Mapping[str, Any]]:
-    """The VMs that a course file means with `template: NAME`, or with an id."""
+    """The VMs that a course file means with `template: NAME`, or with an id: as `nodes.find_templates`, the newest of a name
+    on each node, but one that is no template yet is found too."""
     if wanted_.isdecimal():
         return [each for each in vms if int(each.get("vmid") or 0) == int(wanted_)]
     named = [each for each in vms if each.get("name") == wanted_]
-    return [each for each in named if str(each.get("template", 0)) == "1"] or named
+    found = [each for each in named if str(each.get("template", 0)) == "1"] or named
+    newest = {str(each.get("node")): each for each in sorted(found, key=lambda each: int(each["vmid"]))}
+    return [newest[node] for node in sorted(newest)]
 
 
 async def _rights(subject: Subject, seen: _Seen) -> list[Finding]:

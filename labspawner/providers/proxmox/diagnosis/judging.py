@@ -213,11 +213,6 @@ def template_places(
     if not ids_:
         advice = "check its name in the course file, and that it is in the hub's pool: pveum pool modify POOL --vms ID"
         return (error("template", f"{name} is not there, or the hub may not see it", advice),)
-    doubled = {node: each for node, each in places.items() if len(each) > 1}
-    if doubled:
-        node, each = next(iter(sorted(doubled.items())))
-        said = f"{name} is the name of {len(each)} VMs on {node}: {_some(sorted(each))}"
-        return (error("template", said, "rename the old ones, or name one by its id"),)
     missing = sorted(set(online) - places.keys())
     if missing and not shared:
         said = (
