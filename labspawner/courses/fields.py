@@ -138,6 +138,11 @@ def _image(value: str) -> str:
     return value
 
 
+def _template(value: object) -> object:
+    """A template's number as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _schema(pattern: str, description: str, *examples: Any, kind: str = "string") -> WithJsonSchema:
     return WithJsonSchema({"type": kind, "pattern": pattern, "description": description, "examples": list(examples)})
 
@@ -200,3 +205,15 @@ Slug = Annotated[
 OptionKey = Annotated[str, AfterValidator(_option_key), _schema(f"^{_KEY.pattern}$", "Name of an option.", "image")]
 ChoiceKey = Annotated[str, AfterValidator(_choice_key), _schema(f"^{_CHOICE.pattern}$", "Name of a choice.", "lab")]
 Image = Annotated[str, AfterValidator(_image)]
+Template = Annotated[
+    str,
+    BeforeValidator(_template),
+    AfterValidator(_image),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "minLength": 1, "maxLength": 300}, {"type": "integer", "minimum": 100}],
+            "description": "Name or number of a template.",
+            "examples": ["ubuntu-dl", 9100],
+        }
+    ),
+]

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from labspawner.courses import devices, kubespawner
 from labspawner.courses import hours as opening
-from labspawner.courses import kubespawner
 from labspawner.courses.fields import (
     Bytes,
     ChoiceKey,
@@ -19,6 +19,7 @@ from labspawner.courses.fields import (
     OptionKey,
     Percent,
     Slug,
+    Template,
     Text,
     shown,
     write_duration,
@@ -86,7 +87,11 @@ class VariantKeys(Model):
     disk: Bytes | None = Field(default=None, description="Size of the disk, where a server has its own.")
     gpu: Gpu | None = Field(default=None, description="A share of one GPU. Left out: no GPU.")
     image: Image | None = Field(default=None, description="Container image (kubernetes).", examples=["lab/scipy:1"])
-    template: Image | None = Field(default=None, description="Virtual machine that is cloned (proxmox).")
+    template: Template | None = Field(
+        default=None,
+        description="Virtual machine that is cloned (proxmox), by name or number.",
+        examples=["ubuntu-dl", 9100],
+    )
     start_timeout: Duration | None = Field(
         default=None, description="How long a start may take. Left out: the administrator's value.", examples=["5m"]
     )
@@ -102,6 +107,12 @@ class VariantKeys(Model):
         for key in COMMON_KEYS & settings.keys():
             raise ValueError(f"{key!r} does not belong into settings: write it one level up")
         return settings
+
+    @model_validator(mode="after")
+    def _whole_devices(self) -> VariantKeys:
+        if self.template is not None and self.gpu is not None:
+            raise ValueError(devices.NO_SLICE)
+        return self
 
 
 COMMON_KEYS = frozenset({*VariantKeys.model_fields, "provider", "title"})
@@ -278,6 +289,14 @@ class Profile(Model):
     )
 
     _lift = model_validator(mode="before")(kubespawner.lift_profile)
+
+    @model_validator(mode="after")
+    def _can_hibernate(self) -> Profile:
+        options = self.options.values()
+        picked = [choice.set for option in options for choice in option.choices.values()]
+        typed = [option.unlisted_choice.set for option in options]
+        devices.check_hibernation(self.idle.action, [keys.settings for keys in (*self.variants, *picked, *typed)])
+        return self
 
 
 class Course(Model):

@@ -68,7 +68,7 @@ def resolve_profile(profile: Profile, options: Mapping[str, str], variant_index:
             _replace(values, option.unlisted_choice.set, typed)
         elif (picked := option.choices.get(options.get(name, ""))) is not None:
             _replace(values, picked.set, None)
-    return _resolved(variant, values, variant_index)
+    return _resolved(variant, values, variant_index, hibernates=profile.idle.action == "hibernate")
 
 
 def _replace(values: dict[str, object], changes: VariantKeys, typed: str | None) -> None:
@@ -100,8 +100,10 @@ def _merged(old: dict[str, object], new: dict[str, object]) -> dict[str, object]
     return result
 
 
-def _resolved(variant: Variant, values: dict[str, object], index: int) -> ResolvedVariant:
+def _resolved(variant: Variant, values: dict[str, object], index: int, *, hibernates: bool) -> ResolvedVariant:
     settings = cast(dict[str, Json], values["settings"])
+    if hibernates and values["template"] is not None:
+        settings.setdefault("hibernate", True)  # its host keeps room for its memory
     for name in ("image", "template"):
         if values[name] is not None:
             settings[name] = cast(str, values[name])
