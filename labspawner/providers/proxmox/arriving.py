@@ -1,0 +1,338 @@
+"""From a VM that is there to a server that answers in it: switched on, its agent, its address, its environment, its answer.
+
+A VM that was just made and one that was parked go the same way; of the latter some steps are only shorter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from logging import getLogger
+from typing import Any
+
+from jupyterhub import __version__ as hub_version
+
+from labspawner.errors import LabError, SetupError, StartFailed
+from labspawner.guest import HELPER
+from labspawner.providers import probe
+from labspawner.providers.proxmox import handover, words
+from labspawner.providers.proxmox.agent import GuestAgent, Interface, Ran
+from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
+from labspawner.providers.proxmox.doing import Doing, TaskFailed
+from labspawner.providers.proxmox.handover import GuestReport
+from labspawner.providers.proxmox.job import Job
+from labspawner.providers.proxmox.options import ProxmoxSettings
+from labspawner.providers.proxmox.pace import Pace
+from labspawner.providers.redaction import redact, secrets_in
+from labspawner.sentences import Sentence
+
+log = getLogger(__name__)
+
+_TAIL_LINES = 40
+_PING_EVERY_S, _LOOK_EVERY_S, _PROBE_EVERY_S = 3.0, 4.0, 0.5
+_PROBES_A_LOOK = 10
+_AGENT_CALL_S = 60.0
+_START, _BOOT, _AGENT, _CONFIGURE, _JUPYTER = 45, 50, 65, 80, 90
+
+
+class Arrival:
+    """Brings VMs to the point where a student can work in them."""
+
+    def __init__(
+        self, doing: Doing, agent: GuestAgent, settings: ProxmoxSettings, *, pace: Pace, runs: Callable[[int], None]
+    ) -> None:
+        """runs: told of each VM that was switched on, since listings show that late."""
+        self._doing = doing
+        self._agent = agent
+        self._settings = settings
+        self._pace = pace
+        self._runs = runs
+
+    async def bring(self, job: Job) -> str:
+        """The URL of the server once it answers. Raises LabError."""
+        await job.line.say(_START, words.STARTING)
+        await self.switch_on(job)
+        self._runs(job.vmid)
+        if not job.variant.serves_jupyter:
+            return await self._desktop(job)
+        await job.line.say(_BOOT, words.BOOTING)
+        await self._until_agent(job)
+        await job.line.say(_AGENT, words.AGENT_ANSWERS)
+        report = await self._until_set_up(job)
+        _check_versions(report)
+        address = await self._address(job)
+        await job.line.say(_CONFIGURE, words.CONFIGURING)
+        url = f"http://{f'[{address}]' if ':' in address else address}:{job.variant.port}"
+        await self._configure(job, url)
+        await job.line.say(_JUPYTER, words.STARTING_JUPYTER)
+        await self._until_answering(job, url)
+        return url
+
+    # -- power
+
+    async def switch_on(self, job: Job) -> None:
+        """The VM runs afterwards; a hibernated one goes on where it was. Raises LabError."""
+        for last in (False, True):
+            try:
+                await job.make(
+                    self._doing.task(
+                        job.vmid, "POST", "status/start", kind="qmstart", within_s=self._settings.boot_timeout_s
+                    )
+                )
+            except TaskFailed as exc:
+                if exc.fault is Fault.ALREADY_RUNNING or await self._is_on(job):
+                    return  # a time-out of PVE's says nothing of QEMU
+                if exc.fault is not Fault.START_TIMEOUT or last:
+                    raise words.error_of_task(exc.end, doing=f"start {job}") from exc
+                log.warning("starting the VM once more %s: %s", job, exc)
+            except PveRefused as exc:
+                if exc.fault is Fault.ALREADY_RUNNING:
+                    return
+                raise
+            except PveSilent:
+                if await self._is_on(job):
+                    return
+                raise
+            else:
+                return
+
+    async def _is_on(self, job: Job) -> bool:
+        status = await self._doing.get(job.vmid, "status/current")
+        return isinstance(status, Mapping) and status.get("status") == "running"
+
+    async def _desktop(self, job: Job) -> str:
+        assert self._settings.desktop_url is not None  # looked at before anything was made
+        return str(self._settings.desktop_url)
+
+    # -- the guest
+
+    async def _until_agent(self, job: Job) -> None:
+        """Return when the guest agent answers. Raises StartFailed for a VM that goes off, or whose agent never comes."""
+        limit_s = job.variant.agent_timeout_s or self._settings.boot_timeout_s
+        begun, reset = self._pace.now(), False
+        while True:
+            try:
+                if await self._agent.ping(await self._doing.node_of(job.vmid), job.vmid):
+                    return
+            except PveRefused as exc:
+                if exc.fault is Fault.AGENT_OFF:
+                    raise _no_agent(job, "it is switched off in the VM's configuration") from exc
+                if exc.fault is Fault.NOT_RUNNING and not await self._is_on(job):
+                    raise _went_off(job) from exc
+                if exc.fault not in {Fault.NOT_RUNNING, Fault.NO_AGENT, Fault.MOVED, Fault.NODE_AWAY}:
+                    raise
+            waited_s = self._pace.now() - begun
+            if waited_s > limit_s:
+                raise _no_agent(job, f"none in {waited_s:.0f} s")
+            if waited_s > limit_s / 2 and not reset and not job.parked:
+                reset = True
+                log.warning("no guest agent after %.0f s, resetting the VM %s", waited_s, job)
+                job.line.mention(_BOOT, words.BOOTING_AGAIN)
+                await self._reset(job)
+            await self._pace.sleep(_PING_EVERY_S)
+
+    async def _reset(self, job: Job) -> None:
+        try:
+            await self._doing.task(
+                job.vmid, "POST", "status/reset", kind="qmreset", within_s=self._settings.boot_timeout_s
+            )
+        except (TaskFailed, PveRefused) as exc:
+            log.warning("the VM could not be reset %s: %s", job, exc)
+
+    async def _until_set_up(self, job: Job) -> GuestReport:
+        """What the helper says once cloud-init is through. Raises LabError."""
+        while True:
+            report = await self._report(job)
+            if report.set_up:
+                if report.cloud_init == "error":
+                    log.warning("cloud-init met an error in the VM %s", job)
+                return report
+            job.line.mention(_AGENT, words.SETTING_UP)
+            await self._pace.sleep(_LOOK_EVERY_S)
+
+    async def _report(self, job: Job) -> GuestReport:
+        ran = await self._helper(job, "status")
+        said = handover.answer_of(ran.out)
+        if said is None or said.get("ok") is not True:
+            raise _bad_helper(job, "status", ran, said)
+        return handover.report_of(said)
+
+    async def _helper(self, job: Job, *verb: str, stdin: str = "") -> Ran:
+        """Run a verb of the helper; once more where the agent lost its voice for a moment. Raises LabError."""
+        for last in (False, True):
+            node = await self._doing.node_of(job.vmid)
+            try:
+                return await self._agent.run(node, job.vmid, [HELPER, *verb], stdin=stdin, within_s=_AGENT_CALL_S)
+            except PveRefused as exc:
+                if exc.fault in {Fault.HELPER_MISSING, Fault.AGENT_BLOCKED}:
+                    raise _no_helper(job, exc) from exc
+                if exc.fault is Fault.NOT_RUNNING and not await self._is_on(job):
+                    raise _went_off(job) from exc
+                if last or exc.fault not in {Fault.NO_AGENT, Fault.NOT_RUNNING, Fault.MOVED, Fault.AGENT_PID}:
+                    raise
+            except PveSilent:
+                if last:
+                    raise
+            await self._pace.sleep(_LOOK_EVERY_S)
+        raise AssertionError("unreachable")
+
+    async def _address(self, job: Job) -> str:
+        """The address of the VM, as its card net0 has it in the guest. Raises StartFailed where it gets none."""
+        wanted = job.record.address
+        while True:
+            seen = await self._agent.interfaces(await self._doing.node_of(job.vmid), job.vmid)
+            found = address_of(seen, mac=job.record.mac, wanted=wanted)
+            if found is not None:
+                if job.addresses is None and found != job.record.address:
+                    await job.checkpoint(address=found, ssh=f"{job.variant.user}@{found}" if job.variant.ssh else "")
+                return found
+            job.line.mention(_AGENT, words.WAITING_FOR_NETWORK)
+            if job.left_s() <= _LOOK_EVERY_S:
+                raise _no_address(job, seen)
+            await self._pace.sleep(_LOOK_EVERY_S)
+
+    # -- the server
+
+    async def _configure(self, job: Job, url: str) -> None:
+        variant, request = job.variant, job.request
+        environment = {
+            **handover.environment_of(
+                request,
+                url=url,
+                hub_connect_url=self._settings.hub_connect_url,
+                hub_environment=os.environ,
+            ),
+            **variant.environment,
+        }
+        if variant.default_url is not None:
+            environment["JUPYTERHUB_DEFAULT_URL"] = variant.default_url
+        stdin = handover.configuration(
+            request,
+            user=variant.user,
+            command=variant.command or request.command,
+            environment=environment,
+            home=variant.home,
+        )
+        ran = await self._helper(job, "configure", stdin=stdin)
+        said = handover.answer_of(ran.out)
+        if said is None or said.get("ok") is not True:
+            raise _bad_helper(job, "configure", ran, said)
+
+    async def _until_answering(self, job: Job, url: str) -> None:
+        """Return when the server answers. Raises StartFailed, with its last words, where it died."""
+        lease, probes = str(job.request.lease_id), 0
+        while True:
+            if await probe.answers(url + job.request.base_url + "api", timeout_s=max(0.05, min(2.0, job.left_s()))):
+                return
+            probes += 1
+            if probes % _PROBES_A_LOOK == 0:
+                report = await self._report(job)
+                if report.died(lease):
+                    raise StartFailed(
+                        words.DIED,
+                        detail=f"server ended exit_code={report.exit_code} {job}",
+                        log_tail=await self.tail(job, _TAIL_LINES),
+                    )
+            await self._pace.sleep(_PROBE_EVERY_S)
+
+    async def tail(self, job: Job, lines: int) -> str:
+        """The last lines of the server's log, without secrets; empty where they cannot be had."""
+        if job.record.vmid is None:
+            return ""
+        return redact(await self.logs(job.vmid, lines), secrets_in(job.request.environment))
+
+    async def logs(self, vmid: int, lines: int) -> str:
+        """The same for any VM; what is secret in it is not known here."""
+        try:
+            node = await self._doing.node_of(vmid)
+            ran = await self._agent.run(node, vmid, [HELPER, "logs", str(min(lines, 1000))], within_s=_AGENT_CALL_S)
+        except (PveRefused, PveSilent):
+            return ""
+        return "\n".join(ran.out.splitlines()[-lines:]) if ran.ok and lines > 0 else ""
+
+    async def report(self, vmid: int) -> GuestReport | None:
+        """What the helper in a VM says; None where it does not. Raises PveRefused, PveSilent."""
+        node = await self._doing.node_of(vmid)
+        ran = await self._agent.run(node, vmid, [HELPER, "status"], within_s=_AGENT_CALL_S)
+        said = handover.answer_of(ran.out)
+        return handover.report_of(said) if said is not None and said.get("ok") is True else None
+
+
+def address_of(interfaces: tuple[Interface, ...], *, mac: str, wanted: str) -> str | None:
+    """The address by which a VM is reached: `wanted`, where its card has that; without a wish the first of its card that
+    others can reach, IPv4 before IPv6. Cards that are not ours (docker0, loopback) do not count. Pure."""
+    ours = [card for card in interfaces if card.mac.lower() == mac.lower()] if mac else []
+    reachable = []
+    for card in ours:
+        for text in card.addresses:
+            try:
+                address = ip_address(text.partition("%")[0])
+            except ValueError:
+                continue
+            if wanted:
+                if address == ip_address(wanted):
+                    return wanted
+            elif not (address.is_link_local or address.is_unspecified or address.is_multicast):
+                reachable.append(address)
+    reachable.sort(key=lambda address: address.version)
+    return str(reachable[0]) if reachable else None
+
+
+def _check_versions(report: GuestReport) -> None:
+    """Raises SetupError for a server that this hub cannot talk to: the one or the other has another major version."""
+    theirs = report.versions.get("jupyterhub")
+    if theirs is not None and theirs.split(".")[0] != hub_version.split(".")[0]:
+        raise SetupError(
+            Sentence(
+                "The software in this profile's virtual machine does not fit this hub: JupyterHub {theirs} there, {ours} "
+                "here. Tell your instructor.",
+                theirs=theirs,
+                ours=hub_version,
+            ),
+            detail=f"template has jupyterhub=={theirs}, the hub {hub_version}: install the same major version there",
+        )
+
+
+def _went_off(job: Job) -> StartFailed:
+    return StartFailed(
+        Sentence("Your virtual machine went off while it was starting. Try again, or tell your instructor."),
+        detail=f"the VM stopped while starting {job}",
+    )
+
+
+def _no_agent(job: Job, why: str) -> StartFailed:
+    return StartFailed(
+        Sentence(
+            "Your virtual machine was started, but nothing in it answers. If that happens again, tell your instructor: the "
+            "template may lack the guest agent."
+        ),
+        detail=f"no guest agent ({why}) {job}",
+    )
+
+
+def _no_helper(job: Job, exc: PveRefused) -> SetupError:
+    return SetupError(
+        Sentence("This profile's virtual machine is not prepared for Jupyter. Tell your instructor."),
+        detail=f"{HELPER} cannot be run in the template: {exc.text} {job}",
+    )
+
+
+def _no_address(job: Job, seen: tuple[Interface, ...]) -> StartFailed:
+    cards = ", ".join(f"{card.name} {card.mac} {'/'.join(card.addresses) or '-'}" for card in seen) or "none"
+    return StartFailed(
+        Sentence("Your virtual machine did not get its network address. Tell your instructor."),
+        detail=f"net0 {job.record.mac} never had {job.record.address or 'an address'}: {cards} {job}",
+    )
+
+
+def _bad_helper(job: Job, verb: str, ran: Ran, said: Mapping[str, Any] | None) -> LabError:
+    reason = str(said.get("reason") or "") if said is not None else ""
+    message = str(said.get("message") or "") if said is not None else ran.err.strip()[-500:]
+    secrets = secrets_in(job.request.environment)
+    detail = redact(f"labspawner-guest {verb}: {reason} {message} exitcode={ran.exitcode} {job}", secrets)
+    if reason == "start_failed":
+        return StartFailed(words.DIED, detail=detail, log_tail=redact(message, secrets))
+    return SetupError(
+        Sentence("This profile's virtual machine is not prepared for Jupyter. Tell your instructor."), detail=detail
+    )

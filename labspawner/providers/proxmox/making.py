@@ -1,0 +1,411 @@
+"""A VM of a student's own: an id and an address taken, the template cloned, the copy set up, ready to be switched on.
+
+Each thing is in the handle before it is made. A clone that fails because others clone too is tried again, with another id
+where somebody took it; what has our marker is ours, whatever PVE said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from logging import getLogger
+from typing import Any
+
+from labspawner.errors import LabError, NoRoom, ProviderUnavailable
+from labspawner.model import LeaseId
+from labspawner.providers.contract import Reserving
+from labspawner.providers.proxmox import addresses, ids, nodes, recipe, words
+from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent, PveUntrusted, TaskEnd
+from labspawner.providers.proxmox.client import Client
+from labspawner.providers.proxmox.cloning import CloneQueue, Limits, Next, Trouble, Wish, after, pause_s
+from labspawner.providers.proxmox.doing import Doing, TaskFailed, Vanished
+from labspawner.providers.proxmox.draining import Draining
+from labspawner.providers.proxmox.job import Job
+from labspawner.providers.proxmox.machines import Machines
+from labspawner.providers.proxmox.marks import Marker, address_of_tags, clone_name, mac_of, same_vm, uuid_of
+from labspawner.providers.proxmox.nodes import Promise, Spot, Template
+from labspawner.providers.proxmox.options import ProxmoxSettings
+from labspawner.providers.proxmox.pace import Pace
+from labspawner.providers.proxmox.record import Stage
+from labspawner.providers.proxmox.snapshot import Snapshots
+from labspawner.providers.proxmox.tasks import Tasks
+from labspawner.providers.proxmox.views import View
+from labspawner.sentences import Sentence
+
+log = getLogger(__name__)
+
+VMID, ADDRESS = "vmid", "address"
+"""Pools of the reservations."""
+
+_ADDRESS_TRIES = 8
+_FOREIGN_FOR = timedelta(hours=1)
+_KNOCK_S = 0.3
+_KNOCK_PORTS = (22, 3389)
+_CONFIG_S = 120.0
+_RESERVE, _QUEUE, _CLONE, _CONFIGURE = 2, 4, 6, 40
+_CLOCKS_DIFFER_S = 30
+_LOOK_EVERY_S = 10.0
+_TAKEN = frozenset({Fault.ID_TAKEN})
+_LOCKED = frozenset({Fault.LOCK_TIMEOUT, Fault.STORAGE_LOCK})
+
+
+class NodeLost(Exception):
+    """A node went away in the middle of a clone: nobody knows what came of it."""
+
+
+class Making:
+    """Makes VMs."""
+
+    def __init__(
+        self,
+        client: Client,
+        tasks: Tasks,
+        snapshots: Snapshots,
+        doing: Doing,
+        machines: Machines,
+        reservations: Reserving,
+        draining: Draining,
+        settings: ProxmoxSettings,
+        *,
+        hub_id: str,
+        pace: Pace,
+    ) -> None:
+        self._client = client
+        self._tasks = tasks
+        self._snapshots = snapshots
+        self._doing = doing
+        self._machines = machines
+        self._reservations = reservations
+        self._draining = draining
+        self._settings = settings
+        self._hub_id = hub_id
+        self._pace = pace
+        self._queue = CloneQueue(
+            Limits(linked_per_template=settings.linked_clones, full_per_storage=settings.full_clones)
+        )
+        self._promises: dict[LeaseId, Promise] = {}
+        self._templates: dict[tuple[int, str], Mapping[str, Any]] = {}
+        self._chance = random.Random()  # noqa: S311 - spreads tries, keeps no secret
+
+    async def make(self, job: Job) -> None:
+        """A VM of the job's own, ready to be switched on. Raises LabError, PveRefused, PveSilent, TaskFailed."""
+        spot = await self._spot(job)
+        await job.line.say(_RESERVE, words.RESERVING)
+        await job.checkpoint(stage=Stage.RESERVING, desktop=not job.variant.serves_jupyter)
+        view = await self._snapshots.now(self._settings.snapshot_s)
+        await self._reserve_id(job, view.ids)
+        await self._reserve_address(job, view)
+        try:
+            await self._cloned(job, spot)
+            await self._set_up(job)
+        finally:
+            self._promises.pop(job.request.lease_id, None)
+
+    # -- where to
+
+    async def _spot(self, job: Job, *, max_age_s: float | None = None) -> Spot:
+        """The best node for it now. Raises LabError where there is none."""
+        variant, settings = job.variant, self._settings
+        view = await self._snapshots.now(settings.snapshot_s if max_age_s is None else max_age_s)
+        wanted = str(variant.template or "")
+        found = nodes.find_templates(view, wanted)
+        if not found:
+            raise nodes.no_template(wanted)
+        templates, full = [], False
+        for vm in found:
+            config = await self._template_config(vm.vmid, vm.name)
+            full = full or recipe.copies_fully(variant, config, view.storages)
+            templates.append(Template.of(vm, config))
+        need = nodes.need_of(
+            job.request.resources,
+            full=full,
+            storage=variant.storage,
+            hibernate=variant.hibernate,
+            pci=variant.pci.mapping if variant.pci is not None else None,
+            nodes=frozenset(variant.nodes),
+        )
+        mine = job.request.lease_id
+        promised = [promise for lease_id, promise in self._promises.items() if lease_id != mine]
+        placement = nodes.place(
+            view, templates, need, settings=settings, draining=await self._draining.nodes(), promised=promised
+        )
+        if not placement.spots:
+            raise nodes.nowhere(placement, need, view=view, settings=settings)
+        spot = placement.spots[0]
+        self._promises[mine] = nodes.promise_of(spot, need)
+        job.full = full
+        return spot
+
+    async def _template_config(self, vmid: int, name: str) -> Mapping[str, Any]:
+        """A template's configuration. Templates hardly change, and one that did has another name or number in our docs."""
+        key = (vmid, name)
+        if key not in self._templates:
+            self._templates[key] = await self._machines.config(vmid)
+        return self._templates[key]
+
+    # -- what it is known by
+
+    async def _reserve_id(self, job: Job, seen: Sequence[int] | frozenset[int]) -> None:
+        vmids, lease_id = self._settings.vmids, job.request.lease_id
+        tried = ids.candidates(vmids, seen=seen, seed=lease_id)
+        value = await self._reservations.take(VMID, (str(vmid) for vmid in tried), lease_id, _now())
+        if value is None:
+            raise NoRoom(
+                Sentence("All {count} places for virtual machines are taken. Try again later.", count=len(vmids)),
+                detail=f"no id left in {vmids}",
+                retry_after_s=60.0,
+            )
+        job.record = job.record.with_(vmid=int(value))
+
+    async def _reserve_address(self, job: Job, view: View) -> None:
+        """Take an address that nobody answers at. Raises LabError where the pool has none."""
+        pool = job.addresses
+        if pool is None:
+            return
+        lease_id = job.request.lease_id
+        for _ in range(_ADDRESS_TRIES):
+            taken = {address for vm in view.vms.values() if (address := address_of_tags(vm.tags))}
+            tried = addresses.candidates(pool, taken=taken, seed=lease_id)
+            value = await self._reservations.take(ADDRESS, tried, lease_id, _now())
+            if value is None:
+                held = await self._reservations.held(_now(), ADDRESS)
+                raise addresses.none_left(pool, taken={each.value for each in held} | taken)
+            if not self._settings.probe_addresses or not await answers_already(value, job.variant.port):
+                ssh = f"{job.variant.user}@{value}" if job.variant.ssh else ""
+                job.record = job.record.with_(address=value, ssh=ssh)
+                return
+            log.warning("address %s answers before its VM has booted, and is left alone for an hour %s", value, job)
+            await self._reservations.set_aside(
+                ADDRESS, value, _now() + _FOREIGN_FOR, why="answered before its VM had booted"
+            )
+        raise ProviderUnavailable(
+            Sentence("Other machines use the network addresses of this course. Tell your administrator."),
+            detail=f"{_ADDRESS_TRIES} addresses of pool {pool.name!r} answer before their VM has booted",
+            retry_after_s=60.0,
+        )
+
+    # -- the clone
+
+    async def _cloned(self, job: Job, spot: Spot) -> None:
+        """The VM of the handle is there, and is ours. Raises LabError, PveRefused, PveSilent, TaskFailed."""
+        ids_tried = tries_of_id = 1
+        error: Exception
+        while True:
+            try:
+                return await self._turn(job, spot)
+            except (PveRefused, TaskFailed) as exc:
+                trouble, error = _trouble(exc.fault), exc
+            except NodeLost as exc:
+                # Whatever it left has our marker: it is listed when the node is back, and ended as a second VM of its lease.
+                trouble, error = Trouble.TAKEN, exc
+                log.warning("node %s went away during a clone, trying elsewhere %s", exc, job)
+            view = await self._snapshots.now(0.0)
+            if trouble is not Trouble.OTHER and job.vmid in view.vms and await self._is_ours(job):
+                return await self._adopt(job)
+            step = after(trouble, taken_now=job.vmid in view.ids, tries_of_id=tries_of_id, ids_tried=ids_tried)
+            if step is Next.GIVE_UP:
+                raise error
+            log.info("clone failed, next: %s %s: %s", step.value, job, error)
+            if step is Next.OTHER_ID:
+                await self._other_id(job, view)
+                ids_tried, tries_of_id = ids_tried + 1, 1
+            else:
+                await self._pace.sleep(pause_s(tries_of_id, self._chance.random()))
+                tries_of_id += 1
+            spot = await self._spot(job)
+
+    async def _other_id(self, job: Job, view: View) -> None:
+        """Leave the id to whoever has it, and take another."""
+        until = _now() + max(self._settings.cool_down, timedelta(minutes=1))
+        await self._reservations.set_aside(VMID, str(job.vmid), until, why="somebody else took it")
+        await self._reserve_id(job, frozenset({*view.ids, job.vmid}))
+
+    async def _turn(self, job: Job, spot: Spot) -> None:
+        """One try, when it is this start's turn."""
+        ticket = self._queue.enter(Wish(template=spot.template.vmid, storage=spot.storage, full=job.full))
+        try:
+            while not await ticket.wait(1.0):
+                job.line.mention(_QUEUE, words.WAITING_FOR_CLONE(ticket.ahead))
+            spot = await self._spot(job, max_age_s=2.0)  # PVE would clone onto a node that went away meanwhile
+            await job.checkpoint(
+                stage=Stage.CLONING,
+                node=spot.node,
+                source=spot.template.node,
+                template=spot.template.vmid,
+                name=clone_name(job.request.user, job.request.lease_id),
+                since=int(time.time()),
+                upid="",
+            )
+            await self._clone(job, spot)
+        finally:
+            ticket.leave()
+
+    async def _clone(self, job: Job, spot: Spot) -> None:
+        params = recipe.clone(
+            self.marker(job),
+            newid=job.vmid,
+            pool=self._settings.pool,
+            source=spot.template.node,
+            target=spot.node,
+            full=job.full,
+            storage=spot.storage if job.full else None,
+        )
+        path = f"/nodes/{spot.template.node}/qemu/{spot.template.vmid}/clone"
+        try:
+            upid = await job.make(self._client.post(path, **params))
+        except PveSilent as exc:
+            if not exc.sent or isinstance(exc, PveUntrusted):
+                raise
+            await self._settled(job)
+            if not await self._is_ours(job):
+                raise
+        else:
+            await job.checkpoint(stage=Stage.CLONED, upid=str(upid))
+            await self._clone_ended(job, str(upid))
+        await self._adopt(job)
+
+    async def _clone_ended(self, job: Job, upid: str) -> None:
+        """Return when the clone is done. Raises TaskFailed, PveRefused, PveSilent; NodeLost where its node went away."""
+
+        def heard(percent: float | None, _: str) -> None:
+            if percent is not None:
+                job.line.mention(_CLONE + int((_CONFIGURE - _CLONE) * percent / 100), words.cloning(int(percent)))
+
+        ended = asyncio.ensure_future(self._tasks.end(upid, within_s=self._settings.clone_timeout_s, heard=heard))
+        try:
+            while not (await asyncio.wait({ended}, timeout=_LOOK_EVERY_S / self._settings.pace))[0]:
+                view = await self._snapshots.now(self._settings.snapshot_s)
+                if not view.online(job.record.source) or not view.online(job.record.node):
+                    raise NodeLost(job.record.node)
+            end = ended.result()
+        except PveSilent:
+            if await self._is_ours(job):  # nobody could tell of the task, and the VM is there
+                return
+            raise
+        finally:
+            ended.cancel()
+        if not end.ok:
+            raise TaskFailed(end, f"clone of {job.record.template} to {job.vmid}")
+
+    async def _settled(self, job: Job) -> None:
+        """Return when no clone that may be this one runs any more, as far as that can be told."""
+        record = job.record
+        await self.wait_for_clones(record.source, record.template or 0, record.since)
+
+    async def wait_for_clones(self, node: str, template: int, since: int) -> None:
+        """Return when no clone of this template that began since then runs any more. A task names the template and not the
+        new VM, so all are waited for. Raises PveRefused and PveSilent."""
+        for seen in await self._tasks.recent(node, template, "qmclone", since - _CLOCKS_DIFFER_S):
+            if seen.end is None:
+                await self._tasks.end(seen.upid, within_s=self._settings.clone_timeout_s)
+
+    async def end_of_clone(self, upid: str) -> TaskEnd | None:
+        """How a clone ended that is asked to; it cleans up after itself. None where nobody knows it any more."""
+        with contextlib.suppress(PveRefused):
+            await self._tasks.stop(upid)
+        try:
+            return await self._tasks.end(upid, within_s=self._settings.clone_timeout_s)
+        except PveRefused:
+            return None
+
+    async def _is_ours(self, job: Job) -> bool:
+        """Whether the VM with the job's id has the job's marker."""
+        try:
+            config = await self._machines.config(job.vmid)
+        except Vanished:
+            return False
+        except PveRefused as exc:
+            if exc.fault in {Fault.GONE_OR_FORBIDDEN, Fault.MOVED}:
+                return False
+            raise
+        return same_vm(config, hub_id=self._hub_id, lease_id=job.request.lease_id)
+
+    async def _adopt(self, job: Job) -> None:
+        """Write down what the VM is known by. Raises ProviderUnavailable where it is not ours, or not there."""
+        await self._snapshots.now(0.0)
+        try:
+            config = await self._machines.config(job.vmid)
+        except Vanished as exc:
+            raise _lost(job) from exc
+        if not same_vm(config, hub_id=self._hub_id, lease_id=job.request.lease_id):
+            raise _lost(job)
+        job.config = config
+        await job.checkpoint(stage=Stage.MADE, uuid=uuid_of(config) or "", mac=mac_of(config) or "")
+
+    # -- set up
+
+    async def _set_up(self, job: Job) -> None:
+        """What the profile says of the VM is in its configuration. Raises LabError, PveRefused, PveSilent, TaskFailed."""
+        await job.line.say(_CONFIGURE, words.PREPARING)
+        config, vmid = job.config, job.vmid
+        network = recipe.Network(pool=job.addresses, address=job.record.address or None)
+        drive = recipe.cloud_init_drive(config, job.variant)
+        if drive is not None:
+            await job.make(self._doing.task(vmid, "POST", "config", kind="qmconfig", within_s=_CONFIG_S, **drive))
+        params = recipe.configuration(
+            config,
+            self.marker(job),
+            variant=job.variant,
+            settings=self._settings,
+            resources=job.request.resources,
+            network=network,
+        )
+        await job.make(self._doing.put(vmid, "config", **params))
+        growth = recipe.growth(config, job.request.resources.disk_bytes)
+        if growth is not None:
+            await job.make(self._grow(vmid, growth))
+        if self._settings.anti_spoofing:
+            for method, path, more in recipe.firewall(job.variant, network):
+                await job.make(self._doing.order(vmid, method, path, **more))
+
+    async def _grow(self, vmid: int, growth: Mapping[str, Any]) -> None:
+        await self._doing.task(vmid, "PUT", "resize", kind="resize", within_s=_CONFIG_S, **growth)
+
+    def marker(self, job: Job) -> Marker:
+        """Whose the job's VM is."""
+        request = job.request
+        return Marker(
+            hub_id=self._hub_id,
+            lease_id=request.lease_id,
+            user=request.user,
+            server_name=request.server_name,
+            profile=request.profile,
+            address=job.record.address,
+        )
+
+
+async def answers_already(address: str, port: int) -> bool:
+    """Whether something accepts connections at an address that should be nobody's."""
+
+    async def knock(at: int) -> bool:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(address, at), _KNOCK_S)
+        except (OSError, asyncio.TimeoutError):
+            return False
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return True
+
+    return any(await asyncio.gather(*(knock(at) for at in (port, *_KNOCK_PORTS))))
+
+
+def _trouble(fault: Fault) -> Trouble:
+    if fault in _TAKEN:
+        return Trouble.TAKEN
+    return Trouble.LOCKED if fault in _LOCKED else Trouble.OTHER
+
+
+def _lost(job: Job) -> LabError:
+    return ProviderUnavailable(
+        Sentence("Your virtual machine was made, and is not there any more. Try again."),
+        detail=f"cloned, but the VM with this id is gone or another's {job}",
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,327 @@
+"""The Proxmox VE provider: each server as a virtual machine of its student's own, cloned from the course's template.
+
+A VM carries hub and lease in its description and in its tags. What is true comes from one listing of the cluster, which
+answers everybody for some seconds; a VM is looked at itself only where that listing is known to be late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from logging import getLogger
+from typing import TypeVar
+
+from labspawner.errors import LabError, ProviderUnavailable, SetupError, StartFailed
+from labspawner.model import (
+    Activity,
+    Capacity,
+    Event,
+    Feature,
+    Handle,
+    Json,
+    LaunchRequest,
+    LeaseId,
+    OwnedResource,
+    Ready,
+    ReleaseMode,
+    ServerState,
+    Usage,
+)
+from labspawner.providers.contract import ConsoleTicket, Ear, ProviderContext
+from labspawner.providers.launches import Launches
+from labspawner.providers.options import read_options
+from labspawner.providers.proxmox import nodes, words
+from labspawner.providers.proxmox.addresses import pool_for
+from labspawner.providers.proxmox.answers import PveRefused, PveSilent
+from labspawner.providers.proxmox.console import open_console, why_ended
+from labspawner.providers.proxmox.doing import TaskFailed, Vanished
+from labspawner.providers.proxmox.job import Job
+from labspawner.providers.proxmox.machines import Machine, NotOurs
+from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
+from labspawner.providers.proxmox.plant import Plant
+from labspawner.providers.proxmox.record import record_of
+from labspawner.providers.proxmox.views import View
+from labspawner.sentences import Sentence
+from labspawner.units import human_duration
+
+log = getLogger(__name__)
+T = TypeVar("T")
+
+_LET_GO_S = 30.0
+_CONSOLE_AGE_S = 2.0
+
+
+class ProxmoxProvider:
+    """Starts each server as a virtual machine, and finds it again by its marker."""
+
+    def __init__(self, context: ProviderContext, settings: Mapping[str, Json]) -> None:
+        self.name = context.name
+        self.settings = read_options(ProxmoxSettings, settings, where=f"Provider {context.name}")
+        self.features = frozenset({Feature.PARK, Feature.HIBERNATE, Feature.LOGS, Feature.CONSOLE, Feature.ACTIVITY})
+        self._hub_id = context.hub_id
+        self._plant = plant = Plant(context, self.settings)
+        self.client, self.tasks, self.agent = plant.client, plant.tasks, plant.agent
+        self.snapshots, self.reservations, self.draining = plant.snapshots, plant.reservations, plant.draining
+        self._launches = Launches(self.settings.max_servers)
+        self._jobs: dict[LeaseId, Job] = {}
+        self._ends: dict[LeaseId, asyncio.Lock] = {}
+        self._roll_backs: set[asyncio.Task[None]] = set()
+
+    # -- what there is
+
+    async def capacity(self) -> Capacity:
+        """What each node can still hold, never summed."""
+        view = await self._view(self.settings.snapshot_s)
+        now = datetime.now(timezone.utc)
+        running = await self._running(view)
+        left = self.settings.max_servers
+        if left is not None:
+            left = max(0, left - len({*running, *self._launches.leases()}))
+        return nodes.capacity(
+            view,
+            self.settings,
+            hub_id=self._hub_id,
+            taken_at=now,
+            draining=await self.draining.nodes(),
+            servers_left=left,
+        )
+
+    async def observe(self, handles: Sequence[Handle]) -> Mapping[LeaseId, ServerState]:
+        """Say what is true now, from one listing; a VM itself is asked only where that is late, and not many at once."""
+        if not handles:
+            return {}
+        try:
+            view = await self._view(self.settings.snapshot_s)
+        except LabError as exc:
+            log.warning("cannot observe: %s", exc)
+            return {handle.lease_id: ServerState.UNKNOWN for handle in handles}
+        return await self._plant.watch.states(handles, view)
+
+    async def owned(self) -> Sequence[OwnedResource]:
+        """Every VM with this hub's marker, and every id and address that is held without one, from a listing made now."""
+        return await _answered(self._plant.janitor.owned(self._launches.leases()), doing="list servers")
+
+    async def activity(self, handle: Handle) -> Activity | None:
+        """What the helper in the VM reports: its server's own word, and people at its screen and terminals."""
+        vmid = record_of(handle).vmid
+        if vmid is None:
+            return None
+        try:
+            report = await self._plant.arrival.report(vmid)
+        except (PveRefused, PveSilent, Vanished) as exc:
+            log.debug("no activity lease=%s: %s", handle.lease_id, exc)
+            return None
+        return report.activity if report is not None and report.lease == handle.lease_id else None
+
+    async def usage(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Usage]:
+        """Memory, and what is promised, from the listing."""
+        try:
+            view = await self._view(self.settings.snapshot_s)
+        except LabError:
+            return {}
+        return self._plant.watch.usage(handles, view)
+
+    async def logs(self, handle: Handle, lines: int) -> str:
+        """The last lines of the server's log, which the helper keeps free of its token; empty where it does not answer."""
+        vmid = record_of(handle).vmid
+        if vmid is None or lines <= 0:
+            return ""
+        try:
+            return await self._plant.arrival.logs(vmid, lines)
+        except Vanished:
+            return ""
+
+    def keeps_files(self, settings: Mapping[str, Json]) -> bool:
+        """Yes: a server that is stopped keeps its disk, and the next start of the profile finds it. What ends it is the
+        profile's own `action: destroy`, its retention, or the deletion of the server."""
+        return True
+
+    # -- start
+
+    async def launch(self, request: LaunchRequest) -> AsyncIterator[Event]:
+        """Start a server; see the contract. Raises what stands in the way in a sentence."""
+        job = self._job(request)
+        view = await self._view(self.settings.snapshot_s)
+        self._launches.begin(request.lease_id, running=await self._running(view))
+        self._jobs[request.lease_id] = job
+        job.worker = asyncio.ensure_future(self._plant.start(job))
+        try:
+            try:
+                async for event in job.line.until(job.worker, job.deadline):
+                    yield event
+                url = job.worker.result()
+            except asyncio.TimeoutError as exc:
+                raise await self._too_late(job) from exc
+            except asyncio.CancelledError:
+                if job.released:
+                    self._launches.go_on(request.lease_id)
+                raise
+            except (PveRefused, PveSilent, TaskFailed, Vanished, NotOurs) as exc:
+                raise words_of(exc, doing=f"start {job}") from exc
+        except BaseException:
+            await self._roll_back(job)
+            raise
+        finally:
+            self._launches.end(request.lease_id)
+            self._jobs.pop(request.lease_id, None)
+        log.info("server answers %s url=%s", job, url)
+        yield Ready(url)
+
+    def _job(self, request: LaunchRequest) -> Job:
+        """Everything that can be said before anything is made."""
+        where = f"Profile {request.profile}, variant of provider {self.name}"
+        variant = read_options(ProxmoxVariant, request.settings, where=where)
+        if variant.template is None:
+            raise SetupError(
+                Sentence("This profile names no template to make a virtual machine from. Tell your instructor."),
+                detail=f"{where}: template is missing",
+            )
+        if not variant.serves_jupyter and self.settings.desktop_url is None:
+            raise SetupError(
+                Sentence("This profile is a desktop, and this hub shows none. Tell your administrator."),
+                detail=f"{where}: the desktop service is not configured (desktop_url)",
+            )
+        pool = None
+        if variant.network != "dhcp":
+            pool = pool_for(self.settings.addresses, profile=request.profile, wanted=variant.addresses)
+            if pool is None and variant.network == "static":
+                raise SetupError(
+                    Sentence("This profile has no network addresses to give. Tell your instructor."),
+                    detail=f"{where}: network is static, and no pool of addresses is for {request.profile}",
+                )
+        return Job(
+            request=request,
+            variant=variant,
+            provider=self.name,
+            deadline=asyncio.get_running_loop().time() + request.ready_timeout_s,
+            addresses=pool,
+        )
+
+    async def _running(self, view: View) -> set[LeaseId]:
+        return {machine.lease_id for machine in await self._machines_of(view) if machine.vm.status == "running"}
+
+    async def _machines_of(self, view: View) -> Sequence[Machine]:
+        return await _answered(self._plant.machines.all(view), doing="list servers")
+
+    async def _too_late(self, job: Job) -> LabError:
+        """The error of a start that took too long, with the server's last words where it has some."""
+        await _let_go(job)
+        tail = await self._plant.arrival.tail(job, 40)
+        return StartFailed(
+            Sentence(
+                "Your virtual machine was not ready within {waited}. Try again; if it happens again, tell your instructor.",
+                waited=human_duration(timedelta(seconds=job.request.ready_timeout_s)),
+            ),
+            detail=f"not ready in time stage={job.record.stage.value} {job}",
+            log_tail=tail,
+        )
+
+    async def _roll_back(self, job: Job) -> None:
+        """Take back what the start made, to the end even if its caller is cancelled again."""
+        task = asyncio.ensure_future(self._undone(job))
+        self._roll_backs.add(task)
+        task.add_done_callback(self._roll_backs.discard)
+        try:
+            await asyncio.shield(task)
+        except (
+            LabError,
+            PveRefused,
+            PveSilent,
+            TaskFailed,
+            Vanished,
+        ) as exc:  # why we roll back is what the caller hears
+            log.error("roll-back left something behind, the reconciler tries again %s: %s", job, exc)
+
+    async def _undone(self, job: Job) -> None:
+        await _let_go(job)
+        async with self._lock(job.request.lease_id):
+            await self._plant.undo(job)
+
+    # -- end
+
+    async def release(self, handle: Handle, mode: ReleaseMode, *, grace_s: float) -> None:
+        """Stop, hibernate or destroy, and return when that is true. A stopped or hibernated VM keeps its id, its address and
+        its disk. Safe to repeat."""
+        lease_id = handle.lease_id
+        self._launches.release(lease_id)
+        job = self._jobs.get(lease_id)
+        if job is not None:
+            job.released = True
+            await _let_go(job)
+        async with self._lock(lease_id):
+            await _answered(self._plant.end(handle, mode, grace_s=grace_s), doing=f"release lease={lease_id}")
+        log.info("server released lease=%s mode=%s", lease_id, mode.value)
+
+    def _lock(self, lease_id: LeaseId) -> asyncio.Lock:
+        """One end at a time for each lease: two would delete each other's VM from under the other. Held across calls to the
+        cluster on purpose; a start is not made to wait for it."""
+        return self._ends.setdefault(lease_id, asyncio.Lock())
+
+    # -- screen
+
+    async def console(self, handle: Handle) -> ConsoleTicket:
+        """A new way to this server's screen. Raises LabError."""
+        vmid = record_of(handle).vmid
+        view = await self._view(_CONSOLE_AGE_S)
+        machine = await _answered(self._plant.find(handle, view), doing="open a console")
+        vm = machine.vm if machine is not None else None
+        return await _answered(
+            open_console(self.client, vmid=vmid or 0, node=vm.node if vm else None, status=vm.status if vm else ""),
+            doing=f"open the console of vm {vmid}",
+        )
+
+    async def console_ended(self, handle: Handle, reference: str) -> Sentence | None:
+        """Why a console ended; None where nobody knows."""
+        return await why_ended(self.client, reference)
+
+    def ssh(self, handle: Handle) -> str | None:
+        """What stands after `ssh `; None where the profile has none."""
+        return record_of(handle).ssh or None
+
+    # -- the rest
+
+    def announce_to(self, ear: Ear) -> None:
+        """Tell `ear` of servers that end by themselves."""
+        self._plant.watch.ear = ear
+
+    async def close(self) -> None:
+        """Finish roll-backs that are under way, and give threads and connections back. Servers keep running."""
+        self._plant.watch.ear = None
+        if self._roll_backs:
+            await asyncio.wait(self._roll_backs)
+        await self._plant.close()
+
+    async def _view(self, max_age_s: float) -> View:
+        return await _answered(self._plant.view(max_age_s), doing="list the cluster")
+
+
+async def _let_go(job: Job) -> None:
+    """End what does the start, and wait for what it was making."""
+    worker = job.worker
+    if worker is not None and not worker.done():
+        worker.cancel()
+        await asyncio.wait({worker}, timeout=_LET_GO_S)
+    if job.making is not None:
+        await asyncio.wait({job.making})
+
+
+async def _answered(asked: Awaitable[T], *, doing: str) -> T:
+    """What the cluster answered. Raises LabError where it did not, or refused."""
+    try:
+        return await asked
+    except (PveRefused, PveSilent, TaskFailed, Vanished, NotOurs) as exc:
+        raise words_of(exc, doing=doing) from exc
+
+
+def words_of(exc: Exception, *, doing: str) -> LabError:
+    """What people read of a failure at the cluster."""
+    if isinstance(exc, TaskFailed):
+        return words.error_of_task(exc.end, doing=doing)
+    if isinstance(exc, PveRefused):
+        return words.refused(exc, doing=doing)
+    if isinstance(exc, PveSilent):
+        return words.silent(exc, doing=doing)
+    return ProviderUnavailable(
+        Sentence("Your virtual machine is not there any more. Start your server again."), detail=f"{doing}: {exc}"
+    )
