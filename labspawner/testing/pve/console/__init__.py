@@ -9,7 +9,7 @@
         screen.pixel(x, y)   # (red, green, blue); BACKGROUND where nothing is drawn
         screen.typed         # the characters of the keys that went down, also drawn
         screen.drop()        # end all its connections
-        screen.flood(bytes)  # send that many bytes of updates, as fast as the clients take them; screen.sent: how many went out
+        screen.flood(bytes)  # send that many bytes of updates, as fast as clients take them; screen.sent: how many went out
 
 The picture: BACKGROUND, the VM's name in white, a row of coloured squares that follow from its id, what was typed, and a
 yellow square wherever a button was pressed. It has no clock in it. A screen keeps all that until its VM is stopped.
