@@ -14,6 +14,7 @@ from labspawner.cli.run import run
 from labspawner.cli.servers import down, reconcile
 from labspawner.cli.top import top
 from labspawner.cli.up import up
+from labspawner.cli.vm import vm
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,5 +23,5 @@ def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
 
 
-for command in (up, down, profiles, doctor, reconcile, top, gpu, run, bench, hold):
+for command in (up, down, profiles, doctor, reconcile, top, gpu, vm, run, bench, hold):
     main.add_command(command)
