@@ -29,15 +29,18 @@ from labspawner.model import (
     Usage,
 )
 from labspawner.providers.contract import ConsoleTicket, Ear, ProviderContext
+from labspawner.providers.findings import Asked, Finding
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
 from labspawner.providers.proxmox import nodes, words
 from labspawner.providers.proxmox.addresses import pool_for
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent
 from labspawner.providers.proxmox.console import open_console, why_ended
+from labspawner.providers.proxmox.diagnosis import Subject, diagnose, wants_of, who_asks
 from labspawner.providers.proxmox.doing import TaskFailed, Vanished
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.machines import Machine, NotOurs
+from labspawner.providers.proxmox.making import ADDRESS
 from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
 from labspawner.providers.proxmox.plant import Plant
 from labspawner.providers.proxmox.record import record_of
@@ -284,6 +287,23 @@ class ProxmoxProvider:
     def announce_to(self, ear: Ear) -> None:
         """Tell `ear` of servers that end by themselves."""
         self._plant.watch.ear = ear
+
+    async def diagnose_profiles(self, asked: Sequence[Asked]) -> Sequence[Finding]:
+        """For `labspawner doctor`: what servers like these will need of this cluster."""
+        wants, wrong = wants_of(asked)
+        held = await self.reservations.held(datetime.now(timezone.utc), ADDRESS)
+        subject = Subject(
+            get=self.client.get,
+            settings=self.settings,
+            hub_id=self._hub_id,
+            who=await asyncio.to_thread(who_asks, self.settings),
+            wants=wants,
+            held=frozenset(each.value for each in held),
+            draining=await self.draining.nodes(),
+            health=self.client.health,
+            skew_s=self.client.clock_skew_s,
+        )
+        return [*wrong, *await diagnose(subject)]
 
     async def close(self) -> None:
         """Finish roll-backs that are under way, and give threads and connections back. Servers keep running."""

@@ -8,7 +8,7 @@ from labspawner.errors import BadConfig
 from labspawner.providers.findings import Asked, Finding, error
 from labspawner.providers.options import read_options
 from labspawner.providers.proxmox.diagnosis.cluster import Wanted
-from labspawner.providers.proxmox.options import ProxmoxVariant
+from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
 
 
 def wants_of(asked: Sequence[Asked]) -> tuple[tuple[Wanted, ...], tuple[Finding, ...]]:
@@ -36,3 +36,17 @@ def wants_of(asked: Sequence[Asked]) -> tuple[tuple[Wanted, ...], tuple[Finding,
             )
         )
     return tuple(wants), tuple(wrong)
+
+
+def who_asks(settings: ProxmoxSettings) -> str:
+    """The account that the hub comes as, `user@realm!name` for a token, without anything secret; empty where that cannot be
+    read. Blocks."""
+    if settings.username is not None:
+        return settings.username
+    text = settings.token.get_secret_value() if settings.token is not None else ""
+    if settings.token_file is not None:
+        try:
+            text = settings.token_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+    return text.strip().partition("=")[0]
