@@ -355,8 +355,8 @@ class Systemd:
 class Own:
     """The server as a process of our own, watched by a small one that keeps its exit code."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, stop_s: float = STOP_S) -> None:
+        self._machine, self._stop_s = machine, stop_s
         self._pid_file, self._exit_file = machine.run + "/server.pid", machine.run + "/server.exit"
 
     def start(self) -> None:
@@ -390,7 +390,7 @@ class Own:
         return code
 
     def stop(self) -> None:
-        pid, until = self._pid(), time.monotonic() + STOP_S
+        pid, until = self._pid(), time.monotonic() + self._stop_s
         if pid is None:
             return
         write(self._machine.told_file, b"")
