@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-_LOCK_PORT = 28998  # whoever has bound this UDP port on 127.77.x.255 owns 127.77.x.*
+_LOCK_PORT = 28999  # labspawner.testing.addresses claims its parts of 127.64.0.0/10 by the same
 
 
 class Net:

@@ -31,8 +31,7 @@ class PveDouble:
     """A small Proxmox VE cluster. See the package's docstring for how it is used.
 
     profile: "8.4" or "9". clock, pace: how time passes. seed: of all that is random. pool, user, storage, local_storage,
-    template, local_template: names and ids. workers: of each node's daemon. staleness_s: how old pvestatd's view may be.
-    linked_s, full_s, start_s, ...: see `inside.Plan`, given as `plan`. port: of the first node, 0 for the kernel's choice.
+    template, local_template: names and ids. plan: how long things take, see `inside.Plan`. port: of the first node, 0 for the kernel's choice.
     """
 
     def __init__(
@@ -61,7 +60,8 @@ class PveDouble:
         self.bridge = "vmbr0"
         self.plan = plan or Plan()
         self._nodes, self._port = tuple(nodes), port
-        self._guests, self._console = guests, console
+        self.guests = guests if guests is not None else _scripted()
+        self.screens = console if console is not None else _screens()
         self._folder = tempfile.TemporaryDirectory(prefix="pve-double-")
         self.folder = Path(self._folder.name)
         self._authority = Authority(self.folder)
@@ -301,3 +301,15 @@ class PveDouble:
         """Another authority and certificate from now on; open connections are reset."""
         self._authority.renew()
         self.call(lambda inside: inside.new_certificate(self._authority))
+
+
+def _scripted() -> GuestsLike:
+    from labspawner.testing.pve.guest import Guests  # late: its rooms import ours
+
+    return Guests.scripted()
+
+
+def _screens() -> Console:
+    from labspawner.testing.pve.console import Screens
+
+    return Screens()

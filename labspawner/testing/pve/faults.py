@@ -50,6 +50,11 @@ class FaultBoard:
     task_plans: list[TaskPlan] = field(default_factory=list)
     agent_down: set[int] = field(default_factory=set)
     revoked: set[str] = field(default_factory=set)
+    stuck: list[str] = field(default_factory=list)
+
+    def sticks(self) -> str | None:
+        """How the next hibernation fails when it should."""
+        return self.stuck.pop(0) if self.stuck else None
 
     def take(self, kind: str, method: str, path: str) -> Plan | None:
         """The first plan of this kind that fits, counted as used."""
@@ -152,14 +157,18 @@ class Faults:
         """Somebody holds the lock file of the VM: `can't lock file ... got timeout`."""
         self._do(lambda inside: inside.locks.hold_vm(vmid, on=on))
 
+    def hibernate_sticks(self, text: str = "savevm-start failed: got timeout", *, times: int = 1) -> None:
+        """The next hibernations fail half-way: the VM runs on with `lock: suspending`, which only root takes away."""
+        self._do(lambda inside: inside.board.stuck.extend([text] * times))
+
     # rights and certificates
 
     def revoke(self, token: str) -> None:
         """The token (`user@realm!name` or with its secret) is answered 401 from now on."""
-        self._do(lambda inside: inside.board.revoked.add(token.split("=")[0]))
+        self._do(lambda inside: inside.board.revoked.add(token.split("=", maxsplit=1)[0]))
 
     def restore(self, token: str) -> None:
-        self._do(lambda inside: inside.board.revoked.discard(token.split("=")[0]))
+        self._do(lambda inside: inside.board.revoked.discard(token.split("=", maxsplit=1)[0]))
 
     def drop_privilege(self, privilege: str, *, on: bool = True) -> None:
         """The privilege is taken out of the least-privilege role (on=False: put back)."""

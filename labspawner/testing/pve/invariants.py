@@ -32,7 +32,9 @@ def broken_rules(world: World, pool: str, owner: Callable[[Vm], Owner | None]) -
     members = [vm for vm in world.vms.values() if vm.pool == pool and not vm.template and not vm.lock == "clone"]
     wrong = [f"VM {vm.vmid} ({vm.name}) has no owner" for vm in members if owner(vm) is None]
     servers = Counter(found for vm in members if (found := owner(vm)) is not None and found.server)
-    wrong += [f"{count} VMs are the server {found.server} of hub {found.hub}" for found, count in servers.items() if count > 1]
+    wrong += [
+        f"{count} VMs are the server {found.server} of hub {found.hub}" for found, count in servers.items() if count > 1
+    ]
     addresses = Counter(vm.address for vm in world.vms.values() if vm.address and not vm.template)
     wrong += [f"the address {address} is used by {count} VMs" for address, count in addresses.items() if count > 1]
     macs = Counter(vm.mac for vm in world.vms.values() if vm.mac)

@@ -65,7 +65,9 @@ class Tasks:
         at = self._clock.now()
         pid, pstart = self._world.rng.randrange(1000, 1 << 22), int((at - self._world.nodes[node].booted_at) * 100)
         who = f"{user}!{token}" if token else user
-        while (upid := f"UPID:{node}:{pid:08X}:{pstart & 0xFFFFFFFF:08X}:{int(at):08X}:{kind}:{ident}:{who}:") in self.all:
+        while (
+            upid := f"UPID:{node}:{pid:08X}:{pstart & 0xFFFFFFFF:08X}:{int(at):08X}:{kind}:{ident}:{who}:"
+        ) in self.all:
             pid += 1
         task = Task(upid, node, kind, str(ident), user, token, pid, pstart & 0xFFFFFFFF, at)
         self.all[upid] = task
@@ -87,7 +89,8 @@ class Tasks:
         except Exception as broken:  # a fault of the double: told when it closes
             self.broken.append(broken)
             status = f"the double failed: {broken!r}"
-        task.log.append(_last_line(status))
+        if status != "unexpected status":  # a killed worker wrote no last line
+            task.log.append(_last_line(status))
         task.exitstatus, task.ended_at = status, self._clock.now()
 
     def matching(self, kind: str = "", ident: str = "", node: str = "") -> Sequence[Task]:
