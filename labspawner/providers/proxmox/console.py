@@ -43,7 +43,7 @@ class Door(Protocol):
 
     async def get(self, path: str, **params: Any) -> Any: ...
     async def post(self, path: str, *, node: str | None = None, **params: Any) -> Any: ...
-    async def way(self, node: str | None) -> Way: ...
+    async def way(self, *, node: str | None = None) -> Way: ...
 
 
 class ConsoleOff(Permanent):
@@ -69,7 +69,7 @@ async def open_console(door: Door, *, vmid: int, node: str | None, status: str) 
         port, ticket, upid = str(answer["port"]), str(answer["ticket"]), str(answer["upid"])
     except (KeyError, TypeError) as exc:
         raise ProviderUnavailable(UNREADABLE, detail=f"vncproxy of vm {vmid} gave no port, ticket and upid") from exc
-    way = await door.way(node_of(upid) or node)
+    way = await door.way(node=node_of(upid) or node)
     # Percent-encoded whole: a ticket has `+`, `/`, `=` and `:`, and PVE takes a `+` in a query for a blank.
     query = urlencode({"port": port, "vncticket": ticket}, quote_via=quote, safe="")
     return ConsoleTicket(

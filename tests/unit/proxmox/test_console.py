@@ -54,7 +54,7 @@ class Door:
             raise found
         return found
 
-    async def way(self, node: str | None) -> Way:
+    async def way(self, *, node: str | None = None) -> Way:
         return Way(f"https://{node}.lab.example:8006/")
 
 

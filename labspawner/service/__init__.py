@@ -1,0 +1,1 @@
+"""What students and staff meet beside JupyterHub itself: services of their own process, behind its log-in."""

@@ -1,0 +1,3 @@
+from labspawner.service.desktop.app import main
+
+main()
