@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from labspawner.courses import devices
 from labspawner.providers.proxmox.addresses import AddressPool
 from labspawner.providers.proxmox.ids import VmidRange
 from labspawner.providers.proxmox.wishes import PciWish
@@ -414,10 +415,7 @@ class ProxmoxVariant(BaseModel):
     @classmethod
     def _no_slice(cls, data: object) -> object:
         if isinstance(data, Mapping) and "gpu" in data:
-            raise ValueError(
-                "a virtual machine gets a whole GPU or a vGPU, no slice: instead of gpu write settings: "
-                "{pci: {mapping: NAME}} or {pci: {mapping: NAME, type: nvidia-231}}"
-            )
+            raise ValueError(devices.NO_SLICE)
         return data
 
     @model_validator(mode="after")
@@ -427,9 +425,7 @@ class ProxmoxVariant(BaseModel):
         if not self.serves_jupyter and self.desktop is False:
             raise ValueError("without JupyterLab and without a desktop there is nothing to open: leave desktop out")
         if self.hibernate and self.pci is not None:
-            raise ValueError(
-                "a virtual machine with a passed-through device (pci) cannot be hibernated: write action: stop"
-            )
+            raise ValueError(devices.NO_HIBERNATE)
         if self.balloon is not None and self.pci is not None:
             raise ValueError("a passed-through device (pci) needs all memory at its place: leave balloon out")
         if self.pci is not None and self.pci.primary and not self.serves_jupyter:

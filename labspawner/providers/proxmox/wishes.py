@@ -1,13 +1,10 @@
-"""What a profile says of the device that its VMs get, and what such a device forbids. Pure."""
+"""What a profile says of the device that its VMs get. Pure; what such a device forbids: `courses.devices`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-from labspawner.sentences import Sentence
 
 _MAPPING = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}", re.ASCII)
 _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -42,16 +39,3 @@ class PciWish(BaseModel):
         if value is not None and not _TYPE.fullmatch(value):
             raise ValueError(f"{value!r} is not a type of vGPU: write for example nvidia-231")
         return value
-
-
-def hibernates_not(settings: Mapping[str, object]) -> str | None:
-    """Why a server with these settings of a variant cannot be hibernated; None where nothing speaks against it."""
-    if not settings.get("pci"):
-        return None
-    return (
-        "a virtual machine with a passed-through device cannot be hibernated, saved with its memory or moved while it "
-        "runs: write action: stop"
-    )
-
-
-NO_HIBERNATE = Sentence("A server with a GPU of its own cannot be hibernated: it is stopped, and keeps its disk.")
