@@ -60,7 +60,7 @@ class Arrival:
         await self._until_agent(job)
         await job.line.say(_AGENT, words.AGENT_ANSWERS)
         report = await self._until_set_up(job)
-        _check_versions(report)
+        check_versions(report)
         address = await self._address(job)
         await job.line.say(_CONFIGURE, words.CONFIGURING)
         url = f"http://{f'[{address}]' if ':' in address else address}:{job.variant.port}"
@@ -213,6 +213,7 @@ class Arrival:
             command=variant.command or request.command,
             environment=environment,
             home=variant.home,
+            stays=variant.offers_desktop,
         )
         ran = await self._helper(job, "configure", stdin=stdin)
         said = handover.answer_of(ran.out)
@@ -279,7 +280,7 @@ def address_of(interfaces: tuple[Interface, ...], *, mac: str, wanted: str) -> s
     return str(reachable[0]) if reachable else None
 
 
-def _check_versions(report: GuestReport) -> None:
+def check_versions(report: GuestReport) -> None:
     """Raises SetupError for a server that this hub cannot talk to: the one or the other has another major version."""
     theirs = report.versions.get("jupyterhub")
     if theirs is not None and theirs.split(".")[0] != hub_version.split(".")[0]:

@@ -48,14 +48,17 @@ def configuration(
     command: Sequence[str],
     environment: Mapping[str, str],
     home: str | None = None,
+    stays: bool = False,
 ) -> str:
-    """Standard input of `configure`; secret."""
+    """Standard input of `configure`; secret. stays: the VM runs on when its server ends by itself, since it has a screen;
+    otherwise it switches itself off, and so is seen to have ended."""
     said: dict[str, Any] = {
         "protocol": PROTOCOL,
         "user": user,
         "command": list(command),
         "environment": dict(environment),
         "lease": str(request.lease_id),
+        "when_ended": "stay" if stays else "poweroff",
     }
     if home is not None:
         said["home"] = home

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from logging import getLogger
+from typing import Any
 
 from labspawner.errors import BadConfig, ProviderUnavailable
 from labspawner.model import Handle, ReleaseMode
 from labspawner.providers.contract import ProviderContext, Reserving
-from labspawner.providers.proxmox import recipe, words
+from labspawner.providers.proxmox import nodes, recipe, words
 from labspawner.providers.proxmox.access import Access
 from labspawner.providers.proxmox.agent import GuestAgent
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent
@@ -130,14 +131,16 @@ class Plant:
                 detail=f"vm {machine.vmid} is on node {machine.node}, which is offline {job}",
                 retry_after_s=60.0,
             )
-        await self._take_up(job, machine, record_of(parked))
+        await self._take_up(job, machine, view)
         return True
 
-    async def _take_up(self, job: Job, machine: Machine, record: Record) -> None:
+    async def _take_up(self, job: Job, machine: Machine, view: View) -> None:
         now = await self.machines.look(machine)
         check_not_stuck(machine, now.lock)
+        if not now.running:
+            self._check_room(job, machine, now.config, view)
         marker = read_marker(now.config.get("description"))
-        address = marker.address if marker is not None else record.address
+        address = marker.address if marker is not None else ""
         job.parked, job.was_running, job.was_hibernated = True, now.running, now.lock == "suspended"
         job.addresses = job.addresses if address else None
         job.config = now.config
@@ -158,6 +161,18 @@ class Plant:
             await self.reservations.adopt(ADDRESS, address, lease_id, instant)
         if not now.running and not now.lock:
             await self._as_the_profile_says(job, machine)
+
+    def _check_room(self, job: Job, machine: Machine, config: Mapping[str, Any], view: View) -> None:
+        """Raises LabError where its node has not what it needs to run. Its disks are there already."""
+        need = nodes.need_of(
+            job.request.resources,
+            pci=job.variant.pci.mapping if job.variant.pci is not None else None,
+            nodes=frozenset({machine.node}),
+        )
+        settings = self._settings.model_copy(update={"storage_reserve": 0})
+        placement = nodes.place(view, [nodes.Template.of(machine.vm, config)], need, settings=settings)
+        if not placement.spots:
+            raise nodes.nowhere(placement, need, view=view, settings=settings)
 
     async def _as_the_profile_says(self, job: Job, machine: Machine) -> None:
         """A VM that is off gets what its profile says by now, and this lease's marker."""
