@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import random
-import socket
 
 from labspawner.guest import HELPER
 from labspawner.testing.pve.clock import Clock
@@ -91,15 +91,11 @@ async def asked(address, port, path):
 
 
 def _asked(address, port, path):
+    connection = http.client.HTTPConnection(address, port, timeout=60)
     try:
-        with socket.create_connection((address, port), timeout=60) as line:
-            line.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-            head = b""
-            while b"\r\n\r\n" not in head:
-                more = line.recv(65536)
-                if not more:
-                    return None
-                head += more
-            return head.partition(b"\r\n\r\n")[2].decode()
-    except OSError:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
+    except (OSError, http.client.HTTPException):
         return None
+    finally:
+        connection.close()

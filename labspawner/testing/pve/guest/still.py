@@ -64,6 +64,8 @@ class _Answerer(asyncio.Protocol):
             head, _, self._seen = self._seen.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1].decode("latin-1") if head.count(b" ") > 1 else "/"
             self._transport.write(self._server.answer(path))
+            if b"\r\nconnection: close" in head.lower():
+                self._transport.close()
 
 
 class StillServer:
