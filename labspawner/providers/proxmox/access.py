@@ -35,18 +35,18 @@ class Access:
     def __post_init__(self) -> None:
         endpoints = tuple(_endpoint(each) for each in self.endpoints)
         if not endpoints:
-            raise _wrong("endpoints", "", "https://pve1.example.org:8006")
+            raise wrong("endpoints", "", "https://pve1.example.org:8006")
         object.__setattr__(self, "endpoints", endpoints)
         if self.token:
             _check_token(self.token)
         elif not self.token_file and not (self.username and self.password):
-            raise _wrong("token", "", "hub@pve!labspawner=SECRET")
+            raise wrong("token", "", "hub@pve!labspawner=SECRET")
         pins = self.fingerprint if isinstance(self.fingerprint, Mapping) else {"": self.fingerprint}
         for pin in filter(None, pins.values()):
             try:
                 normal(pin)
             except ValueError as exc:
-                raise _wrong("fingerprint", pin, "AA:BB:... (SHA-256)") from exc
+                raise wrong("fingerprint", pin, "AA:BB:... (SHA-256)") from exc
 
     def secret(self) -> str:
         """The token as it is now; empty where there is a password. Reads the file each time. Raises BadConfig."""
@@ -55,7 +55,7 @@ class Access:
         try:
             token = self.token_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as exc:
-            raise _wrong("token_file", str(self.token_file), "hub@pve!labspawner=SECRET") from exc
+            raise wrong("token_file", str(self.token_file), "hub@pve!labspawner=SECRET") from exc
         _check_token(token)
         return token
 
@@ -118,14 +118,14 @@ class Health:
 
 def _endpoint(text: str) -> str:
     """`https://host:port` of what an administrator typed. Raises BadConfig."""
-    text = text.strip().rstrip("/")
+    text = text.strip()
     parts = urlsplit(text if "//" in text else f"https://{text}")
     try:
         port = parts.port or DEFAULT_PORT
     except ValueError as exc:
-        raise _wrong("endpoints", text, "https://pve1.example.org:8006") from exc
+        raise wrong("endpoints", text, "https://pve1.example.org:8006") from exc
     if parts.scheme != "https" or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise _wrong("endpoints", parts.hostname or text[:40], "https://pve1.example.org:8006")
+        raise wrong("endpoints", parts.hostname or text[:40], "https://pve1.example.org:8006")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"https://{host}:{port}{parts.path.rstrip('/')}"
 
@@ -134,11 +134,12 @@ def _check_token(token: str) -> None:
     who, _, secret = token.partition("=")
     user, _, name = who.partition("!")
     if not (secret and name and "@" in user) or not token.isascii() or any(each.isspace() for each in token):
-        raise _wrong("token", who.partition("!")[0][:60], "hub@pve!labspawner=SECRET")
+        known = user[:60] if name and secret and "@" in user else ""  # anything else may be the secret itself
+        raise wrong("token", known, "hub@pve!labspawner=SECRET")
 
 
-def _wrong(setting: str, value: str, example: str) -> BadConfig:
-    """value: never a secret."""
+def wrong(setting: str, value: str, example: str) -> BadConfig:
+    """What to raise for a setting. value: never a secret."""
     return BadConfig(
         Sentence(
             "The access to the Proxmox VE cluster is not set up: {setting} does not fit. "

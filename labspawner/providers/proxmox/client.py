@@ -52,21 +52,21 @@ class Client:
         self._worked = False
         self._closed = False
 
-    async def get(self, path: str, *, node: str | None = None, within_s: float = 30.0, **params: Any) -> Any:
+    async def get(self, path: str, /, *, node: str | None = None, within_s: float = 30.0, **params: Any) -> Any:
         """What is there. path: `/nodes/pve1/qemu/100/config`, parts percent-encoded. Asked again, elsewhere too, when there
         is no answer; all within `within_s`. Raises PveRefused and PveSilent."""
         return await self._ask("GET", path, params, node, within_s)
 
-    async def post(self, path: str, *, node: str | None = None, within_s: float = 60.0, **params: Any) -> Any:
+    async def post(self, path: str, /, *, node: str | None = None, within_s: float = 60.0, **params: Any) -> Any:
         """Do something, at most once: a UPID, null, or data. params: None is left out, booleans are 0 and 1, lists repeat
         the key. node: whose own endpoint is preferred, where its host has that name. Raises PveRefused and PveSilent."""
         return await self._ask("POST", path, params, node, within_s)
 
-    async def put(self, path: str, *, node: str | None = None, within_s: float = 60.0, **params: Any) -> Any:
+    async def put(self, path: str, /, *, node: str | None = None, within_s: float = 60.0, **params: Any) -> Any:
         """The same for a change."""
         return await self._ask("PUT", path, params, node, within_s)
 
-    async def delete(self, path: str, *, node: str | None = None, within_s: float = 60.0, **params: Any) -> Any:
+    async def delete(self, path: str, /, *, node: str | None = None, within_s: float = 60.0, **params: Any) -> Any:
         """The same for a removal."""
         return await self._ask("DELETE", path, params, node, within_s)
 
@@ -100,6 +100,17 @@ class Client:
         """By endpoint: its clock minus ours, from the date of its last answer, to about a second."""
         return {each.url: each.skew_s for each in self._endpoints.all if each.skew_s is not None}
 
+    def shun(self, why: str) -> bool:
+        """Ask others than the endpoint in use for a while, if there is one that is well; answers whether."""
+        now = self._pace.now()
+        well = [each for each in self._endpoints.all if each.failed_at is None]
+        if len(well) < 2:
+            return False
+        shunned = self._endpoints.best(now)
+        log.warning("asking other endpoints than %s for a while: %s", shunned.url, why)
+        self._endpoints.failed(shunned, now, why)
+        return True
+
     async def close(self) -> None:
         """Give threads and connections back. Calls under way fail, and so does a later one."""
         self._closed = True
@@ -117,8 +128,9 @@ class Client:
             try:
                 used = await self._credentials(method, what, until)
                 answer = await self._anywhere(method, path, params, node, used, until)
-            except BaseException:
-                self._breaker.unsettled(self._pace.now())
+            except BaseException as exc:
+                if not (isinstance(exc, PveRefused) and exc.status == 401):
+                    self._breaker.unsettled(self._pace.now())
                 raise
             # Refused is not done: even a POST may be sent again, with newer credentials.
             if answer.status == 401 and not renewed and self._keyring.renew(used):
@@ -129,7 +141,7 @@ class Client:
     def _settled(self, answer: Answer, what: str, asked_at: float) -> Any:
         """The data. Raises PveRefused."""
         if answer.status == 401:
-            self._refused(answer, asked_at)
+            self._refused(answer.text, asked_at)
         else:
             self._worked = True
             self._breaker.worked()
@@ -137,12 +149,12 @@ class Client:
             raise PveRefused(answer.status, answer.text, answer.errors, what)
         return answer.data
 
-    def _refused(self, answer: Answer, asked_at: float) -> None:
-        if self._breaker.refused(self._pace.now(), asked_at=asked_at, why=answer.text):
+    def _refused(self, why: str, asked_at: float) -> None:
+        if self._breaker.refused(self._pace.now(), asked_at=asked_at, why=why):
             log.error(
                 "the Proxmox VE cluster refuses our credentials (%s): not asked again for %.0f s; check the token, and that "
                 "it has not expired",
-                answer.text,
+                why,
                 self._breaker.again_in(self._pace.now()),
             )
 
@@ -156,18 +168,21 @@ class Client:
     async def _credentials(self, method: str, what: str, until: float) -> Credentials:
         if not self._keyring.asks:
             return await self._keyring.get(method)
+        asked_at = self._pace.now()
         try:
             return await within(max(0.0, until - asyncio.get_running_loop().time()), self._keyring.get(method))
         except asyncio.TimeoutError as exc:
             raise PveSilent(what, False, "no ticket in time") from exc
+        except PveRefused as exc:
+            if exc.status == 401:
+                self._refused(exc.text, asked_at)
+            raise
 
     async def _login(self, username: str, password: str) -> Mapping[str, Any]:
         """A ticket. Raises PveRefused and PveSilent."""
-        asked_at, until = self._pace.now(), asyncio.get_running_loop().time() + _LOGIN_S
+        until = asyncio.get_running_loop().time() + _LOGIN_S
         params = {"username": username, "password": password}
         answer = await self._anywhere("POST", "/access/ticket", params, None, Credentials({}, {}), until)
-        if answer.status == 401:
-            self._refused(answer, asked_at)
         if answer.status >= 400:
             raise PveRefused(answer.status, answer.text, answer.errors, "POST /access/ticket")
         return answer.data if isinstance(answer.data, dict) else {}

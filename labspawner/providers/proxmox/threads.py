@@ -10,7 +10,7 @@ from logging import getLogger
 from typing import TYPE_CHECKING
 
 from labspawner.errors import BadConfig
-from labspawner.providers.proxmox.access import Access
+from labspawner.providers.proxmox.access import Access, wrong
 from labspawner.providers.proxmox.asking import Answer, Ask, Call, Lost, NotSent
 from labspawner.sentences import Sentence
 
@@ -43,7 +43,7 @@ class Threads:
 
     async def run(self, url: str, ask: Ask, *, within_s: float) -> Answer:
         """The answer of one endpoint. Raises NotSent, Untrusted and Lost, Lost also when there is none after `within_s`;
-        BadConfig where proxmoxer is not installed. Cancelled, what is not sent by then never is."""
+        BadConfig where proxmoxer is not installed, or the CA file is none. Cancelled, what is not sent by then never is."""
         if self._closed:
             raise NotSent("closed")
         if self._executor is None:
@@ -122,7 +122,10 @@ class Threads:
                 detail=f"proxmoxer or requests cannot be imported: {exc}",
             ) from exc
         access = self._access
-        return Line(url, fingerprint=access.pin(url), ca_file=access.ca_file, connect_s=self._connect_s)
+        try:
+            return Line(url, fingerprint=access.pin(url), ca_file=access.ca_file, connect_s=self._connect_s)
+        except OSError as exc:  # ssl.SSLError too
+            raise wrong("ca_file", f"{access.ca_file}: {exc}", "/etc/labspawner/pve-root-ca.pem") from exc
 
 
 def _heard(done: asyncio.Future[Answer]) -> None:

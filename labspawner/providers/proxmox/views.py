@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Obj = Mapping[str, Any]
@@ -148,6 +148,10 @@ class View:
             ids=frozenset(int(each["vmid"]) for each in entries if each.get("vmid") is not None),
             pools=frozenset(str(each.get("pool")) for each in entries if each.get("type") == "pool"),
         )
+
+    def believed_quorate(self) -> View:
+        """The same, of a cluster that says itself that it is quorate."""
+        return replace(self, quorate=True)
 
     @property
     def blind(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,3 +38,28 @@ async def a_client() -> AsyncIterator[Callable[..., Client]]:
     yield build
     for each in made:
         await each.close()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The URL of a port that refuses connections, and that nobody else can take."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield f"https://127.0.0.1:{kept.getsockname()[1]}"
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """The URL of a port that takes connections and never says a word."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """What a reply waits for; set at the end, whatever comes."""
+    event = threading.Event()
+    yield event
+    event.set()
