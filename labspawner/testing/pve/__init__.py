@@ -26,7 +26,8 @@ is cut off) passes `pace` times as fast, 1000 by default, and in the right order
 `clock="real"`, or `pace=1`, is for demos. `now()` is the double's own time.
 
 `guests` is what runs in the VMs: `Guests.scripted()` without any process (default), `Guests.real()` with a real
-jupyterhub-singleuser for each; both are made by `guest.Guests`. The seam is `seams.GuestsLike`; the console's `seams.Console`.
+jupyterhub-singleuser for each; both are made by `guest.Guests`. The seam is `seams.GuestsLike`. What shows a VM's screen
+is `screens`, a `console.Screens`; its seam is `seams.Console`.
 
 tests/pve/test_double_replay.py compares the answers with a recording of Proxmox VE 8.4. What the double cannot show is for
 a run against a real cluster: networks, storages other than a directory, HA, migration of a running VM, QEMU itself.

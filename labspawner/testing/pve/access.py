@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import unquote
 
 from labspawner.testing.pve.call import NOBODY, Refused, Who
 from labspawner.testing.pve.clock import Clock
@@ -152,8 +153,6 @@ class Access:
 
 
 def _cookie(header: str) -> str:
-    from urllib.parse import unquote
-
     for part in header.split(";"):
         key, _, value = part.strip().partition("=")
         if key == "PVEAuthCookie":

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 SILENT_S = 3.1
 BROKEN_S = 5.2
-ROUND_TRIP_S = 0.2
 STDIN_BYTES = 65536
 
 
@@ -37,7 +36,7 @@ class Agent:
         if vm.paused or down or not await inside.guests.ping(vm):
             await inside.clock.sleep(SILENT_S)
             raise Refused(500, "QEMU guest agent is not running")
-        await inside.clock.sleep(ROUND_TRIP_S)
+        await inside.clock.sleep(inside.plan.agent_s)
         return vm
 
     async def ping(self, call: Call) -> dict[str, Any]:

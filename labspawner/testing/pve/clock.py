@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 _SETTLE_ROUNDS = 12  # turns of the loop that what one moment set off may take before the next moment comes
@@ -27,6 +28,13 @@ class Clock:
         self._added: asyncio.Event | None = None
         self._driver: asyncio.Task[None] | None = None
         self._latest = self._start
+        self.before: Callable[[float], Awaitable[None]] | None = None  # asked for each sleep, before it begins
+
+    def set_pace(self, pace: float) -> None:
+        """Go on at another pace from now on; 0 stands still."""
+        self._start, self._zero, self.pace = self.now(), time.monotonic(), pace
+        if self._added is not None:
+            self._added.set()
 
     def now(self) -> float:
         """Seconds since 1970, by the double's clock. Never goes back, never past what has still to happen."""
@@ -38,6 +46,8 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         """Return when `seconds` of the double's time have passed."""
+        if self.before is not None:
+            await self.before(seconds)
         if seconds <= 0:
             await asyncio.sleep(0)
             return
@@ -70,7 +80,7 @@ class Clock:
             if not self._moments:
                 await added.wait()
                 continue
-            rest = self._real_rest(self._moments[0][0])
+            rest = self._real_rest(self._moments[0][0]) if self.pace > 0 else 3600.0
             if rest > 0:
                 await _until(added, rest)
                 continue

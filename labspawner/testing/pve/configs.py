@@ -173,8 +173,6 @@ async def _line(inside: Inside, vm: Vm, key: str, value: object, task: Task | No
         return (
             text if re.search(r"=[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}", text) else with_mac(text, inside.world.new_mac())
         )
-    if key == "sshkeys":
-        return text if unquote(text).endswith("\n") else text
     if is_disk(key) and (new := re.fullmatch(r"([^:,]+):(\d+|cloudinit)((?:,.*)?)", text)):
         return await _new_disk(inside, vm, new, task)
     return options.normal(key, value)

@@ -30,8 +30,9 @@ _CALL_S = 120.0  # a call into the double's thread; a deadline against a hang, n
 class PveDouble:
     """A small Proxmox VE cluster. See the package's docstring for how it is used.
 
-    profile: "8.4" or "9". clock, pace: how time passes. seed: of all that is random. pool, user, storage, local_storage,
-    template, local_template: names and ids. plan: how long things take, see `inside.Plan`. port: of the first node, 0 for the kernel's choice.
+    profile: "8.4" or "9" ("7.4" to be refused). clock, pace: how time passes. seed: of all that is random. guests, console:
+    what runs in the VMs and what shows their screens. pool, user, storage, local_storage, template, local_template: names
+    and ids. plan: how long things take, see `inside.Plan`. port: of the first node, 0 for the kernel's choice.
     """
 
     def __init__(
@@ -304,12 +305,12 @@ class PveDouble:
 
 
 def _scripted() -> GuestsLike:
-    from labspawner.testing.pve.guest import Guests  # late: its rooms import ours
+    from labspawner.testing.pve.guest import Guests  # noqa: PLC0415 - its rooms import ours
 
     return Guests.scripted()
 
 
 def _screens() -> Console:
-    from labspawner.testing.pve.console import Screens
+    from labspawner.testing.pve.console import Screens  # noqa: PLC0415 - its rooms import ours
 
     return Screens()

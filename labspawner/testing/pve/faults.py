@@ -75,7 +75,7 @@ class FaultBoard:
 class Faults:
     """The switches. A path is a regular expression searched in the path below `/api2/json`, e.g. `/clone$`.
 
-    `times`: how often, -1 for always. `clear()` takes back all plans for requests and tasks.
+    `times`: how often, -1 for always.
     """
 
     def __init__(self, double: PveDouble) -> None:
@@ -116,7 +116,21 @@ class Faults:
         shown = f"after:{text}" if after_effect else text
         self._do(lambda inside: inside.board.task_plans.append(TaskPlan(kind, shown, times, vmid)))
 
+    def hold(self, kind: str = "", *, vmid: int = 0) -> None:
+        """Let tasks of this kind ("" for all) stand still as soon as they would take time, until `release`.
+
+        A clone then has its config with `lock: clone`, a start is not running yet, a hibernation has no lock yet. vmid:
+        what the task is about; for a clone that is the template.
+        """
+        self._do(lambda inside: inside.tasks.hold(kind, str(vmid) if vmid else ""))
+
+    def release(self, kind: str = "", *, vmid: int = 0) -> None:
+        """Let held tasks go on."""
+        self._do(lambda inside: inside.tasks.release(kind, str(vmid) if vmid else ""))
+
     def clear(self) -> None:
+        """Take back all plans for requests and tasks."""
+
         def do(inside: Inside) -> None:
             inside.board.plans.clear()
             inside.board.task_plans.clear()

@@ -55,6 +55,7 @@ class Plan:
     config_s: float = 0.3
     delete_s: float = 0.1
     migrate_s: float = 2.0
+    agent_s: float = 0.2
     staleness_s: float = 10.0
     workers: int = 3
 

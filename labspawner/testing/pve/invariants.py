@@ -29,7 +29,7 @@ def owner_in(vm: Vm) -> Owner | None:
 
 def broken_rules(world: World, pool: str, owner: Callable[[Vm], Owner | None]) -> list[str]:
     """Each rule that is broken, as a sentence."""
-    members = [vm for vm in world.vms.values() if vm.pool == pool and not vm.template and not vm.lock == "clone"]
+    members = [vm for vm in world.vms.values() if vm.pool == pool and not vm.template and vm.lock != "clone"]
     wrong = [f"VM {vm.vmid} ({vm.name}) has no owner" for vm in members if owner(vm) is None]
     servers = Counter(found for vm in members if (found := owner(vm)) is not None and found.server)
     wrong += [

@@ -95,8 +95,7 @@ def rights_for(name: str, value: str = "") -> tuple[str, ...]:
     """Any of these lets one change the option; `root` for what only root may."""
     for right, options in _OPTIONS.items():
         if name in options:
-            either = ("VM.Config.Cloudinit", "VM.Config.Network") if right == "VM.Config.Cloudinit" else (right,)
-            return either
+            return ("VM.Config.Cloudinit", "VM.Config.Network") if right == "VM.Config.Cloudinit" else (right,)
     for pattern, right, _ in _PATTERNS:
         if pattern.fullmatch(name):
             if right == "VM.Config.Cloudinit":

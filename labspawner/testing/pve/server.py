@@ -87,7 +87,7 @@ class _Handler(web.RequestHandler):
 
     def asked(self) -> Asked:
         request = self.request
-        headers = {key: value for key, value in request.headers.get_all()}
+        headers = dict(request.headers.get_all())
         method = request.method or "GET"
         return Asked(self.door.node, method, request.path, request.query, request.body, headers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ from labspawner.testing.pve.clock import Clock
 from labspawner.testing.pve.world import World
 
 Json = dict[str, Any]
+
+
+_CURRENT: ContextVar[Task | None] = ContextVar("task", default=None)
 
 
 class TaskFailed(Exception):
@@ -59,6 +63,25 @@ class Tasks:
         self.all: dict[str, Task] = {}
         self.planned: Fail = lambda task: None
         self.broken: list[BaseException] = []
+        self._held: dict[tuple[str, str], asyncio.Event] = {}
+        clock.before = self._stand_still
+
+    def hold(self, kind: str, ident: str) -> None:
+        """Let tasks of this kind ("" for all) stand still before they take any time; held ones stay so."""
+        self._held.setdefault((kind, ident), asyncio.Event())
+
+    def release(self, kind: str, ident: str) -> None:
+        for key in [one for one in self._held if kind in ("", one[0]) and ident in ("", one[1])]:
+            self._held.pop(key).set()
+
+    async def _stand_still(self, seconds: float) -> None:
+        task = _CURRENT.get()
+        while task is not None and task.running and seconds > 0:
+            found = (one for key, one in self._held.items() if key[0] in ("", task.kind) and key[1] in ("", task.ident))
+            gate = next(found, None)
+            if gate is None:
+                return
+            await gate.wait()
 
     def start(self, node: str, kind: str, ident: object, user: str, work: Work, token: str = "") -> Task:
         """Run `work` as a task and return at once; TaskFailed ends it with that text, else it ends `OK`."""
@@ -76,6 +99,7 @@ class Tasks:
 
     async def _run(self, task: Task, work: Work) -> None:
         status = "OK"
+        _CURRENT.set(task)
         try:
             if (planned := self.planned(task)) is not None and not planned.startswith(("WARNINGS", "after:")):
                 raise TaskFailed(planned)

@@ -12,16 +12,10 @@ if TYPE_CHECKING:
     from labspawner.testing.pve.inside import Inside
 
 Json = dict[str, Any]
-_SUPPORT = [
-    "pbs-dirty-bitmap",
-    "pbs-dirty-bitmap-savevm",
-    "pbs-dirty-bitmap-migration",
-    "pbs-masterkey",
-    "query-bitmap-info",
-    "backup-access-api",
-    "backup-fleecing",
-    "backup-max-workers",
-]
+_SUPPORT = (
+    *("pbs-dirty-bitmap", "pbs-dirty-bitmap-savevm", "pbs-dirty-bitmap-migration", "pbs-masterkey"),
+    *("query-bitmap-info", "backup-access-api", "backup-fleecing", "backup-max-workers"),
+)
 _ALWAYS = ("status", "name", "maxmem", "maxdisk", "uptime", "mem", "cpu", "disk", "netin", "netout")
 _BLOCK = ("rd_bytes", "wr_bytes", "rd_operations", "wr_operations", "flush_operations", "idle_time_ns")
 
