@@ -172,7 +172,7 @@ class _Adapter(HTTPAdapter):
         kwargs["ssl_context"] = self._context
         if self._context.pin:
             kwargs["assert_fingerprint"] = self._context.pin  # looked at twice, so that urllib3 knows it was
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs)
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
         """Nothing: the context does."""
