@@ -67,6 +67,10 @@ c.JupyterHub.cookie_secret_file = str(DATA / "cookie_secret")
 c.Labspawner.culler_interval_s = int(os.environ.get("LABSPAWNER_CULLER_INTERVAL_S", "60"))
 wiring.run_culler(c)
 
+# -- Desktops ----------------------------------------------------------------------------------------------------------
+# Where a provider has machines with a screen (proxmox), students open it in the browser: docs/desktop.md.
+wiring.run_desktop(c)
+
 # -- Restarts ----------------------------------------------------------------------------------------------------------
 # A restart of the hub leaves all servers running, and finds them again.
 c.JupyterHub.cleanup_servers = False

@@ -6,8 +6,10 @@ import asyncio
 import atexit
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from jupyterhub.app import JupyterHub
@@ -22,17 +24,22 @@ from labspawner.demo import ACCOUNTS
 from labspawner.errors import BadConfig
 from labspawner.evidence import handlers as evidence_handlers
 from labspawner.hubsocket import HubSocket
-from labspawner.pages.hub import DemoHint, configure
+from labspawner.pages.hub import DESKTOPS, DemoHint, configure
 from labspawner.providers.contract import Provider
 from labspawner.providers.local import LocalProvider
 from labspawner.providers.local.network.rundir import RunDirs, default_base
 from labspawner.proxies import PROXY, proxy_command, reach_sockets
 from labspawner.runtime import Runtime
+from labspawner.service.desktop import role as desktop_role
+from labspawner.service.desktop import service as desktop_service
+from labspawner.service.desktop import user_scopes as desktop_user_scopes
+from labspawner.service.desktop.settings import of_hub as desktop_of
+from labspawner.service.desktop.settings import takes_desktop_url
 from labspawner.store.sqlite import tune_all_sqlite
 
 log = logging.getLogger(__name__)
 
-__all__ = ["PROXY", "proxy_command", "reach_sockets", "run_culler", "wire"]
+__all__ = ["PROXY", "proxy_command", "reach_sockets", "run_culler", "run_desktop", "wire"]
 
 
 def wire(c: Any, *, demo: bool = False) -> None:
@@ -76,6 +83,50 @@ def run_culler(c: Any, *, dry_run: bool = False) -> None:
         dry_run=dry_run,
     )
     c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), service]
+
+
+def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
+    """Add the service that shows servers' screens, where some provider has screens; else nothing. Call it after
+    `c.Labspawner` is set.
+
+    url: where it listens, for the hub's proxy alone; left out: a port on loopback that is kept in `data_dir`. novnc_dir: the
+    folder of noVNC; left out: where npm or Debian put it.
+    """
+    try:
+        settings = Labspawner(config=c).settings()
+    except BadConfig:
+        return  # said when the hub starts
+    wanted = desktop_of(settings, novnc_dir=novnc_dir)
+    if wanted is None:
+        return
+    url = url or f"http://127.0.0.1:{_kept_port(settings.data_dir / 'desktop.port')}"
+    c.Labspawner.providers = {
+        name: {"desktop_url": url, **options} if takes_desktop_url(name, options) else options
+        for name, options in settings.providers.items()
+    }
+    c.JupyterHub.load_roles = _with_user_scopes([*_given(c.JupyterHub, "load_roles", []), desktop_role()])
+    c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), desktop_service(wanted, url=url)]
+    c.JupyterHub.tornado_settings = {**_given(c.JupyterHub, "tornado_settings", {}), DESKTOPS: True}
+
+
+def _with_user_scopes(roles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The roles with that of every user widened: JupyterHub's own is what nobody else has configured."""
+    usual = {"name": "user", "scopes": ["self"]}
+    mine = next((role for role in roles if role.get("name") == "user"), usual)
+    scopes = list(dict.fromkeys([*mine.get("scopes", ["self"]), *desktop_user_scopes()]))
+    return [*(role for role in roles if role is not mine), {**mine, "scopes": scopes}]
+
+
+def _kept_port(file: Path) -> int:
+    """The port that `file` names; else one that is free, which `file` names from now on: routes of servers name it."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port: int = free.getsockname()[1]
+        file.write_text(f"{port}\n")
+        return port
 
 
 def _given(section: Any, key: str, otherwise: Any) -> Any:

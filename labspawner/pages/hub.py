@@ -16,6 +16,7 @@ from jinja2.ext import Extension
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from labspawner.model import Phase
 from labspawner.pages import i18n
 from labspawner.pages.admin import AdminHandler
 from labspawner.pages.form import TEMPLATES_DIR
@@ -31,9 +32,13 @@ from labspawner.pages.handlers import (
 from labspawner.pages.home.gather import cards_of, desk_of
 from labspawner.pages.home.handlers import ExtendHandler, HomeHandler
 from labspawner.pages.home.words import ServerCard
+from labspawner.providers.screens import offers_screen
 from labspawner.units import human_duration
 
 __all__ = ["DemoHint", "Lab", "configure", "extra_handlers", "request_language", "template_paths", "template_vars"]
+
+DESKTOPS = "labspawner_desktops"
+"""Set in the hub's tornado settings where the service that shows servers' screens is configured."""
 
 _ERROR_TITLES = {
     400: "This request cannot be understood",
@@ -112,6 +117,26 @@ class Lab:
         """Whether some provider gives out slices of GPUs that do not exist."""
         providers = desk_of(self._user).providers.values()
         return any(getattr(provider, "pretends_gpus", False) is True for provider in providers)
+
+    @property
+    def shows_desktops(self) -> bool:
+        """Whether this hub has the service that shows servers' screens."""
+        return bool((getattr(self._user, "settings", None) or {}).get(DESKTOPS))
+
+    def has_desktop(self, spawner: Any) -> bool:
+        """Whether the screen of the server of `spawner` can be opened."""
+        desk = desk_of(spawner.user)
+        return self.shows_desktops and any(
+            offers_screen(desk.providers.get(lease.provider), lease)
+            for lease in desk.leases(spawner.user.name, spawner.name)
+            if lease.phase is not Phase.PARKED and lease.handle is not None
+        )
+
+    @pass_context
+    def desktop_url(self, context: Context, user: Any, server_name: str) -> str:
+        """The page of a server's screen."""
+        url = f"{context.get('prefix', '/')}services/desktop/{user.escaped_name}/"
+        return f"{url}{quote(server_name, safe='')}/" if server_name else url
 
     @pass_context
     def language(self, context: Context) -> str:

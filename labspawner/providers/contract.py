@@ -216,5 +216,15 @@ class Consoling(Protocol):
         ...
 
 
+@runtime_checkable
+class ScreenOffering(Protocol):
+    """A provider where a profile says whether its servers' screens may be opened. Optional: of any other `Consoling` one
+    every screen may."""
+
+    def offers_screen(self, settings: Mapping[str, Json]) -> bool:
+        """Whether a server with these settings of a variant offers its screen; from configuration alone."""
+        ...
+
+
 class ProviderFactory(Protocol):
     def __call__(self, context: ProviderContext, settings: Mapping[str, Json]) -> Provider: ...

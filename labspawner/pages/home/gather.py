@@ -16,6 +16,7 @@ from labspawner.pages.home.facts import Again, Extension, LastEnd, ServerFacts, 
 from labspawner.pages.home.outlook import inside_of, outlook_of
 from labspawner.pages.home.words import ServerCard, card
 from labspawner.pages.views import Notice
+from labspawner.providers.screens import offers_screen
 from labspawner.sentences import Sentence
 
 
@@ -139,6 +140,7 @@ async def _facts(
         percent=stages[-1]["progress"] if stages else 0,
         last_end=_last_end(desk.notice(user.name, spawner.name)),
         again=_again(user, desk, options, now) if off else None,
+        desktop=lease is not None and offers_screen(desk.providers.get(lease.provider), lease),
     )
 
 

@@ -14,6 +14,7 @@ from labspawner.courses.models import STAFF_GROUP
 from labspawner.errors import LabError
 from labspawner.model import Lease, Phase
 from labspawner.providers.contract import Consoling, Provider
+from labspawner.providers.screens import offers_screen
 from labspawner.sentences import Sentence
 from labspawner.service.desktop.rights import Viewer, staff_groups
 from labspawner.store import Store
@@ -40,7 +41,7 @@ WORDS: Mapping[State, Sentence] = {
     State.STOPPING: Sentence("The machine is being stopped."),
     State.PARKED: Sentence("The machine sleeps. Start your server to wake it."),
     State.OFF: Sentence("The machine is off: start it."),
-    State.NONE: Sentence("This server has no desktop: it is no virtual machine."),
+    State.NONE: Sentence("This server has no desktop."),
 }
 _STATES = {
     Phase.QUEUED: State.STARTING,
@@ -97,7 +98,7 @@ class Screens:
             return Screen(owner=owner, server_name=server_name, state=State.OFF)
         provider = self._providers.get(lease.provider)
         console: Consoling | None = None
-        if isinstance(provider, Consoling):
+        if isinstance(provider, Consoling) and offers_screen(provider, lease):
             console = provider
         pinned = lease.pinned.get("title")
         return Screen(

@@ -71,14 +71,24 @@ def of_hub(settings: Settings, *, novnc_dir: str | Path = "") -> DesktopSettings
     )
 
 
+def takes_desktop_url(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a provider has servers that are nothing but a desktop, and so wants to know where this service is."""
+    return getattr(_factory(name, options), "desktop_only", False) is True
+
+
 def has_screens(name: str, options: Mapping[str, Any]) -> bool:
     """Whether a provider's servers may have a screen (see `contract.Consoling`), without building it. One that cannot be
     loaded has none here; the hub says what is wrong with it."""
+    return callable(getattr(_factory(name, options), "console", None))
+
+
+def _factory(name: str, options: Mapping[str, Any]) -> object:
+    """What builds the provider; None where that cannot be loaded."""
     kind = str(options.get("kind", name))
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == kind:
             try:
-                return callable(getattr(point.load(), "console", None))
+                return point.load()
             except ImportError as exc:
                 log.warning("provider %s cannot be loaded: %s", name, exc)
-    return False
+    return None
