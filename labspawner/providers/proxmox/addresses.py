@@ -98,7 +98,9 @@ class AddressPool:
             found = ip_address(str(address))
         except ValueError:
             return False
-        return any(first.version == found.version and first <= found <= last for first, last in self.spans)
+        return any(
+            first.version == found.version and int(first) <= int(found) <= int(last) for first, last in self.spans
+        )
 
     def ipconfig(self, address: str) -> str:
         """`ipconfig0` of a VM with this address."""
