@@ -111,8 +111,9 @@ async def _ask(opened: Provider, snapshot: Snapshot) -> tuple[Finding, ...]:
 
 def _room(capacity: Capacity) -> Finding:
     cards = sum(len(host.cards) for host in capacity.hosts)
-    free = [host.servers_free for host in capacity.hosts if host.servers_free is not None]
-    places = f", at most {sum(free)} more servers" if free else ""
+    free = [host.servers_free for host in capacity.hosts]
+    known = [each for each in free if each is not None]
+    places = f", at most {sum(known)} more servers" if known and len(known) == len(free) else ""
     said = f"{len(capacity.hosts)} machine(s), {cards} place(s) for GPU slices{places}"
     return ok("room", said) if capacity.hosts else note("room", said)
 

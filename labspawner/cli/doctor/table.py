@@ -51,7 +51,8 @@ def show(
             said = each.detail + (f"\n→ {each.advice}" if each.advice else "")
             table.add_row(f"[{style}]{each.level.value}[/]", _plain(where), _plain(each.what), _plain(said))
     # A pipe has no width of its own; a table that is cut there would lose what a script looks for.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    # Nor has a fingerprint emoji: `:CD:` is two of its digits.
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
     console.print(summary(counts(found)))
 

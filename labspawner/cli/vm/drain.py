@@ -138,4 +138,4 @@ def show(done: Sequence[Done], *, dry_run: bool) -> None:
         if step.target and not each.moved and not dry_run:
             what = "not moved"
         table.add_row(str(who.vmid), who.owner, who.server or "-", state, what, each.failed or step.why)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)

@@ -124,7 +124,7 @@ def show(rows: Sequence[Row]) -> None:
     listed = Table("ID", "NAME", "NODE", "DISKS", "PROFILES", "CHECK", box=None, pad_edge=False, header_style="bold")
     for row in rows:
         listed.add_row(str(row.vmid), row.name, row.node, row.disks, ", ".join(row.profiles) or "-", row.worst.value)
-    Console(highlight=False).print(listed)
+    Console(highlight=False, markup=False, emoji=False).print(listed)
 
 
 def summary(counted: Mapping[Level, int]) -> str:

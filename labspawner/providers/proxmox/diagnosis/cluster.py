@@ -23,7 +23,7 @@ _BRIDGE = "bridge="
 class Get(Protocol):
     """One question to the cluster, as `client.Client.get`."""
 
-    def __call__(self, path: str, **params: Any) -> Awaitable[Any]: ...
+    def __call__(self, path: str, /, **params: Any) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +105,7 @@ async def diagnose(subject: Subject) -> tuple[Finding, ...]:
 def _no_answer(exc: PveRefused | PveSilent, subject: Subject) -> Finding:
     if isinstance(exc, PveUntrusted):
         fix = "if the certificate was renewed on purpose, set fingerprint to the one shown; else somebody is in between"
-        both = f" (expected {exc.expected}, shown {exc.shown})" if exc.shown else ""
-        return error("cluster", f"{exc.why}{both}", fix)
+        return error("cluster", exc.why, fix)
     if isinstance(exc, PveRefused) and exc.fault is Fault.BAD_CREDENTIALS:
         who = subject.who or "the token"
         return error(
@@ -322,6 +321,8 @@ def _endpoints(subject: Subject) -> list[Finding]:
         return []
     health = subject.health()
     found: list[Finding] = []
+    if all(each.why for each in health.endpoints):
+        return []  # said already: there was no answer
     for each in health.endpoints:
         if each.why:
             found.append(warning("endpoint", f"{each.url}: {each.why}", "the others are asked instead"))

@@ -117,13 +117,16 @@ def judge(rights: Sequence[Right], said: Mapping[str, Mapping[str, object]], *, 
         return (_nothing(rights, who),)
     missing = [right for right in rights if right.privilege not in said.get(right.path, {})]
     found = []
-    for path, group in groupby(
-        sorted(missing, key=lambda right: (right.path, right.role)), key=lambda right: right.path
-    ):
-        found += [_lacking(path, list(some), who) for _, some in groupby(group, key=lambda right: right.role)]
+    for (path, _, _), group in groupby(sorted(missing, key=_together), key=_together):
+        found.append(_lacking(path, list(group), who))
     grave = sum(right.level is not Level.NOTE for right in missing)
     needed = sum(right.level is not Level.NOTE for right in rights)
     return (ok("rights", f"{needed - grave} of the {needed} privileges that are needed are there"), *found)
+
+
+def _together(right: Right) -> tuple[str, bool, str]:
+    """What is told in one finding."""
+    return right.path, right.level is Level.NOTE, right.role
 
 
 def _nothing(rights: Sequence[Right], who: str) -> Finding:
