@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -39,3 +40,25 @@ class PciWish(BaseModel):
         if value is not None and not _TYPE.fullmatch(value):
             raise ValueError(f"{value!r} is not a type of vGPU: write for example nvidia-231")
         return value
+
+
+MANY = 1_000
+"""VMs that may share a device by vGPU types: how many really, its driver knows."""
+
+
+def devices(mappings: object, wish: PciWish) -> Mapping[str, int]:
+    """How many VMs may have such a device, by node; those that have none are left out. mappings: the answer to
+    `/cluster/mapping/pci`, in which a mapping that this account may not use does not stand."""
+    found: dict[str, int] = {}
+    for entry in mappings if isinstance(mappings, Iterable) and not isinstance(mappings, str) else ():
+        if isinstance(entry, Mapping) and entry.get("id") == wish.mapping:
+            lines = entry.get("map")
+            for node in filter(None, map(_node, lines if isinstance(lines, (list, tuple)) else [lines])):
+                found[node] = found.get(node, 0) + (MANY if wish.type is not None else 1)
+    return found
+
+
+def _node(line: object) -> str:
+    """The node in a line of a mapping: `node=pve1,path=0000:01:00,id=10de:2684`."""
+    parts = dict(part.split("=", 1) for part in str(line or "").split(",") if "=" in part)
+    return parts.get("node", "").strip()
