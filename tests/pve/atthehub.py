@@ -14,6 +14,9 @@ from click.testing import CliRunner
 from pve.providers import settings_of
 
 from labspawner.cli import main
+from labspawner.cli.servers import settings_from
+from labspawner.config import open_providers
+from labspawner.providers.proxmox.provider import ProxmoxProvider
 from labspawner.testing.pve import PveDouble
 
 HUB_ID = "commands"
@@ -70,11 +73,11 @@ class Hub:
         (folder / "courses" / "dl101.yaml").write_text(course, encoding="utf-8")
         vouching = folder / "ca.pem"  # the double's own goes with it
         shutil.copy(pve.ca_file, vouching)
-        self.provider = {**settings_of(pve), "ca_file": str(vouching), **(provider or {})}
+        self.settings = {**settings_of(pve), "ca_file": str(vouching), **(provider or {})}
         self.config.write_text(
             f"c = get_config()\nc.Labspawner.hub_id = {HUB_ID!r}\nc.Labspawner.data_dir = {str(folder / 'data')!r}\n"
             f"c.Labspawner.courses_dir = {str(folder / 'courses')!r}\n"
-            f"c.Labspawner.providers = {{'proxmox': {self.provider!r}}}\n",
+            f"c.Labspawner.providers = {{'proxmox': {self.settings!r}}}\n",
             encoding="utf-8",
         )
 
@@ -86,6 +89,8 @@ class Hub:
             raise result.exception
         return Said(result.exit_code, result.stdout, result.stderr)
 
-    def context_folder(self) -> Path:
-        """Where the hub keeps what belongs to the provider."""
-        return self.folder / "data" / "providers" / "proxmox"
+    def provider(self) -> ProxmoxProvider:
+        """The provider as the hub itself opens it: to be closed by who asked."""
+        opened = open_providers(settings_from(self.config, None))["proxmox"]
+        assert isinstance(opened, ProxmoxProvider)
+        return opened

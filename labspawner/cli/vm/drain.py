@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from labspawner.cli.servers import config_option, data_option
-from labspawner.cli.vm.looking import facts
+from labspawner.cli.vm.looking import facts, print_table
 from labspawner.cli.vm.opening import Bench, provider_option, with_provider
 from labspawner.providers.proxmox import checking
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
@@ -84,6 +83,7 @@ async def resident(bench: Bench, vm: VmView, view: View) -> Resident | None:
     """What is known of a VM of this hub; None for anybody else's."""
     try:
         config: Mapping[str, Any] = await bench.provider.client.get(f"/nodes/{vm.node}/qemu/{vm.vmid}/config")
+        now: Mapping[str, Any] = await bench.provider.client.get(f"/nodes/{vm.node}/qemu/{vm.vmid}/status/current")
     except PveRefused as exc:
         if exc.fault in {Fault.GONE_OR_FORBIDDEN, Fault.MOVED}:
             return None
@@ -95,8 +95,8 @@ async def resident(bench: Bench, vm: VmView, view: View) -> Resident | None:
         vmid=vm.vmid,
         owner=marker.user,
         server=marker.server_name,
-        running={"running": True, "stopped": False}.get(vm.status),
-        lock=vm.lock or str(config.get("lock") or ""),
+        running={"running": True, "stopped": False}.get(str(now.get("status"))),  # the listing is some seconds old
+        lock=str(now.get("lock") or config.get("lock") or ""),
         local=checking.local_storages(config, facts(view)),
         passthrough=checking.passed_through(config),
     )
@@ -138,4 +138,4 @@ def show(done: Sequence[Done], *, dry_run: bool) -> None:
         if step.target and not each.moved and not dry_run:
             what = "not moved"
         table.add_row(str(who.vmid), who.owner, who.server or "-", state, what, each.failed or step.why)
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    print_table(table)

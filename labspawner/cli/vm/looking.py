@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,7 +125,13 @@ def show(rows: Sequence[Row]) -> None:
     listed = Table("ID", "NAME", "NODE", "DISKS", "PROFILES", "CHECK", box=None, pad_edge=False, header_style="bold")
     for row in rows:
         listed.add_row(str(row.vmid), row.name, row.node, row.disks, ", ".join(row.profiles) or "-", row.worst.value)
-    Console(highlight=False, markup=False, emoji=False).print(listed)
+    print_table(listed)
+
+
+def print_table(table: Table) -> None:
+    """Print it as it is; a pipe has no width of its own, so nothing is folded there."""
+    width = None if sys.stdout.isatty() else 200
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
 def summary(counted: Mapping[Level, int]) -> str:
