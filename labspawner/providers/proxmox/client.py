@@ -200,7 +200,9 @@ class Client:
                 left_s = until - loop.time()
                 if left_s <= 0:
                     break
-                read_s = min(_GET_READ_S, _SHARE * left_s) if method == "GET" else _SHARE * left_s
+                read_s = _SHARE * left_s
+                if method == "GET":
+                    read_s = min(_GET_READ_S, read_s if around == 2 else left_s / 2)
                 ask = Ask(method, path, params, used.headers, used.cookies, read_s)
                 try:
                     return await self._at(endpoint, ask, left_s)
