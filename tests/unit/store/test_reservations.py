@@ -16,6 +16,8 @@ from unit.store.clock import SHARED
 
 from labspawner.errors import StoreUnavailable
 from labspawner.store import Reservations, Store
+from labspawner.store.engine import make_engine
+from labspawner.store.schema import reservations as table
 
 LATER = NOW + timedelta(minutes=5)
 IDS = ("100", "101", "102")
@@ -24,8 +26,27 @@ Make = Callable[..., Reservations]
 
 
 @pytest.fixture
-async def make(db_url: str) -> AsyncIterator[Make]:
+def with_table(db_url: str) -> None:
+    """The table is there: what makes it is a test of its own."""
+    engine = make_engine(db_url)
+    table.create(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+async def make(db_url: str, with_table: None) -> AsyncIterator[Make]:
     """Reservations in one database, each object with a connection of its own; closed at the end."""
+    async for made in _maker(db_url):
+        yield made
+
+
+@pytest.fixture
+async def make_in_an_empty_database(db_url: str) -> AsyncIterator[Make]:
+    async for made in _maker(db_url):
+        yield made
+
+
+async def _maker(db_url: str) -> AsyncIterator[Make]:
     made: list[Reservations] = []
 
     def open_one(hub_id: str = "hub", scope: str = "proxmox") -> Reservations:
@@ -210,7 +231,10 @@ async def test_what_is_held_outlives_the_hub(make: Make):
 
 
 @pytest.mark.parametrize("db_url", SHARED, indirect=True)
-async def test_leases_and_reservations_share_a_database_whoever_comes_first(make: Make, store: Store):
+async def test_leases_and_reservations_share_a_database_whoever_comes_first(
+    make_in_an_empty_database: Make, make_store: Callable[[], Store]
+):
+    make, store = make_in_an_empty_database, make_store()
     await make().take("vmid", IDS, "a", NOW)
     await store.migrate()
 
@@ -278,7 +302,9 @@ def test_no_history_gives_one_thing_to_two_or_two_things_to_one(steps: list[tupl
 
 
 async def _play(steps: list[tuple[str, object, object]]) -> None:
-    reservations, now = Reservations.open("sqlite://", hub_id="hub", scope="proxmox"), NOW
+    engine, now = make_engine("sqlite://"), NOW
+    table.create(engine)
+    reservations = Reservations(engine, hub_id="hub", scope="proxmox")
     resting: dict[str, datetime] = {}
     for verb, first, second in steps:
         before = await _values(reservations, now)
