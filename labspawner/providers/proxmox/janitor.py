@@ -15,7 +15,7 @@ from labspawner.providers.proxmox.doing import Doing, TaskFailed, Vanished
 from labspawner.providers.proxmox.machines import Machine, Machines, NotOurs, duplicates
 from labspawner.providers.proxmox.making import ADDRESS, VMID
 from labspawner.providers.proxmox.record import Record, Stage
-from labspawner.providers.proxmox.snapshot import Snapshots
+from labspawner.providers.proxmox.views import View
 
 log = getLogger(__name__)
 
@@ -25,19 +25,15 @@ _STOP_S = 300.0
 class Janitor:
     """Lists everything, and keeps second VMs quiet."""
 
-    def __init__(
-        self, machines: Machines, doing: Doing, snapshots: Snapshots, reservations: Reserving, *, provider: str
-    ) -> None:
+    def __init__(self, machines: Machines, doing: Doing, reservations: Reserving, *, provider: str) -> None:
         self._machines = machines
         self._doing = doing
-        self._snapshots = snapshots
         self._reservations = reservations
         self._provider = provider
 
-    async def owned(self, starting: Collection[LeaseId]) -> Sequence[OwnedResource]:
-        """Every VM of this hub, and every id or address that is held without one. starting: leases whose VM is being made.
-        Raises PveRefused, PveSilent, StoreUnavailable."""
-        view = await self._snapshots.now(0.0)
+    async def owned(self, view: View, starting: Collection[LeaseId]) -> Sequence[OwnedResource]:
+        """Every VM of this hub in `view`, and every id or address that is held without one. starting: leases whose VM is
+        being made. Raises PveRefused, PveSilent, StoreUnavailable."""
         machines = await self._machines.all(view)
         held = await self._reservations.held(datetime.now(timezone.utc))
         found = [await self._resource(machine) for machine in machines]

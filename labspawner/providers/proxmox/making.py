@@ -94,8 +94,8 @@ class Making:
     async def make(self, job: Job) -> None:
         """A VM of the job's own, ready to be switched on. Raises LabError, PveRefused, PveSilent, TaskFailed."""
         spot = await self._spot(job)
-        await job.line.say(_RESERVE, words.RESERVING)
         await job.checkpoint(stage=Stage.RESERVING, desktop=not job.variant.serves_jupyter)
+        await job.line.say(_RESERVE, words.RESERVING)
         view = await self._snapshots.now(self._settings.snapshot_s)
         await self._reserve_id(job, view.ids)
         await self._reserve_address(job, view)

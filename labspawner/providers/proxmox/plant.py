@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from logging import getLogger
 from typing import Any
 
 from labspawner.errors import BadConfig, ProviderUnavailable
-from labspawner.model import Handle, ReleaseMode
+from labspawner.model import Handle, LeaseId, OwnedResource, ReleaseMode
 from labspawner.providers.contract import ProviderContext, Reserving
 from labspawner.providers.proxmox import nodes, recipe, words
 from labspawner.providers.proxmox.access import Access
@@ -82,7 +82,7 @@ class Plant:
             hub_id=self._hub_id,
             pace=pace,
         )
-        self.janitor = Janitor(self.machines, self.doing, self.snapshots, self.reservations, provider=context.name)
+        self.janitor = Janitor(self.machines, self.doing, self.reservations, provider=context.name)
         self._blind = False
 
     async def view(self, max_age_s: float) -> View:
@@ -104,6 +104,10 @@ class Plant:
             return _with_uuid(machine, record)
         return next((each for each in await self.machines.of_lease(handle.lease_id, view)), None)
 
+    async def owned(self, starting: Collection[LeaseId]) -> Sequence[OwnedResource]:
+        """Everything of this hub, from a listing made now. Raises PveRefused, PveSilent, StoreUnavailable."""
+        return await self.janitor.owned(await self.view(0.0), starting)
+
     # -- start
 
     async def start(self, job: Job) -> str:
@@ -118,12 +122,14 @@ class Plant:
         parked = job.request.parked
         if parked is None:
             return False
+        job.parked = True  # from here on: what fails before the VM was looked at must leave it alone too
         view = await self.view(0.0)
         machine = await self.find(parked, view)
         if machine is None:
             if record_of(parked).vmid is not None:
                 self._check_believable(view, record_of(parked))
                 log.warning("the parked VM is gone, starting afresh %s", job)
+            job.parked = False
             return False
         if not view.online(machine.node):
             raise ProviderUnavailable(
@@ -141,7 +147,7 @@ class Plant:
             self._check_room(job, machine, now.config, view)
         marker = read_marker(now.config.get("description"))
         address = marker.address if marker is not None else ""
-        job.parked, job.was_running, job.was_hibernated = True, now.running, now.lock == "suspended"
+        job.was_running, job.was_hibernated = now.running, now.lock == "suspended"
         job.addresses = job.addresses if address else None
         job.config = now.config
         await job.checkpoint(
@@ -194,7 +200,7 @@ class Plant:
         handle = job.record.handle(job.request.lease_id, self._name)
         if not job.parked:
             await self.end(handle, ReleaseMode.DESTROY, grace_s=_ROLL_BACK_GRACE_S)
-        elif not job.was_running:
+        elif job.record.vmid is not None and not job.was_running:
             mode = ReleaseMode.HIBERNATE if job.was_hibernated else ReleaseMode.STOP
             await self.end(handle, mode, grace_s=_ROLL_BACK_GRACE_S)
 

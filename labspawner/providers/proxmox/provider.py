@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from logging import getLogger
 from typing import TypeVar
 
-from labspawner.errors import LabError, ProviderUnavailable, SetupError, StartFailed
+from labspawner.errors import LabError, LeaseConflict, ProviderUnavailable, SetupError, StartFailed
 from labspawner.model import (
     Activity,
     Capacity,
@@ -39,7 +39,7 @@ from labspawner.providers.proxmox.console import open_console, why_ended
 from labspawner.providers.proxmox.diagnosis import Subject, diagnose, wants_of, who_asks
 from labspawner.providers.proxmox.doing import TaskFailed, Vanished
 from labspawner.providers.proxmox.job import Job
-from labspawner.providers.proxmox.machines import Machine, NotOurs
+from labspawner.providers.proxmox.machines import NotOurs
 from labspawner.providers.proxmox.making import ADDRESS
 from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
 from labspawner.providers.proxmox.plant import Plant
@@ -77,7 +77,7 @@ class ProxmoxProvider:
         """What each node can still hold, never summed."""
         view = await self._view(self.settings.snapshot_s)
         now = datetime.now(timezone.utc)
-        running = await self._running(view)
+        running = self._plant.watch.running(await _answered(self._plant.machines.all(view), doing="list servers"))
         left = self.settings.max_servers
         if left is not None:
             left = max(0, left - len({*running, *self._launches.leases()}))
@@ -103,7 +103,7 @@ class ProxmoxProvider:
 
     async def owned(self) -> Sequence[OwnedResource]:
         """Every VM with this hub's marker, and every id and address that is held without one, from a listing made now."""
-        return await _answered(self._plant.janitor.owned(self._launches.leases()), doing="list servers")
+        return await _answered(self._plant.owned(self._launches.leases()), doing="list servers")
 
     async def activity(self, handle: Handle) -> Activity | None:
         """What the helper in the VM reports: its server's own word, and people at its screen and terminals."""
@@ -146,7 +146,14 @@ class ProxmoxProvider:
         """Start a server; see the contract. Raises what stands in the way in a sentence."""
         job = self._job(request)
         view = await self._view(self.settings.snapshot_s)
-        self._launches.begin(request.lease_id, running=await self._running(view))
+        machines = await _answered(self._plant.machines.all(view), doing="list servers")
+        if request.parked is None and any(machine.lease_id == request.lease_id for machine in machines):
+            raise LeaseConflict(
+                Sentence("Your server is already starting or running. Reload this page."),
+                detail=f"there is a VM of lease={request.lease_id} already",
+            )
+        running = self._plant.watch.running(machines) - {request.lease_id}
+        self._launches.begin(request.lease_id, running=running)
         self._jobs[request.lease_id] = job
         job.worker = asyncio.ensure_future(self._plant.start(job))
         try:
@@ -200,12 +207,6 @@ class ProxmoxProvider:
             deadline=asyncio.get_running_loop().time() + request.ready_timeout_s,
             addresses=pool,
         )
-
-    async def _running(self, view: View) -> set[LeaseId]:
-        return {machine.lease_id for machine in await self._machines_of(view) if machine.vm.status == "running"}
-
-    async def _machines_of(self, view: View) -> Sequence[Machine]:
-        return await _answered(self._plant.machines.all(view), doing="list servers")
 
     async def _too_late(self, job: Job) -> LabError:
         """The error of a start that took too long, with the server's last words where it has some."""
@@ -318,10 +319,11 @@ class ProxmoxProvider:
 
 async def _let_go(job: Job) -> None:
     """End what does the start, and wait for what it was making."""
-    worker = job.worker
-    if worker is not None and not worker.done():
-        worker.cancel()
-        await asyncio.wait({worker}, timeout=_LET_GO_S)
+    worker, loop = job.worker, asyncio.get_running_loop()
+    until = loop.time() + _LET_GO_S
+    while worker is not None and not worker.done() and loop.time() < until:
+        worker.cancel()  # again and again: Python's own `wait_for` may lose one, where what it waits for ends that moment
+        await asyncio.wait({worker}, timeout=0.2)
     if job.making is not None:
         await asyncio.wait({job.making})
 
@@ -331,7 +333,11 @@ async def _answered(asked: Awaitable[T], *, doing: str) -> T:
     try:
         return await asked
     except (PveRefused, PveSilent, TaskFailed, Vanished, NotOurs) as exc:
-        raise words_of(exc, doing=doing) from exc
+        error = words_of(exc, doing=doing)
+        if isinstance(error, ProviderUnavailable):
+            raise error from exc
+        message = words.NO_ANSWER if isinstance(error, StartFailed) else error.message
+        raise ProviderUnavailable(message, detail=str(error), retry_after_s=30.0) from exc
 
 
 def words_of(exc: Exception, *, doing: str) -> LabError:

@@ -15,6 +15,7 @@ from labspawner.model import Handle, LeaseId, ServerState, Usage
 from labspawner.providers.contract import Ear
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent
 from labspawner.providers.proxmox.doing import Doing, Vanished
+from labspawner.providers.proxmox.machines import Machine
 from labspawner.providers.proxmox.marks import OURS, lease_of_tags
 from labspawner.providers.proxmox.record import record_of
 from labspawner.providers.proxmox.snapshot import Snapshots
@@ -66,6 +67,12 @@ class Watch:
         self._runs.pop(vmid, None)
         self._deleted.discard(vmid)
         self._asked_off.discard(vmid)
+
+    def running(self, machines: Sequence[Machine]) -> frozenset[LeaseId]:
+        """Leases whose VM runs, by the listing and by what was done here since."""
+        return frozenset(
+            machine.lease_id for machine in machines if self._runs.get(machine.vmid, machine.vm.status == "running")
+        )
 
     async def states(self, handles: Sequence[Handle], view: View) -> Mapping[LeaseId, ServerState]:
         """What is true of each. UNKNOWN where the listing does not tell, and the VM itself neither."""
