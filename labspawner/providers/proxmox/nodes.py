@@ -23,6 +23,7 @@ from labspawner.providers.proxmox.rooms import (
     Room,
     has_space,
     has_space_for_state,
+    kept,
     leaves_reserve,
     room_of,
     state_bytes,
@@ -41,6 +42,7 @@ __all__ = [
     "capacity",
     "find_templates",
     "has_space_for_state",
+    "kept",
     "need_of",
     "no_template",
     "nowhere",
@@ -177,7 +179,7 @@ def place(
     draining: nodes that are being emptied. promised: of starts under way whose VM does not run yet. devices: how many of the
     wanted mapping are free, by node, a node that has none at all left out; None: not known.
     """
-    promises = tuple(promised)
+    promises = tuple(each for each in promised if not kept(each, view))
     spots: list[tuple[tuple[float, ...], Spot]] = []
     refused: dict[str, Why] = {}
     for node in view.nodes.values():

@@ -19,9 +19,13 @@ def state_bytes(memory_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """What a start under way will use of a node, and does not show in a listing yet."""
+    """What a start under way will use of a node, and does not show in a listing yet.
+
+    vmid: of its VM, once it has one: as soon as a listing shows that running, the promise counts no more.
+    """
 
     node: str
+    vmid: int | None = None
     cpu: float = 0
     memory_bytes: int = 0
     disk_bytes: int = 0
@@ -46,7 +50,7 @@ def room_of(view: View, node: NodeView, settings: ProxmoxSettings, promised: Seq
     """What a node can still hold. promised: of starts under way whose VM does not run yet."""
     given = settings.nodes.get(node.name, NodeRoom())
     running = [vm for vm in view.vms.values() if vm.node == node.name and vm.status == "running"]
-    coming = [each for each in promised if each.node == node.name]
+    coming = [each for each in promised if each.node == node.name and not kept(each, view)]
     memory_total = None if given.memory is None else int(given.memory * settings.memory_overcommit)
     memory_used = sum(vm.maxmem or 0 for vm in running) + sum(each.memory_bytes for each in coming)
     if memory_total is None and node.maxmem is not None:
@@ -67,6 +71,12 @@ def room_of(view: View, node: NodeView, settings: ProxmoxSettings, promised: Seq
         servers_free=None if given.servers is None else max(0, given.servers - count),
         running=count,
     )
+
+
+def kept(promise: Promise, view: View) -> bool:
+    """Whether a listing shows the VM of a promise running, so that it is counted there."""
+    vm = view.vms.get(promise.vmid) if promise.vmid is not None else None
+    return vm is not None and vm.status == "running"
 
 
 def state_storage(view: View, node: str, settings: ProxmoxSettings) -> StorageView | None:

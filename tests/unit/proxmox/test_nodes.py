@@ -189,6 +189,17 @@ def test_starts_under_way_have_their_room_already():
     assert _place(view, promised=coming * 2).refused == {"pve1": Why.MEMORY_NOW}
 
 
+def test_a_start_is_counted_once_when_its_vm_runs():
+    need = Need(memory_bytes=4 * GIB)
+    coming = [Promise(node="pve1", vmid=20_001, memory_bytes=4 * GIB, disk_bytes=900 * GIB, storage="ceph")]
+    off = view_of(node_of("pve1", maxmem=9 * GIB), vms=[vm_of(20_001, "pve1", status="stopped")])
+    on = view_of(node_of("pve1", maxmem=9 * GIB), vms=[vm_of(20_001, "pve1")])
+
+    assert _place(off, need, promised=coming).refused == {"pve1": Why.STORAGE_NOW}
+    assert _nodes(_place(on, need, promised=coming)) == ["pve1"]
+    assert _place(on, Need(memory_bytes=5 * GIB), promised=coming).refused == {"pve1": Why.MEMORY_NOW}
+
+
 def test_memory_is_overcommitted_only_as_far_as_the_administrator_says():
     view = view_of(node_of("pve1", maxmem=9 * GIB), vms=[vm_of(100, "pve1", maxmem=6 * GIB)])
 
