@@ -12,6 +12,7 @@ from urllib.parse import quote
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
 from labspawner.providers.proxmox.client import Client
 from labspawner.providers.proxmox.pace import CLOCK, Pace
+from labspawner.providers.proxmox.turns import Turns
 
 MOST_STDIN_BYTES = 64 * 1024
 
@@ -50,7 +51,7 @@ class GuestAgent:
     def __init__(self, client: Client, *, pace: Pace = CLOCK, at_once: int = 2) -> None:
         self._client = client
         self._pace = pace
-        self._turns = asyncio.Semaphore(at_once)
+        self._turns = Turns(at_once)
         self._busy: dict[int, tuple[asyncio.Lock, int]] = {}
 
     async def ping(self, node: str, vmid: int) -> bool:
@@ -136,17 +137,18 @@ class GuestAgent:
 
     async def _call(self, method: str, node: str, vmid: int, verb: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         ask = self._client.get if method == "GET" else self._client.post
-        async with self._turn(vmid):
+        # A ping of an agent that is not up yet keeps a place for three seconds, and there are many when a class begins.
+        async with self._turn(vmid, urgent=verb != "ping"):
             found = await ask(_path(node, vmid, verb), within_s=_CALL_S, **params)
         return found if isinstance(found, Mapping) else {}
 
     @asynccontextmanager
-    async def _turn(self, vmid: int) -> AsyncIterator[None]:
+    async def _turn(self, vmid: int, *, urgent: bool) -> AsyncIterator[None]:
         """One call to this VM, and few to all. First the VM's lock, then a place: who waits for a VM holds no place."""
         lock, users = self._busy.get(vmid) or (asyncio.Lock(), 0)
         self._busy[vmid] = (lock, users + 1)
         try:
-            async with lock, self._turns:
+            async with lock, self._turns.one(urgent=urgent):
                 yield
         finally:
             lock, users = self._busy[vmid]

@@ -31,6 +31,7 @@ class Snapshots:
         self._under_way: asyncio.Task[View] | None = None
         self._began = float("-inf")
         self._worked: bool | None = None
+        self._failed: tuple[float, PveRefused | PveSilent] | None = None
         self._believed: deque[View] = deque()
         self._forbidden_at = float("-inf")
         self._quorum: tuple[float, bool] | None = None
@@ -49,9 +50,12 @@ class Snapshots:
 
     async def now(self, max_age_s: float = 5.0) -> View:
         """A listing that was asked for at most `max_age_s` ago; 0: after this call began. One is under way at a time, and
-        all who ask share it. Raises PveRefused or PveSilent when there is none: nothing is known then."""
+        all who ask share it. Raises PveRefused or PveSilent when there is none, or there was none within that time: nothing
+        is known then."""
         wanted = self._pace.now() - max_age_s
         while self._last is None or self._last.taken_at < wanted:
+            if self._failed is not None and self._failed[0] > wanted:
+                raise self._failed[1]  # moments ago: who polls a hundred servers need not wait a hundred times
             if self._under_way is None:
                 self._began = self._pace.now()
                 self._under_way = asyncio.get_running_loop().create_task(self._list(), name="list the cluster")
@@ -105,11 +109,11 @@ class Snapshots:
         except (PveRefused, PveSilent) as exc:
             if self._worked is not False:
                 log.warning("the cluster cannot be listed, so nothing is known of its VMs: %s", exc)
-            self._worked = False
+            self._worked, self._failed = False, (self._pace.now(), exc)
             raise
         if self._worked is False:
             log.info("the cluster can be listed again")
-        self._worked, self._last = True, view
+        self._worked, self._failed, self._last = True, None, view
         self._believe(view)
         return view
 

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -39,6 +40,7 @@ class Line:
         self._auth = _Auth(connect_s)
         self._api = _Api(url, self._adapter, self._auth, self._answered)
         self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
         self._call: Call | None = None
         self._response: requests.Response | None = None
         self._used_at = float("-inf")
@@ -63,7 +65,9 @@ class Line:
 
     def hang_up(self) -> None:
         """End what is under way, from another thread: a read that hangs fails at once."""
-        for each in list(self._sockets):
+        with self._lock:
+            sockets = list(self._sockets)
+        for each in sockets:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
 
@@ -72,7 +76,8 @@ class Line:
         self._adapter.close()
 
     def _opened(self, opened: socket.socket) -> None:
-        self._sockets.add(opened)
+        with self._lock:
+            self._sockets.add(opened)
 
     def _sending(self) -> None:
         if self._call is not None:

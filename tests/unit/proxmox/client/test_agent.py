@@ -11,6 +11,8 @@ from unit.proxmox.client.scripted import Reply, refusal
 from labspawner.providers.proxmox.agent import MOST_STDIN_BYTES, GuestAgent, Interface, Ran
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
 from labspawner.providers.proxmox.pace import Pace
+from labspawner.providers.proxmox.turns import Turns
+from labspawner.testing.waiting import eventually
 
 VM = "/nodes/pve1/qemu/101/agent"
 DOWN = refusal(500, "QEMU guest agent is not running")
@@ -225,3 +227,41 @@ async def test_who_stops_waiting_leaves_no_lock_behind(pve, agent, held):
     held.set()
     pve.on("POST", f"{VM}/ping", {"result": {}})
     assert await agent.ping("pve1", 101)
+
+
+async def test_a_program_is_run_before_pings_that_wait(pve, a_client, held):
+    agent = GuestAgent(a_client(pve), pace=Pace(1000), at_once=1)
+    pve.on("POST", "/nodes/pve1/qemu/100/agent/ping", Reply({"result": {}}, hold=held))
+    for vmid in range(102, 106):
+        pve.on("POST", f"/nodes/pve1/qemu/{vmid}/agent/ping", {"result": {}})
+    pve.on("GET", f"{VM}/get-osinfo", {"result": {"id": "debian"}})
+    first = asyncio.ensure_future(agent.ping("pve1", 100))
+    await eventually(lambda: len(pve.asked) == 1)
+
+    pings = [asyncio.ensure_future(agent.ping("pve1", vmid)) for vmid in range(102, 106)]
+    await asyncio.sleep(0)
+    urgent = asyncio.ensure_future(agent.osinfo("pve1", 101))
+    await asyncio.sleep(0)
+    held.set()
+    await asyncio.gather(first, urgent, *pings)
+
+    assert pve.asked[1].path == f"{VM}/get-osinfo"
+
+
+async def test_a_place_that_comes_to_somebody_who_left_goes_to_the_next():
+    turns, order = Turns(1), []
+
+    async def one(name: str, *, urgent: bool) -> None:
+        async with turns.one(urgent=urgent):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async with turns.one(urgent=True):
+        waiting = {name: asyncio.ensure_future(one(name, urgent=name < "c")) for name in "abcd"}
+        await asyncio.sleep(0)
+    waiting["a"].cancel()  # its place was given to it by now
+    await asyncio.gather(*waiting.values(), return_exceptions=True)
+
+    assert order == ["b", "c", "d"]
+    async with turns.one(urgent=False):
+        order.append("free")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from unit.proxmox.client.scripted import Reply, scripted
@@ -190,3 +191,35 @@ async def test_an_endpoint_can_be_shunned_while_there_is_another(pve, second, a_
     assert client.shun("it is alone")
     assert await client.get("/version") == {"version": "second"}
     assert not client.shun("it is alone too")
+
+
+async def test_a_closed_client_leaves_no_thread_and_no_connection(pve, a_client):
+    client = a_client(pve)
+    await asyncio.gather(*(client.get("/version") for _ in range(20)))
+
+    await client.close()
+
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("labspawner-pve")]
+
+
+async def test_no_more_requests_go_at_once_than_there_are_threads(pve, a_client):
+    busy, most, lock, full = 0, 0, threading.Lock(), threading.Event()
+
+    def slow(_asked):
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+            if busy == 3:
+                full.set()
+        full.wait(60)
+        with lock:
+            busy -= 1
+        return Reply("done")
+
+    pve.routes["GET", "/x"] = slow
+    client = a_client(pve, client={"threads": 3})
+
+    assert await asyncio.gather(*(client.get("/x", within_s=120) for _ in range(12))) == ["done"] * 12
+
+    assert most == 3

@@ -156,8 +156,21 @@ async def test_a_listing_that_fails_says_that_nothing_is_known(pve, snapshots, c
     assert snapshots.current is False
     assert snapshots.last is not None
     assert 101 in snapshots.last.vms
+    clock.at += 10.0
     await snapshots.now()
     assert snapshots.current is True
+
+
+async def test_a_failure_is_told_for_as_long_as_a_listing_would_be_good(pve, snapshots, clock):
+    pve.on("GET", RESOURCES, refusal(500, "got timeout"), cluster(101))
+    answers = await asyncio.gather(*(snapshots.now(5.0) for _ in range(20)), return_exceptions=True)
+    clock.at += 4.0
+    with pytest.raises(PveRefused):
+        await snapshots.now(5.0)
+
+    assert all(isinstance(each, PveRefused) for each in answers)
+    assert pve.count(RESOURCES) == 1
+    assert 101 in (await snapshots.now(0.0)).vms  # who asks for now asks
 
 
 async def test_a_vm_is_gone_when_two_quorate_listings_ten_seconds_apart_lack_it(pve, snapshots, clock):
