@@ -45,7 +45,8 @@ def describe(marker: Marker) -> str:
     Percent signs would be decoded on the way, so the exact part is base64url of JSON.
     """
     fields = [marker.hub_id, marker.lease_id, marker.user, marker.server_name, marker.profile, marker.address]
-    packed = base64.urlsafe_b64encode(json.dumps(fields, separators=(",", ":")).encode()).decode().rstrip("=")
+    exact = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    packed = base64.urlsafe_b64encode(exact).decode().rstrip("=")
     shown = {
         "hub": marker.hub_id,
         "lease": marker.lease_id,
@@ -62,7 +63,8 @@ def read_marker(description: object) -> Marker | None:
     if found is None:
         return None
     try:
-        fields = json.loads(base64.urlsafe_b64decode(found[1] + "=" * (-len(found[1]) % 4)))
+        exact = base64.urlsafe_b64decode(found[1] + "=" * (-len(found[1]) % 4))
+        fields = json.loads(exact.decode("utf-8", "surrogatepass"))
     except (ValueError, binascii.Error, RecursionError):
         return None
     if not isinstance(fields, list) or len(fields) != 6 or not all(isinstance(each, str) for each in fields):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import NOW
 from traitlets import TraitError
 from traitlets.config import Config
 
@@ -100,6 +101,33 @@ async def test_a_provider_that_asks_for_parts_of_the_hubs_configuration_gets_tho
 
     assert given == [{"a": 1, "hub_config": {"KubeSpawner": {"image": "lab/base:1"}, "Spawner": {}}}]
     assert "secret" not in repr(made)
+
+
+async def test_each_provider_has_reservations_of_its_own_in_the_hubs_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    contexts: list[ProviderContext] = []
+
+    def open_one(context: ProviderContext, options: dict[str, Any]) -> Provider:
+        contexts.append(context)
+        return SimProvider(context, {})
+
+    point = EntryPoint("curious", "x:y", ENTRY_POINT_GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: open_one)
+    monkeypatch.setattr("labspawner.config.entry_points", lambda group: [point])
+    made = settings(tmp_path, providers={"curious": {}, "other": {"kind": "curious"}})
+
+    opened = open_providers(made)
+    first, second = [context.reservations for context in contexts]
+    assert first is not None
+    assert second is not None
+    taken = [await each.take("vmid", ["100"], owner, NOW) for each, owner in ((first, "a"), (second, "b"))]
+
+    assert taken == ["100", "100"]
+    assert [each.owner for each in await first.held(NOW)] == ["a"]
+    assert (tmp_path / "labspawner.sqlite").is_file()
+    for each in (first, second, *opened.values()):
+        await each.close()
 
 
 def with_profile_list(tmp_path: Path, profile_list: object, providers: object) -> Settings:

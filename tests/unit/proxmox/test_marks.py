@@ -30,11 +30,12 @@ from labspawner.providers.proxmox.marks import (
 
 DNS_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 TAG = re.compile(r"[a-z0-9_][a-z0-9_+.-]*")
-ANY_NAME = st.text(st.characters(exclude_categories=["Cs"]), max_size=255)
+ANY_NAME = st.text(st.characters(exclude_categories=()), max_size=255)  # lone surrogates included
 
 
 @given(ANY_NAME, ANY_NAME, ANY_NAME)
 @example("%41;=&", "a b\n#", "marker=labspawner1.x")
+@example("\U0001f600" * 255, "\U0001f600" * 255, "\x00" * 100)
 def test_any_marker_is_read_back_from_the_description(user: str, server: str, profile: str):
     marker = marker_of(user=user, server_name=server, profile=profile, address="10.0.0.7")
 
