@@ -28,6 +28,7 @@ class Clock:
         self._added: asyncio.Event | None = None
         self._driver: asyncio.Task[None] | None = None
         self._latest = self._start
+        self._settling = False
         self.before: Callable[[float], Awaitable[None]] | None = None  # asked for each sleep, before it begins
 
     def set_pace(self, pace: float) -> None:
@@ -38,6 +39,8 @@ class Clock:
 
     def now(self) -> float:
         """Seconds since 1970, by the double's clock. Never goes back, never past what has still to happen."""
+        if self._settling:
+            return self._latest
         at = self._start + (time.monotonic() - self._zero) * self.pace
         if self._moments:
             at = min(at, self._moments[0][0])
@@ -85,9 +88,11 @@ class Clock:
                 await _until(added, rest)
                 continue
             self._latest, _, due = heapq.heappop(self._moments)
+            self._settling = True  # what this moment sets off happens at this moment, however late we are
             due.set_result(None)
             for _ in range(_SETTLE_ROUNDS):
                 await asyncio.sleep(0)
+            self._settling = False
 
     def _real_rest(self, when: float) -> float:
         return (when - self._start) / self.pace - (time.monotonic() - self._zero)

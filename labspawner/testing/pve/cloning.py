@@ -93,6 +93,7 @@ async def _fill(call: Call, task: Task, source: Vm, newid: int, *, full: bool) -
         for key, value in sorted(source.config.items()):
             if is_disk(key) and volume_of(value) and key != "vmstate" and not key.startswith("unused"):
                 await _disk(call, task, source, vm, key, made, full=full)
+        await inside.clock.sleep(inside.plan.config_s)
         if inside.world.nodes[vm.node].cut or not await inside.cluster.settled():
             raise TaskFailed(inside.cluster.unwritable(vm.node, newid))
     except TaskFailed as failed:

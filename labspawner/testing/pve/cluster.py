@@ -18,13 +18,12 @@ NAME_LOOKUP_S = 10.3
 
 
 class Cluster:
-    """on_cut(node, power, silent) and on_back(node) are told of each change, in the double's loop."""
+    """Who is there, as the nodes that still have a network see it."""
 
     def __init__(self, world: World, clock: Clock, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self._world, self._clock, self._spawn = world, clock, spawn
         self._forced: bool | None = None
-        self.on_cut: Callable[[Node, bool, bool], None] = lambda node, power, silent: None
-        self.on_back: Callable[[Node], None] = lambda node: None
+        self.seen_offline_s = SEEN_OFFLINE_S
         self._changed = asyncio.Event()
 
     @property
@@ -43,24 +42,31 @@ class Cluster:
         self._forced = there
         self._tell()
 
-    def cut(self, name: str, *, power: bool = False, silent: bool = False) -> None:
+    def offline(self, node: Node, asked: str) -> bool:
+        """Whether a node is offline for the one that is asked."""
+        return node.seen_offline or (self._forced is False and node.name != asked)
+
+    def cut(self, name: str, *, power: bool = False) -> None:
         node = self._world.nodes[name]
         node.cut, node.dead = True, power
-        self.on_cut(node, power, silent)
-        self._spawn(self._see(node, SEEN_OFFLINE_S))
+        self._spawn(self._see(node, self.seen_offline_s))
 
     def reconnect(self, name: str) -> None:
         node = self._world.nodes[name]
         node.cut = node.dead = False
-        self.on_back(node)
         self._spawn(self._see(node, SEEN_ONLINE_S))
 
     async def _see(self, node: Node, after_s: float) -> None:
         cut = node.cut
         await self._clock.sleep(after_s)
         if node.cut == cut:
-            node.seen_offline = cut
-            self._tell()
+            self.notice(node.name)
+
+    def notice(self, name: str) -> None:
+        """The peers of a node see whether it is there."""
+        node = self._world.nodes[name]
+        node.seen_offline = node.cut
+        self._tell()
 
     def _tell(self) -> None:
         self._changed.set()

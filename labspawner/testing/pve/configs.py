@@ -31,7 +31,8 @@ async def read(call: Call) -> Config:
     config = dict(vm.config)
     if call.flag("current"):
         config.update({key: vm.running_config[key] for key in _pending(vm) if key in vm.running_config})
-    return {**shown(config), "digest": digest(vm.config)}
+    parent = {"parent": vm.parent} if vm.parent else {}
+    return {**shown(config), **parent, "digest": digest(vm.config)}
 
 
 def _pending(vm: Vm) -> list[str]:
@@ -187,7 +188,7 @@ async def _new_disk(inside: Inside, vm: Vm, new: re.Match[str], task: Task | Non
         name = f"vm-{vm.vmid}-cloudinit.qcow2"
         volume = await inside.volumes.make(told, storage, vm.node, vm.vmid, name, CLOUDINIT_BYTES, 266240)
         return f"{volume.volid},media=cdrom"
-    name = inside.volumes.next_name(storage, vm.node, vm.vmid)
+    name = inside.volumes.next_name(storage, vm.node, vm.vmid, "raw")
     size = max(int(new.group(2)), 1) * GIB
     volume = await inside.volumes.make(told, storage, vm.node, vm.vmid, name, size, 204800)
     return f"{volume.volid}{new.group(3)},size={size_text(size)}"
@@ -246,9 +247,18 @@ async def create(call: Call) -> str:
             vm.config |= {"smbios1": f"uuid={inside.world.new_uuid()}", "vmgenid": inside.world.new_uuid()}
             for key, value in _changes(call).items():
                 vm.config[key] = await _line(inside, vm, key, value, task)
+            vm.config["boot"] = _boot_order(vm.config)
             inside.world.vms[vmid] = vm
 
     return inside.begin(call, "qmcreate", vmid, work)
+
+
+def _boot_order(config: Config) -> str:
+    """What PVE boots from when nobody said it: the first disk, the CD-ROM drive, the first network."""
+    if config["boot"] != " ":
+        return str(config["boot"])
+    found = [key for key in ("scsi0", "virtio0", "sata0", "ide0", "ide2", "net0") if key in config]
+    return f"order={';'.join(found)}" if found else " "
 
 
 _ASKED_AT_CREATE = (("VM.Config.HWType",), ("root",))
@@ -269,8 +279,7 @@ def _need_new(call: Call, vmid: int, key: str, value: str) -> None:
 
 async def cloudinit_pending(call: Call) -> list[dict[str, Any]]:
     config = shown(call.vm().config)
-    keys = [key for key in config if key in _CLOUD_KEYS or key.startswith("ipconfig")]
-    return [{"key": key, "value": config[key]} for key in keys]
+    return [{"key": key, "value": config[key]} for key in _CLOUD_KEYS if key in config]
 
 
 async def cloudinit_regenerate(call: Call) -> None:

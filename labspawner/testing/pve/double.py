@@ -168,6 +168,10 @@ class PveDouble:
     # where it is and who may ask
 
     @property
+    def node_names(self) -> tuple[str, ...]:
+        return self._nodes
+
+    @property
     def urls(self) -> list[str]:
         """One URL for each node, in their order."""
         return [f"https://127.0.0.1:{door.port}" for door in self.inside.doors.values()]
@@ -301,7 +305,7 @@ class PveDouble:
     def renew_certificate(self) -> None:
         """Another authority and certificate from now on; open connections are reset."""
         self._authority.renew()
-        self.call(lambda inside: inside.new_certificate(self._authority))
+        self.wait(self.inside.new_certificate(self._authority))
 
 
 def _scripted() -> GuestsLike:

@@ -119,8 +119,8 @@ class Faults:
     def hold(self, kind: str = "", *, vmid: int = 0) -> None:
         """Let tasks of this kind ("" for all) stand still as soon as they would take time, until `release`.
 
-        A clone then has its config with `lock: clone`, a start is not running yet, a hibernation has no lock yet. vmid:
-        what the task is about; for a clone that is the template.
+        A clone then has its config with `lock: clone` (a full one not all of its disks), a start is not running yet, a
+        hibernation is `suspending`. vmid: what the task is about; for a clone that is the template.
         """
         self._do(lambda inside: inside.tasks.hold(kind, str(vmid) if vmid else ""))
 
@@ -145,14 +145,18 @@ class Faults:
         power: it lost its power too, so its VMs are off and tasks on it are gone. silent: its port accepts and never
         answers, instead of refusing.
         """
-        self._do(lambda inside: inside.cluster.cut(name, power=power, silent=silent))
+        self._double.wait(self._double.inside.take_down(name, power=power, silent=silent))
+
+    def node_seen(self, name: str) -> None:
+        """What peers think of a node that was cut off or came back is true from now on."""
+        self._do(lambda inside: inside.cluster.notice(name))
 
     def node_up(self, name: str) -> None:
-        """The node is back; its peers see it 3 s later."""
-        self._do(lambda inside: inside.cluster.reconnect(name))
+        """The node is back and answers on its own port; its peers see it 3 s later."""
+        self._do(lambda inside: inside.bring_up(name))
 
     def quorum(self, there: bool) -> None:
-        """False: no quorum at once, whatever the nodes; True: as the nodes say."""
+        """False: no quorum at once; each node sees the others offline, though they still answer. True: as they really are."""
         self._do(lambda inside: inside.cluster.force_quorum(None if there else False))
 
     def unknown(self, node: str, *, on: bool = True) -> None:

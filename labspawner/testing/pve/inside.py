@@ -91,7 +91,6 @@ class Inside:
     async def start(self, nodes: Sequence[str], authority: Authority, port: int) -> None:
         self._build(nodes)
         self.answering = Answering(self)
-        self.cluster.on_cut, self.cluster.on_back = self._cut, self._back
         rng = random.Random(self._double.seed + 1)  # noqa: S311 - no secret
         self.guests.begin(Host(self.clock, self._double.folder, rng, self.power.turned_itself_off))
         context = authority.server_context()
@@ -166,11 +165,11 @@ class Inside:
 
     # nodes
 
-    def _cut(self, node: Node, power: bool, silent: bool) -> None:
+    async def take_down(self, name: str, *, power: bool, silent: bool) -> None:
+        """Cut a node off; when this returns its own port is closed."""
+        node = self.world.nodes[name]
         self.views.remember()
-        self.spawn(self._go_down(node, power, silent))
-
-    async def _go_down(self, node: Node, power: bool, silent: bool) -> None:
+        self.cluster.cut(name, power=power)
         if power:
             for task in self.tasks.matching(node=node.name):
                 if task.running and task.work is not None:
@@ -179,14 +178,17 @@ class Inside:
                 await self.power.switch_off(vm)
         await self.doors[node.name].down(silent=silent)
 
-    def _back(self, node: Node) -> None:
-        self.doors[node.name].up()
+    def bring_up(self, name: str) -> None:
+        """Connect a node again; when this returns its own port answers."""
+        self.cluster.reconnect(name)
+        self.doors[name].up()
 
-    def new_certificate(self, authority: Authority) -> None:
+    async def new_certificate(self, authority: Authority) -> None:
+        """When this returns nobody sees the old one any more."""
         self.fingerprint = authority.fingerprint
         context = authority.server_context()
         for door in self.doors.values():
-            self.spawn(door.renew(context))
+            await door.renew(context)
 
     # what is there from the beginning
 
@@ -194,12 +196,13 @@ class Inside:
         name = "lab-template" if storage.shared else "golden"
         disk = self.volumes.put(storage, node, vmid, f"base-{vmid}-disk-0.qcow2", 3 * GIB, 786505728)
         drive = self.volumes.put(storage, node, vmid, f"vm-{vmid}-cloudinit.qcow2", CLOUDINIT_BYTES, 266240)
-        config = self._hardware(vmid, name)
+        config = self.hardware(vmid, name)
         config |= {"template": 1, "scsi0": f"{disk.volid},size=3G", "ide2": f"{drive.volid},media=cdrom"}
         config |= {"ciuser": "student", "ipconfig0": "ip=dhcp", "ciupgrade": 0, "vga": "std", "serial0": "socket"}
         self.world.vms[vmid] = Vm(vmid, node, config, pool=self._double.pool)
 
-    def _hardware(self, vmid: int, name: str) -> Config:
+    def hardware(self, vmid: int, name: str) -> Config:
+        """The config of a usual VM, but for its disks."""
         return {
             "name": name,
             "agent": "enabled=1",
@@ -217,7 +220,7 @@ class Inside:
 
     async def add_vm(self, vmid: int, node: str, pool: str, config: Config, *, running: bool) -> None:
         """A VM that is simply there."""
-        whole = {**self._hardware(vmid, f"vm{vmid}"), **config}
+        whole = {**self.hardware(vmid, f"vm{vmid}"), **config}
         if "scsi0" not in config:
             storage = self.world.storages[self._double.storage]
             disk = self.volumes.put(storage, node, vmid, f"vm-{vmid}-disk-0.qcow2", 3 * GIB, 1 << 20)

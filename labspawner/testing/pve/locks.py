@@ -106,7 +106,8 @@ class Locks:
             task.say("trying to acquire lock...")
         came = False
         try:
-            came = await self._clock.wait(turn, wait_s)
+            with task.waiting("lock") if task is not None else contextlib.nullcontext():
+                came = await self._clock.wait(turn, wait_s)
         finally:
             if not came:
                 self._leave(lock, turn, shared)

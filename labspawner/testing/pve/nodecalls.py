@@ -72,7 +72,9 @@ async def current(call: Call) -> Json:
 
 async def _agent_up(call: Call, vm: Vm) -> bool:
     down = call.inside.board.agent_down & {vm.vmid, 0}
-    return vm.running and vm.agent_enabled and not vm.paused and not down and await call.inside.guests.ping(vm)
+    if not vm.running or not vm.agent_enabled or down:
+        return False
+    return vm.paused or await call.inside.guests.ping(vm)  # what the balloon said last is shown while it is paused
 
 
 async def feature(call: Call) -> Json:
@@ -247,9 +249,10 @@ async def tasks(call: Call) -> Listed:
         found = [one for one in found if int(one.started_at) <= int(params["until"])]
     if call.flag("errors"):
         found = [one for one in found if not one.running and one.exitstatus != "OK"]
-    found.sort(key=lambda one: one.started_at, reverse=True)
+    found.sort(key=lambda one: one.ended_at or one.started_at, reverse=True)  # as they were written down
     start, limit = int(params.get("start", 0)), int(params.get("limit", 50))
-    return Listed([entry(one) for one in found[start : start + limit]], {"total": len(found)})
+    more = {} if source == "active" else {"total": len(found)}
+    return Listed([entry(one) for one in found[start : start + limit]], more)
 
 
 def _visible(call: Call, task: Task) -> bool:

@@ -48,6 +48,11 @@ def _destroying(call: Call) -> Work:
 
 async def _destroy(inside: Inside, task: Task, vm: Vm, *, purge: bool, all_disks: bool) -> None:
     mine = _volumes(inside, vm)
+    for _, volid in vm.disks():
+        storage = inside.volumes.storage_of(volid)
+        if storage is not None and inside.volumes.find(volid, vm.node) is None:
+            path = inside.volumes.path(storage, vm.vmid, volid.rpartition("/")[2])
+            task.say(f"disk image '{path}' does not exist")
     for volume in mine:
         if vm.template and (children := inside.volumes.children(volume)) and children:
             raise TaskFailed(f"base volume '{volume.volid}' is still in use by linked cloned")

@@ -165,6 +165,7 @@ class ConsoleHandler(websocket.WebSocketHandler, _Handler):
             self.finish({"data": None, "message": f"{refused.text}\n"})
             return
         if self.ticket is None:
+            await self.inside.clock.sleep(5.0)
             self.hang_up()
             raise web.Finish
 

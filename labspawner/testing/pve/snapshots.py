@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labspawner.testing.pve.call import Call, Refused
+from labspawner.testing.pve.configs import shown
 from labspawner.testing.pve.hibernating import MACHINE, cpu_of, make_state
 from labspawner.testing.pve.tasks import Task, TaskFailed, Work
 from labspawner.testing.pve.world import Config, Snapshot, Vm, digest
@@ -30,7 +31,7 @@ async def config(call: Call) -> Config:
     if one is None:
         raise Refused(500, f"snapshot '{call.names['snapname']}' does not exist")
     extra: Config = {"snaptime": int(one.taken_at)} | ({"parent": one.parent} if one.parent else {})
-    return {**one.config, **extra} | ({"description": one.description} if one.description else {})
+    return {**shown(one.config), **extra} | ({"description": one.description} if one.description else {})
 
 
 async def create(call: Call) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from labspawner.testing.pve.world import World
 Json = dict[str, Any]
 
 
+_MOMENT_S = 0.2  # what a held task still may do: allocate a volume, before the long part
 _CURRENT: ContextVar[Task | None] = ContextVar("task", default=None)
 
 
@@ -25,7 +27,8 @@ class TaskFailed(Exception):
 class Task:
     """A worker. exitstatus: "" while it runs; "unexpected status" when it was killed without a last line in its log.
 
-    user, token: who started it (`labs@pve`, `hub`). ident: what it is about, most often a vmid.
+    user, token: who started it (`labs@pve`, `hub`). ident: what it is about, most often a vmid. waits: "held" by a test, or
+    for a "lock".
     """
 
     upid: str
@@ -42,6 +45,16 @@ class Task:
     ended_at: float = 0.0
     cancelled: bool = False
     work: asyncio.Task[None] | None = None
+    waits: str = ""
+
+    @contextmanager
+    def waiting(self, why: str) -> Iterator[None]:
+        """Say meanwhile what the task waits for."""
+        before, self.waits = self.waits, why
+        try:
+            yield
+        finally:
+            self.waits = before
 
     @property
     def running(self) -> bool:
@@ -76,12 +89,13 @@ class Tasks:
 
     async def _stand_still(self, seconds: float) -> None:
         task = _CURRENT.get()
-        while task is not None and task.running and seconds > 0:
+        while task is not None and task.running and seconds > _MOMENT_S:
             found = (one for key, one in self._held.items() if key[0] in ("", task.kind) and key[1] in ("", task.ident))
             gate = next(found, None)
             if gate is None:
                 return
-            await gate.wait()
+            with task.waiting("held"):
+                await gate.wait()
 
     def start(self, node: str, kind: str, ident: object, user: str, work: Work, token: str = "") -> Task:
         """Run `work` as a task and return at once; TaskFailed ends it with that text, else it ends `OK`."""

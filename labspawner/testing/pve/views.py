@@ -144,15 +144,16 @@ class Views:
 
     # nodes and storages
 
-    def node(self, node: Node, *, load: bool) -> Json:
-        """An entry of /nodes; load: with numbers, which need Sys.Audit on the node."""
+    def node(self, node: Node, asked: str, *, load: bool) -> Json:
+        """An entry of /nodes as `asked` sees it; load: with numbers, which need Sys.Audit on the node."""
         entry: Json = {"id": f"node/{node.name}", "type": "node", "node": node.name, "level": ""}
-        entry["status"] = "offline" if node.seen_offline else "online"
+        offline = self._inside.cluster.offline(node, asked)
+        entry["status"] = "offline" if offline else "online"
         if not load:
             return entry
         disk = self._inside.volumes.room(self._inside.local, node.name)
         entry |= {"maxcpu": node.maxcpu, "maxmem": node.maxmem_bytes, "maxdisk": disk.total}
-        if node.seen_offline:
+        if offline:
             return entry
         mine = [vm for vm in self._inside.world.vms.values() if vm.node == node.name and vm.running]
         entry |= {"mem": (3 << 30) + sum(vm.memory_bytes for vm in mine), "disk": disk.used}

@@ -102,7 +102,8 @@ class Volumes:
         for percent in range(0, 101, 10):
             if percent:
                 await self._clock.sleep(seconds / 10)
-            task.say(f"transferred {whole * percent / 100:.1f} GiB of {whole:.1f} GiB ({percent:.2f}%)")
+            done = f"{whole * percent / 100:.1f} GiB" if percent else "0.0 B"
+            task.say(f"transferred {done} of {whole:.1f} GiB ({percent:.2f}%)")
             wanted = source.used_bytes * percent // 100
             if self.room(storage, target.node).avail < wanted - target.used_bytes:
                 raise TaskFailed("copy failed: qemu-img: error while writing: No space left on device")
