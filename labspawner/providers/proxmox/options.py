@@ -236,10 +236,6 @@ class ProxmoxSettings(BaseModel):
     snapshot_s: float = Field(
         default=5.0, gt=0, le=60, description="Seconds for which one look at the cluster answers everybody. Default: 5."
     )
-    retention: Span | None = Field(
-        default=None,
-        description="How long a stopped VM is kept for its student. Default: as the profile says, or for ever.",
-    )
     kvm: bool = Field(
         default=True,
         description="Off: VMs are emulated, which is slow and needs the right VM.Config.HWType. For trials.",

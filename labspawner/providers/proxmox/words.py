@@ -38,10 +38,6 @@ NO_AGENT = Sentence(
     "Your virtual machine was started, and nothing in it answers. Try again; if it happens again, tell your instructor: "
     "the guest agent may be missing from its template."
 )
-CANNOT_HIBERNATE_NOW = Sentence(
-    "There was too little disk space to keep the memory of your server, so it was stopped. Its disk is as you left it."
-)
-CANNOT_HIBERNATE = Sentence("A server with a GPU of its own cannot be hibernated: it is stopped, and keeps its disk.")
 KEPT_NO_MEMORY = Sentence(
     "What was open in your server could not be brought back. Tell your administrator; the files on its disk are still there."
 )
