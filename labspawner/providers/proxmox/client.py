@@ -237,6 +237,7 @@ class Client:
         if endpoint.failed_at is not None:
             log.info("Proxmox VE answers again endpoint=%s", endpoint.url)
         self._endpoints.worked(endpoint, self._pace.now())
+        endpoint.heard(ask.path, answer.data)
         return answer
 
     def _fail(self, endpoint: Endpoint, why: str, *, untrusted: bool = False) -> None:

@@ -23,6 +23,8 @@ LATE = Sentence("The console was not opened in time. It is tried again.")
 FAILED = Sentence("The host could not show the screen of this machine. If that lasts, tell your instructor.")
 UNREADABLE = Sentence("The host answered with something that cannot be read.")
 _LOG_LINES = 20
+_OTHERS = 4
+"""So many wrong endpoints are borne with; then the cluster's own SSH must do."""
 
 
 class Way(Protocol):
@@ -41,8 +43,8 @@ class Way(Protocol):
 class Door(Protocol):
     """What a console needs of the client. node: whose endpoint is asked, where it is configured and not known bad."""
 
-    async def get(self, path: str, **params: Any) -> Any: ...
-    async def post(self, path: str, *, node: str | None = None, **params: Any) -> Any: ...
+    async def get(self, path: str, /, **params: Any) -> Any: ...
+    async def post(self, path: str, /, *, node: str | None = None, **params: Any) -> Any: ...
     async def way(self, *, node: str | None = None) -> Way: ...
 
 
@@ -64,11 +66,7 @@ async def open_console(door: Door, *, vmid: int, node: str | None, status: str) 
     if status == "stopped":
         raise ConsoleOff(OFF, detail=f"no console: vm {vmid} is stopped")
     path = f"/nodes/{node}/qemu/{vmid}"
-    answer = await door.post(f"{path}/vncproxy", node=node, websocket=1)
-    try:
-        port, ticket, upid = str(answer["port"]), str(answer["ticket"]), str(answer["upid"])
-    except (KeyError, TypeError) as exc:
-        raise ProviderUnavailable(UNREADABLE, detail=f"vncproxy of vm {vmid} gave no port, ticket and upid") from exc
+    answer, port, ticket, upid = await _proxy(door, path, vmid, node)
     way = await door.way(node=node_of(upid) or node)
     # Percent-encoded whole: a ticket has `+`, `/`, `=` and `:`, and PVE takes a `+` in a query for a blank.
     query = urlencode({"port": port, "vncticket": ticket}, quote_via=quote, safe="")
@@ -76,10 +74,28 @@ async def open_console(door: Door, *, vmid: int, node: str | None, status: str) 
         url=f"{_websocket(way.url)}/api2/json{path}/vncwebsocket?{query}",
         headers=dict(way.headers),
         password=str(answer.get("password") or "") or password_of(ticket),
-        fingerprint=way.fingerprint,
+        fingerprint=way.fingerprint or None,
         ca_file=way.ca_file,
         reference=upid,
     )
+
+
+async def _proxy(door: Door, path: str, vmid: int, node: str) -> tuple[Mapping[str, Any], str, str, str]:
+    """What vncproxy answers, and of that port, ticket and task. Where it ran says which node the endpoint is that was asked:
+    the client learns that, so asking again may reach the right one. Those in between end by themselves in 10 s."""
+    seen: set[str] = set()
+    while True:
+        answer = await door.post(f"{path}/vncproxy", node=node, websocket=1)
+        try:
+            port, ticket, upid = str(answer["port"]), str(answer["ticket"]), str(answer["upid"])
+        except (KeyError, TypeError) as exc:
+            raise ProviderUnavailable(
+                UNREADABLE, detail=f"vncproxy of vm {vmid} gave no port, ticket and upid"
+            ) from exc
+        ran_on = node_of(upid) or node
+        if ran_on == node or ran_on in seen or len(seen) >= _OTHERS:
+            return answer, port, ticket, upid
+        seen.add(ran_on)
 
 
 async def why_ended(door: Door, upid: str) -> Sentence | None:

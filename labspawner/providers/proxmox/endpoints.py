@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
+
+from labspawner.providers.proxmox.answers import node_of
 
 STICK_S = 60.0
 
@@ -18,6 +21,19 @@ class Endpoint:
         self.failed_at: float | None = None
         self.answered_at: float | None = None
         self.skew_s: float | None = None
+        self.node: str | None = None
+
+    def heard(self, path: str, data: object) -> None:
+        """Learn which node this is. An address does not say so; a console's task does: it runs where it was asked for."""
+        if path.endswith("/vncproxy") and isinstance(data, Mapping):
+            with suppress(ValueError):
+                self.node = node_of(str(data.get("upid", "")))
+
+    def farness(self, node: str) -> int:
+        """0: this is the endpoint of that node itself; 1: nobody knows; 2: it is another's."""
+        if self.node is None:
+            return 0 if self.has_name(node) else 1
+        return 0 if self.node == node else 2
 
     def has_name(self, node: str) -> bool:
         """Whether this is, by its host name, the endpoint of that node itself."""
@@ -39,7 +55,7 @@ class Endpoints:
         well = [each for each in self.all if not self._shunned(each, now)]
         shunned = sorted((each for each in self.all if each not in well), key=lambda each: each.failed_at or 0.0)
         if node:
-            well.sort(key=lambda each: not each.has_name(node))
+            well.sort(key=lambda each: each.farness(node))
         if well and well[0].failed_at is not None:
             well[0].failed_at = now  # this request tries it; the others need not wait for how that goes
         return well + shunned
@@ -48,7 +64,11 @@ class Endpoints:
         """The one that is believed good, without trying it; that of `node`, where it is well."""
         return min(
             self.all,
-            key=lambda each: (self._shunned(each, now), each.failed_at is not None, not (node and each.has_name(node))),
+            key=lambda each: (
+                self._shunned(each, now),
+                each.failed_at is not None,
+                each.farness(node) if node else 0,
+            ),
         )
 
     def worked(self, endpoint: Endpoint, now: float) -> None:

@@ -21,6 +21,7 @@ from labspawner.providers.proxmox.console import (
     password_of,
     why_ended,
 )
+from labspawner.providers.proxmox.endpoints import Endpoints
 
 UPID = "UPID:pve2:000013F1:000AE2AD:6B020B80:vncproxy:20017:labs@pve!hub:"
 TICKET = "hT8+k/1=:PVEVNC:6B020B80::Zm9v+YmFy/cQ=="
@@ -45,7 +46,7 @@ class Door:
 
     async def post(self, path: str, *, node: str | None = None, **params: Any) -> Any:
         self.asked.append(("POST", path, node, params))
-        return self.answer
+        return self.answer.pop(0) if isinstance(self.answer, list) and self.answer else self.answer
 
     async def get(self, path: str, **params: Any) -> Any:
         self.asked.append(("GET", path))
@@ -69,6 +70,15 @@ async def test_both_steps_go_to_the_vms_own_node():
     assert parts.path == "/api2/json/nodes/pve2/qemu/20017/vncwebsocket"
 
 
+async def test_endpoints_are_tried_until_one_is_the_vms_node():
+    answers = [{**ANSWER, "upid": UPID.replace("pve2", name)} for name in ("pve1", "pve3", "pve2", "pve1")]
+
+    ticket = await open_console(Door(answers), vmid=20017, node="pve2", status="running")
+
+    assert urlsplit(ticket.url).netloc == "pve2.lab.example:8006"
+    assert len(answers) == 1
+
+
 async def test_the_websocket_goes_where_the_console_was_made_when_another_node_answered():
     answer = {**ANSWER, "upid": UPID.replace("pve2", "pve1")}
 
@@ -82,7 +92,7 @@ async def test_the_ticket_survives_its_way_through_the_query():
 
     query = urlsplit(ticket.url).query
     assert parse_qs(query) == {"port": ["5900"], "vncticket": [TICKET]}
-    assert "+" not in query and "/" not in query
+    assert not set("+/") & set(query)
 
 
 async def test_no_secret_of_a_ticket_is_printed():
@@ -164,3 +174,17 @@ async def test_what_is_no_task_is_not_asked_for():
 
     assert await why_ended(door, "") is None
     assert door.asked == []
+
+
+def test_an_endpoint_is_known_by_what_ran_on_it():
+    endpoints = Endpoints(["https://10.0.0.1:8006", "https://10.0.0.2:8006", "https://pve3.lab:8006"])
+    first, second, third = endpoints.all
+
+    first.heard("/nodes/pve2/qemu/100/vncproxy", {"upid": UPID.replace("pve2", "pve1")})
+    first.heard("/nodes/pve2/qemu/100/status/start", UPID)
+
+    assert endpoints.order(0.0, node="pve2") == [second, third, first]
+    second.heard("/nodes/pve2/qemu/100/vncproxy", {"upid": UPID})
+    assert endpoints.best(0.0, node="pve2") is second
+    assert endpoints.best(0.0, node="pve1") is first
+    assert endpoints.best(0.0, node="pve3") is third
