@@ -138,7 +138,7 @@ class Recorder:
             55: lambda: self.told(7001),
             77: self.told,
             85: lambda: self.pve.faults.agent_down(7001),
-            97: lambda: self.told(),
+            97: self.told,
             98: self.agent_answers,
             105: lambda: self.pace(0.01),
             107: lambda: self.pace(1000.0),

@@ -49,10 +49,8 @@ def _pools(call: Call) -> list[Json]:
 
 
 def _nodes(call: Call) -> list[Json]:
-    views = call.inside.views
-    return [
-        views.node(one, load=call.has(f"/nodes/{one.name}", "Sys.Audit")) for one in call.inside.world.nodes.values()
-    ]
+    views, all_of_them = call.inside.views, call.inside.world.nodes.values()
+    return [views.node(one, call.asked, load=call.has(f"/nodes/{one.name}", "Sys.Audit")) for one in all_of_them]
 
 
 def _storages(call: Call) -> list[Json]:
@@ -81,7 +79,7 @@ async def status(call: Call) -> list[Json]:
             "ip": node.ip,
             "level": "",
             "local": int(node.name == call.asked),
-            "online": int(not node.seen_offline),
+            "online": int(not inside.cluster.offline(node, call.asked)),
         }
         for node in world.nodes.values()
     ]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labspawner.testing.pve.double import Inside, PveDouble
+    from labspawner.testing.pve.double import PveDouble
+    from labspawner.testing.pve.inside import Inside
 
 FOREVER = -1
 

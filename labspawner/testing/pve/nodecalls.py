@@ -15,7 +15,7 @@ _UPID = re.compile(r"UPID:([^:]+):[0-9A-F]{8}:[0-9A-F]{8,9}:[0-9A-F]{8}:[^:]+:[^
 
 async def status(call: Call) -> Json:
     node = call.inside.world.nodes[call.node]
-    entry = call.inside.views.node(node, load=True)
+    entry = call.inside.views.node(node, call.asked, load=True)
     room = call.inside.volumes.room(call.inside.local, node.name)
     kernel = {"machine": "x86_64", "sysname": "Linux", "release": "6.8.12-pve", "version": "#1 SMP PREEMPT_DYNAMIC @0"}
     cpus = {"model": "a CPU", "flags": "", "hvm": "1", "mhz": "2499.998", "user_hz": 100, "sockets": 1}

@@ -52,10 +52,10 @@ class Profile:
 CONFIG_RIGHTS = tuple(
     f"VM.Config.{name}" for name in ("Disk", "CDROM", "CPU", "Memory", "Network", "HWType", "Options", "Cloudinit")
 )
-_EIGHT = {"privileges": (*_COMMON, "VM.Monitor"), "least": (*_LEAST, "VM.Monitor")}
+_EIGHT, _LEAST_8 = (*_COMMON, "VM.Monitor"), (*_LEAST, "VM.Monitor")
 PROFILES = {
-    "7.4": Profile(release="7.4", version="7.4-17", repoid="513c62be", **_EIGHT),
-    "8.4": Profile(release="8.4", version="8.4.21", repoid="2606ac85d2cd", **_EIGHT),
+    "7.4": Profile(release="7.4", version="7.4-17", repoid="513c62be", privileges=_EIGHT, least=_LEAST_8),
+    "8.4": Profile(release="8.4", version="8.4.21", repoid="2606ac85d2cd", privileges=_EIGHT, least=_LEAST_8),
     "9": Profile(
         release="9.1",
         version="9.1.4",

@@ -138,7 +138,7 @@ class ApiHandler(_Handler):
         if answer is not None and not self.client_gone:
             self.send(answer)
 
-    get = post = put = delete = patch = head = options = _serve  # type: ignore[assignment]
+    get = post = put = delete = patch = head = options = _serve
 
 
 class ConsoleHandler(websocket.WebSocketHandler, _Handler):
