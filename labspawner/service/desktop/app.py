@@ -86,8 +86,8 @@ def make_application(house: House, *, cookie_secret: bytes) -> Application:
 
 
 def _log_request(handler: Any) -> None:
-    """Addresses hold no secrets here; what went well is not worth a line."""
-    if handler.get_status() >= 500:
+    """Addresses hold no secrets here; what went well is not worth a line, and 503 is a host's trouble, told elsewhere."""
+    if handler.get_status() >= 500 and handler.get_status() != 503:
         log.error("%s %s answered %s", handler.request.method, handler.request.path, handler.get_status())
 
 

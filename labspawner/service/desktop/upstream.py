@@ -80,7 +80,7 @@ def _close_late(opening: asyncio.Future[WebSocketClientConnection]) -> None:
 
 def trust(ticket: ConsoleTicket) -> ssl.SSLContext:
     """What the host's certificate must be. With a fingerprint, that one and no other, checked before anything is sent."""
-    if ticket.fingerprint is None:
+    if not ticket.fingerprint:
         return ssl.create_default_context(cafile=str(ticket.ca_file) if ticket.ca_file else None)
     wanted = ticket.fingerprint.replace(":", "").lower()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -253,8 +253,11 @@ class Desktop:
 
 
 @contextlib.asynccontextmanager
-async def a_desktop(folder: Path, *, novnc: bool = True, watch_s: float = 60.0) -> AsyncIterator[Desktop]:
-    """The service on a port of its own; alice has a virtual machine that is on."""
+async def a_desktop(
+    folder: Path, *, novnc: bool = True, watch_s: float = 60.0, provider: Any = None, handle: Handle | None = None
+) -> AsyncIterator[Desktop]:
+    """The service on a port of its own; alice has a virtual machine that is on. provider, handle: where that is; left out:
+    a host of this module."""
     (folder / "courses").mkdir()
     (folder / "courses" / "vm101.yaml").write_text(COURSE, encoding="utf-8")
     viewer = folder / "novnc"
@@ -277,11 +280,11 @@ async def a_desktop(folder: Path, *, novnc: bool = True, watch_s: float = 60.0) 
     await store.migrate()
     lease = a_lease(
         user="alice", provider="vms", profile="vm101/linux", hub_id=HUB_ID, phase=Phase.READY,
-        pinned={"title": {"en": "Linux desktop", "zh-CN": "Linux 桌面"}},
+        pinned={"title": {"en": "Linux desktop", "zh-CN": "Linux 桌面"}, "variant": {"settings": {"desktop": True}}},
     )  # fmt: skip
-    lease = lease.with_(
-        handle=Handle(lease_id=lease.id, provider="vms", data={"vmid": 20017, "ssh": "student@10.0.0.7"})
-    )
+    if handle is None:
+        handle = Handle(lease_id=lease.id, provider="vms", data={"vmid": 20017, "ssh": "student@10.0.0.7"})
+    lease = lease.with_(id=handle.lease_id, handle=handle)
     await store.add(lease)
     vms = Vms(host)
     auth = HubOAuth(
@@ -294,7 +297,7 @@ async def a_desktop(folder: Path, *, novnc: bool = True, watch_s: float = 60.0) 
     )
     house = House(
         screens=Screens(
-            store=store, hub_id=HUB_ID, providers={"vms": vms}, catalog=Catalog(folder / "courses")  # type: ignore[dict-item]
+            store=store, hub_id=HUB_ID, providers={"vms": provider or vms}, catalog=Catalog(folder / "courses")  # type: ignore[dict-item]
         ),
         hub=Hub(auth),
         base_url="/",
