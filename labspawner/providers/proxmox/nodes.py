@@ -29,7 +29,7 @@ from labspawner.providers.proxmox.rooms import (
     state_bytes,
     state_storage,
 )
-from labspawner.providers.proxmox.views import NodeView, View, VmView
+from labspawner.providers.proxmox.views import NodeView, StorageView, View, VmView
 from labspawner.sentences import Sentence
 
 __all__ = [
@@ -52,7 +52,7 @@ __all__ = [
 
 
 class Why(Enum):
-    """Why a node does not get a VM. Of those that pass, the student waits; the others are for whoever set this up."""
+    """Why a node does not get a VM. What ends with NOW, and the first three, pass; the others whoever set this up mends."""
 
     NOT_QUORATE = "the cluster has no quorum"
     OFFLINE = "offline"
@@ -69,19 +69,6 @@ class Why(Enum):
     MEMORY_EVER = "has less memory than that"
     CPU_EVER = "has fewer cores than that"
     NOT_WANTED = "not among the nodes that may be used"
-
-    @property
-    def passes(self) -> bool:
-        """Whether it may be otherwise in a while."""
-        return self in _PASSING
-
-
-_PASSING = frozenset(
-    {
-        *(Why.NOT_QUORATE, Why.OFFLINE, Why.DRAINING, Why.MEMORY_NOW, Why.CPU_NOW),
-        *(Why.STORAGE_NOW, Why.STATE_NOW, Why.DEVICE_NOW, Why.SERVERS_NOW),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,15 +171,14 @@ def place(
     refused: dict[str, Why] = {}
     for node in view.nodes.values():
         room = room_of(view, node, settings, promises)
-        spot = _spot(view, node, templates, need, settings)
-        why = _unusable(view, node, need, settings, draining) or (spot if isinstance(spot, Why) else None)
-        if why is None and isinstance(spot, Spot):
+        spot = _unusable(view, node, need, settings, draining) or _spot(view, node, templates, need, settings)
+        if isinstance(spot, Spot):
             why = _too_small(room, need, spot.template) or _no_space(view, spot, need, settings, promises)
-            why = why or _no_device(node.name, need, devices, promises)
-        if why is None and isinstance(spot, Spot):
+            spot = why or _no_device(node.name, need, devices, promises) or spot
+        if isinstance(spot, Spot):
             spots.append((_order(room, settings), spot))
-        elif why is not None:
-            refused[node.name] = why
+        else:
+            refused[node.name] = spot
     ranked = sorted(spots, key=lambda each: (each[0], each[1].node))
     return Placement(spots=tuple(spot for _, spot in ranked), refused=refused)
 
@@ -348,21 +334,27 @@ def _too_small(room: Room, need: Need, template: Template) -> Why | None:
 
 
 def _no_space(view: View, spot: Spot, need: Need, settings: ProxmoxSettings, promised: Sequence[Promise]) -> Why | None:
-    coming: dict[str | None, int] = {}
-    for each in promised:
-        coming[each.storage] = coming.get(each.storage, 0) + each.disk_bytes
     storage = view.storage_on(spot.storage, spot.node)
     wanted = _written(need, spot.template)
-    if storage is not None and not leaves_reserve(storage, wanted + coming.get(storage.name, 0), settings):
+    if storage is not None and not leaves_reserve(storage, wanted + _coming(storage, promised), settings):
         return Why.STORAGE_NOW
     if not need.hibernate:
         return None
     state = state_storage(view, spot.node, settings)
     if state is None:
         return Why.STATE_NOW if view.storages else None
-    wanted_there = state_bytes(_memory(need, spot.template)) + coming.get(state.name, 0)
+    wanted_there = state_bytes(_memory(need, spot.template)) + _coming(state, promised)
     wanted_there += wanted if state.name == spot.storage else 0
     return None if leaves_reserve(state, wanted_there, settings) else Why.STATE_NOW
+
+
+def _coming(storage: StorageView, promised: Sequence[Promise]) -> int:
+    """What starts under way will write to this storage: on any node where it is shared, else on its own."""
+    return sum(
+        each.disk_bytes
+        for each in promised
+        if each.storage == storage.name and (storage.shared or each.node == storage.node)
+    )
 
 
 def _no_device(node: str, need: Need, devices: Mapping[str, int] | None, promised: Sequence[Promise]) -> Why | None:

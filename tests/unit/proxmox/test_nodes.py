@@ -268,6 +268,27 @@ def test_copies_under_way_have_their_space_already():
     assert set(placement.refused.values()) == {Why.STORAGE_NOW}
 
 
+def test_copies_to_another_nodes_local_storage_take_nothing_here():
+    storages = [storage_of("local", f"pve{n}", shared=False, used_bytes=980 * GIB) for n in (1, 2)]
+    view = view_of(node_of("pve1"), node_of("pve2"), storages=storages)
+    templates = [template_of(vmid=9000 + n, node=f"pve{n}", storages=("local",), disk_bytes=6 * GIB) for n in (1, 2)]
+    coming = [Promise(node="pve1", storage="local", disk_bytes=6 * GIB)]
+
+    placement = _place(view, replace(SMALL, full=True), *templates, promised=coming)
+
+    assert _nodes(placement) == ["pve2"]
+    assert placement.refused == {"pve1": Why.STORAGE_NOW}
+
+
+def test_where_no_storage_takes_a_servers_memory_it_cannot_promise_to_hibernate():
+    storages = [storage_of("ceph", "pve1"), storage_of("ceph", "pve2")]
+    view = view_of(node_of("pve1"), node_of("pve2"), storages=storages)
+    elsewhere = settings_of(hibernate_storage="gone")
+
+    assert set(_place(view, replace(SMALL, hibernate=True), settings=elsewhere).refused.values()) == {Why.STATE_NOW}
+    assert len(_place(view, settings=elsewhere).spots) == 2
+
+
 def test_a_server_that_is_to_hibernate_needs_twice_its_memory_on_disk():
     storages = [storage_of("ceph", f"pve{n}", used_bytes=1000 * GIB - 10 * GIB - state_bytes(4 * GIB)) for n in (1, 2)]
     view = view_of(node_of("pve1"), node_of("pve2"), storages=storages)

@@ -152,6 +152,26 @@ def test_a_template_is_enough():
     assert variant.home_dir == "/home/student"
 
 
+def test_all_that_a_profile_may_say_together():
+    variant = _variant(
+        template="ubuntu-dl",
+        cpu_type="x86-64-v2-AES",
+        user="ann",
+        home="/srv/ann",
+        ssh=True,
+        ssh_keys=["ecdsa-sha2-nistp256 AAAA+/= a", " ssh-ed25519 BBBB "],
+        environment={"COURSE": "dl101"},
+        default_url="/lab",
+        bridge="vmbr1",
+        vlan=42,
+        pci={"mapping": "gpu", "type": "nvidia-231"},
+    )
+
+    assert variant.ssh_keys == ("ecdsa-sha2-nistp256 AAAA+/= a", "ssh-ed25519 BBBB")
+    assert variant.home_dir == "/srv/ann"
+    assert _settings(hub_connect_url="http://10.0.0.1:8081/").hub_connect_url == "http://10.0.0.1:8081"
+
+
 @pytest.mark.parametrize(
     ("given", "jupyter", "desktop"),
     [
