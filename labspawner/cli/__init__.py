@@ -10,6 +10,7 @@ from labspawner.cli.doctor import doctor
 from labspawner.cli.gpu import gpu
 from labspawner.cli.hold import hold
 from labspawner.cli.profiles import profiles
+from labspawner.cli.pve_sim import pve_sim
 from labspawner.cli.run import run
 from labspawner.cli.servers import down, reconcile
 from labspawner.cli.top import top
@@ -23,5 +24,5 @@ def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
 
 
-for command in (up, down, profiles, doctor, reconcile, top, gpu, vm, run, bench, hold):
+for command in (up, down, profiles, doctor, reconcile, top, gpu, vm, pve_sim, run, bench, hold):
     main.add_command(command)

@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import psutil
 
+from labspawner.cli.pve_sim import beside
 from labspawner.demo import ACCOUNTS, PASSWORD_ENV
 from labspawner.errors import SetupError
 from labspawner.gpu.libvgpu import find_library
@@ -41,8 +42,13 @@ SHARE = Path(__file__).parent.parent / "share"
               envvar="LABSPAWNER_DATA_DIR", show_default=True, help="Databases, homes and logs.")  # fmt: skip
 @click.option("--pretend-gpu", metavar="[CARDS]", is_flag=False, flag_value=DEFAULT_CARDS, default=None,
               help=f"Pretend to have GPUs, to see how slices work: 2x24GiB for two. Default: {DEFAULT_CARDS}.")  # fmt: skip
+@click.option("--pve-sim", "pve_sim", metavar="[PACE]", is_flag=False, flag_value=1.0, default=None,
+              type=click.FloatRange(0.1, 10_000),
+              help="Simulate a Proxmox VE cluster, to see how a VM of one's own works; 10: ten times as fast.")  # fmt: skip
 @click.option("--verbose", is_flag=True, help="Show the hub's log here instead of writing it to the data folder.")
-def up(port: int, config: Path | None, data_dir: Path, pretend_gpu: str | None, verbose: bool) -> None:
+def up(
+    port: int, config: Path | None, data_dir: Path, pretend_gpu: str | None, pve_sim: float | None, verbose: bool
+) -> None:
     """Start a hub on 127.0.0.1 with demo accounts, and run until Ctrl-C.
 
     Students' servers outlive it: start it again and they are found, or end them with `labspawner down`.
@@ -64,10 +70,15 @@ def up(port: int, config: Path | None, data_dir: Path, pretend_gpu: str | None, 
         "LABSPAWNER_PROXY_API_PORT": os.environ.get("LABSPAWNER_PROXY_API_PORT") or str(_free_port(8001)),
     }
     log_file = data_dir / "hub.log"
-    click.echo(f"Starting the hub of {config} (log: {'here' if verbose else log_file}) ...")
-    with _hub(config, environment, data_dir, None if verbose else log_file) as hub:
+    with contextlib.ExitStack() as stack:
+        whole = config
+        if pve_sim is not None:
+            click.echo("Starting a simulated Proxmox VE cluster ...")
+            whole = stack.enter_context(beside(data_dir / "pve-sim", config, pve_sim))
+        click.echo(f"Starting the hub of {config} (log: {'here' if verbose else log_file}) ...")
+        hub = stack.enter_context(_hub(whole, environment, data_dir, None if verbose else log_file))
         _wait_until_healthy(hub, f"http://127.0.0.1:{port}/hub/health", log_file)
-        _greet(port, password, pretends=pretend_gpu is not None)
+        _greet(port, password, pretends=pretend_gpu is not None, simulates=pve_sim is not None)
         code = hub.wait()
         if code != 0:
             raise click.ClickException(f"The hub stopped with exit code {code}.\n{_tail(log_file)}")
@@ -221,13 +232,18 @@ def _wait_until_healthy(hub: subprocess.Popen[bytes], url: str, log_file: Path) 
     raise click.ClickException(f"The hub does not answer after {START_TIMEOUT_S:.0f} s.\n{_tail(log_file)}")
 
 
-def _greet(port: int, password: str, *, pretends: bool = False) -> None:
+def _greet(port: int, password: str, *, pretends: bool = False, simulates: bool = False) -> None:
     click.echo(f"\n  labspawner is ready: http://127.0.0.1:{port}/\n")
     click.echo(f"  accounts: {', '.join(ACCOUNTS)}")
     click.echo(f"  password: {password}\n")
     click.echo("  This is a demo, for this machine alone.")
     if pretends:
         click.echo("  Its GPU is pretended: slices behave like real ones, and nothing is computed on them.")
+    if simulates:
+        click.echo(
+            "  Its Proxmox VE cluster is SIMULATED: JupyterLab in a VM runs on this computer, without isolation,"
+        )
+        click.echo("  and ends with this command. Course: Virtual machines (simulated).")
     if shutil.which("bwrap") is None:
         click.echo("  Servers are not isolated from one another: bubblewrap is missing (apt-get install bubblewrap).")
     click.echo("  Ctrl-C stops the hub.\n")

@@ -1,7 +1,7 @@
 """The screens of the double's VMs: RFB 3.8 with VNC authentication, as vncwebsocket hands it on.
 
     with PveDouble(...) as pve:
-        screen = pve.console.screen(vmid)
+        screen = pve.screens.screen(vmid)
         screen.keys          # (down, keysym) of each key event, from all clients
         screen.pointers      # (buttons, x, y)
         screen.cut_texts     # what clients put into the clipboard

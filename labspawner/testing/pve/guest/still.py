@@ -129,11 +129,14 @@ class StillServer:
             self._ended(1)
             return
         server = await asyncio.get_running_loop().create_server(lambda: _Answerer(self), sock=listener)
-        if self._frozen or self.state != "active":  # meanwhile
-            server.close()
-            return
         self._listening = server
+        if self._frozen or self._dead():  # meanwhile
+            self._silence()
+            return
         self.log += f"serving at http://{self.address}:{self.port}\n"
+
+    def _dead(self) -> bool:
+        return self.state != "active"
 
     def freeze(self) -> None:
         """Its CPUs stand still: nobody answers, and nothing is forgotten."""
