@@ -13,7 +13,7 @@ from typing import Any
 
 from jupyterhub import __version__ as hub_version
 
-from labspawner.errors import LabError, SetupError, StartFailed
+from labspawner.errors import LabError, SetupError, StartFailed, Transient
 from labspawner.guest import HELPER
 from labspawner.providers import probe
 from labspawner.providers.proxmox import handover, words
@@ -51,7 +51,7 @@ class Arrival:
 
     async def bring(self, job: Job) -> str:
         """The URL of the server once it answers. Raises LabError."""
-        await job.line.say(_START, words.STARTING)
+        await job.line.say(_START, words.WAKING if job.was_hibernated else words.STARTING)
         await self.switch_on(job)
         self._runs(job.vmid)
         if not job.variant.serves_jupyter:
@@ -84,7 +84,7 @@ class Arrival:
                 if exc.fault is Fault.ALREADY_RUNNING or await self._is_on(job):
                     return  # a time-out of PVE's says nothing of QEMU
                 if exc.fault is not Fault.START_TIMEOUT or last:
-                    raise words.error_of_task(exc.end, doing=f"start {job}") from exc
+                    raise _not_started(job, exc) from exc
                 log.warning("starting the VM once more %s: %s", job, exc)
             except PveRefused as exc:
                 if exc.fault is Fault.ALREADY_RUNNING:
@@ -295,6 +295,17 @@ def check_versions(report: GuestReport) -> None:
         )
 
 
+def _not_started(job: Job, exc: TaskFailed) -> LabError:
+    """A hibernated VM whose memory does not fit this machine any more starts only once an administrator dropped that."""
+    error = words.error_of_task(exc.end, doing=f"start {job}")
+    if not job.was_hibernated or isinstance(error, Transient):
+        return error
+    detail = (
+        f"{error}; to start it without its memory, as root: qm set {job.vmid} --delete vmstate; qm unlock {job.vmid}"
+    )
+    return StartFailed(words.KEPT_NO_MEMORY, detail=detail)
+
+
 def _went_off(job: Job) -> StartFailed:
     return StartFailed(
         Sentence("Your virtual machine went off while it was starting. Try again, or tell your instructor."),
@@ -303,13 +314,7 @@ def _went_off(job: Job) -> StartFailed:
 
 
 def _no_agent(job: Job, why: str) -> StartFailed:
-    return StartFailed(
-        Sentence(
-            "Your virtual machine was started, but nothing in it answers. If that happens again, tell your instructor: the "
-            "template may lack the guest agent."
-        ),
-        detail=f"no guest agent ({why}) {job}",
-    )
+    return StartFailed(words.NO_AGENT, detail=f"no guest agent ({why}) {job}")
 
 
 def _no_helper(job: Job, exc: PveRefused) -> SetupError:

@@ -35,7 +35,11 @@ class Janitor:
         """Every VM of this hub in `view`, and every id or address that is held without one. starting: leases whose VM is
         being made. Raises PveRefused, PveSilent, StoreUnavailable."""
         machines = await self._machines.all(view)
-        held = await self._reservations.held(datetime.now(timezone.utc))
+        now = datetime.now(timezone.utc)
+        held = await self._reservations.held(now)
+        for pool, value, lease_id in missing(machines, held):  # of a database that was lost, or is older than the VMs
+            log.warning("%s %s belongs to a VM of lease=%s and was not in the records: added", pool, value, lease_id)
+            await self._reservations.adopt(pool, value, lease_id, now)
         found = [await self._resource(machine) for machine in machines]
         found += without_vm(held, {machine.lease_id for machine in machines}, provider=self._provider)
         await self._quarantine(machines, held, starting)
@@ -90,6 +94,22 @@ def to_quarantine(machines: Sequence[Machine], held: Sequence[Reservation]) -> t
         for machine in several
         if machine.vmid != ids[lease_id] and marks.QUARANTINE not in machine.vm.tags
     )
+
+
+def missing(machines: Sequence[Machine], held: Sequence[Reservation]) -> list[tuple[str, str, LeaseId]]:
+    """Ids and addresses that VMs have and the records do not know of: pool, value and lease. Second VMs of a lease do not
+    count. Pure."""
+    known = {(each.pool, each.value) for each in held if each.owner is not None}
+    several = duplicates(machines)
+    found = []
+    for machine in machines:
+        if machine.lease_id in several:
+            continue
+        address = marks.address_of_tags(machine.vm.tags)
+        for pool, value in ((VMID, str(machine.vmid)), *(((ADDRESS, address),) if address else ())):
+            if (pool, value) not in known:
+                found.append((pool, value, machine.lease_id))
+    return found
 
 
 def without_vm(held: Sequence[Reservation], there: Collection[LeaseId], *, provider: str) -> list[OwnedResource]:

@@ -34,6 +34,7 @@ from labspawner.providers.proxmox.record import Stage
 from labspawner.providers.proxmox.snapshot import Snapshots
 from labspawner.providers.proxmox.tasks import Tasks
 from labspawner.providers.proxmox.views import View
+from labspawner.providers.proxmox.wishes import PciWish, devices
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
@@ -41,6 +42,11 @@ log = getLogger(__name__)
 VMID, ADDRESS = "vmid", "address"
 """Pools of the reservations."""
 
+LOST_CLONE = "its node went away in the middle of its clone: look for a VM with this id and the lock clone"
+"""Why an id is set aside that may belong to half a VM, which a token with the least rights does not see."""
+
+_LOST_FOR = timedelta(days=7)
+_TAKEN_BY = "somebody else took it"
 _ADDRESS_TRIES = 8
 _FOREIGN_FOR = timedelta(hours=1)
 _KNOCK_S = 0.3
@@ -131,7 +137,13 @@ class Making:
         mine = job.request.lease_id
         promised = [promise for lease_id, promise in self._promises.items() if lease_id != mine]
         placement = nodes.place(
-            view, templates, need, settings=settings, draining=await self._draining.nodes(), promised=promised
+            view,
+            templates,
+            need,
+            settings=settings,
+            draining=await self._draining.nodes(),
+            promised=promised,
+            devices=await self._devices(variant.pci),
         )
         if not placement.spots:
             raise nodes.nowhere(placement, need, view=view, settings=settings)
@@ -139,6 +151,16 @@ class Making:
         self._promises[mine] = nodes.promise_of(spot, need)
         job.full = full
         return spot
+
+    async def _devices(self, wish: PciWish | None) -> Mapping[str, int] | None:
+        """How many devices each node has for it; None where none is wanted, or the token may not read that."""
+        if wish is None:
+            return None
+        try:
+            return devices(await self._client.get("/cluster/mapping/pci"), wish)
+        except PveRefused as exc:
+            log.debug("mappings cannot be read: %s", exc)
+            return None
 
     async def _template_config(self, vmid: int, name: str) -> Mapping[str, Any]:
         """A template's configuration. Templates hardly change, and one that did has another name or number in our docs."""
@@ -200,7 +222,7 @@ class Making:
             except (PveRefused, TaskFailed) as exc:
                 trouble, error = _trouble(exc.fault), exc
             except NodeLost as exc:
-                # Whatever it left has our marker: it is listed when the node is back, and ended as a second VM of its lease.
+                # What it finished has our marker, and is ended as a second VM of its lease once the node is back.
                 trouble, error = Trouble.TAKEN, exc
                 log.warning("node %s went away during a clone, trying elsewhere %s", exc, job)
             view = await self._snapshots.now(0.0)
@@ -211,17 +233,20 @@ class Making:
                 raise error
             log.info("clone failed, next: %s %s: %s", step.value, job, error)
             if step is Next.OTHER_ID:
-                await self._other_id(job, view)
+                await self._other_id(job, view, lost=isinstance(error, NodeLost))
                 ids_tried, tries_of_id = ids_tried + 1, 1
             else:
                 await self._pace.sleep(pause_s(tries_of_id, self._chance.random()))
                 tries_of_id += 1
             spot = await self._spot(job)
 
-    async def _other_id(self, job: Job, view: View) -> None:
-        """Leave the id to whoever has it, and take another."""
-        until = _now() + max(self._settings.cool_down, timedelta(minutes=1))
-        await self._reservations.set_aside(VMID, str(job.vmid), until, why="somebody else took it")
+    async def _other_id(self, job: Job, view: View, *, lost: bool) -> None:
+        """Leave the id to whoever has it, and take another. lost: what has it may be half a clone, which only an
+        administrator sees."""
+        rest, why = (
+            (_LOST_FOR, LOST_CLONE) if lost else (max(self._settings.cool_down, timedelta(minutes=1)), _TAKEN_BY)
+        )
+        await self._reservations.set_aside(VMID, str(job.vmid), _now() + rest, why=why)
         await self._reserve_id(job, frozenset({*view.ids, job.vmid}))
 
     async def _turn(self, job: Job, spot: Spot) -> None:
@@ -230,7 +255,7 @@ class Making:
         try:
             while not await ticket.wait(1.0):
                 job.line.mention(_QUEUE, words.WAITING_FOR_CLONE(ticket.ahead))
-            spot = await self._spot(job, max_age_s=2.0)  # PVE would clone onto a node that went away meanwhile
+            spot = await self._spot(job, max_age_s=0.0)  # PVE would clone onto a node that went away meanwhile
             await job.checkpoint(
                 stage=Stage.CLONING,
                 node=spot.node,

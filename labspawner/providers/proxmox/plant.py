@@ -15,7 +15,7 @@ from labspawner.providers.contract import ProviderContext, Reserving
 from labspawner.providers.proxmox import nodes, recipe, words
 from labspawner.providers.proxmox.access import Access
 from labspawner.providers.proxmox.agent import GuestAgent
-from labspawner.providers.proxmox.answers import PveRefused, PveSilent
+from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
 from labspawner.providers.proxmox.arriving import Arrival
 from labspawner.providers.proxmox.doing import Doing, Patience, Vanished
 from labspawner.providers.proxmox.draining import Draining, ReservedMarks
@@ -213,7 +213,7 @@ class Plant:
         view = await self.view(0.0)
         machines = await self.machines.of_lease(lease_id, view)
         if not machines and record.stage in {Stage.CLONING, Stage.CLONED}:
-            await self._settle(record)
+            await self._settle(record, view)
             view = await self.view(0.0)
             machines = await self.machines.of_lease(lease_id, view)
         if not machines and record.vmid is not None:
@@ -241,8 +241,11 @@ class Plant:
                 log.warning("a VM is left alone: %s", exc)
         return kept
 
-    async def _settle(self, record: Record) -> None:
-        """Return when the clone of a start that is over has come to its end."""
+    async def _settle(self, record: Record, view: View) -> None:
+        """Return when the clone of a start that is over has come to its end. Raises ProviderUnavailable where its node does
+        not say: its id and address stay held until it does."""
+        if record.source and not view.online(record.source):
+            raise words.error_of(Fault.NODE_AWAY, detail=f"clone of vm {record.vmid} began on {record.source}, now offline")
         if record.upid:
             await self.making.end_of_clone(record.upid)
         elif record.template is not None and record.source:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from logging import getLogger
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from labspawner.errors import LabError, LeaseConflict, ProviderUnavailable, SetupError, StartFailed
 from labspawner.model import (
@@ -57,6 +57,9 @@ _CONSOLE_AGE_S = 2.0
 
 class ProxmoxProvider:
     """Starts each server as a virtual machine, and finds it again by its marker."""
+
+    desktop_only: ClassVar[bool] = True
+    """Some of its servers are a screen and nothing else, which the desktop service shows."""
 
     def __init__(self, context: ProviderContext, settings: Mapping[str, Json]) -> None:
         self.name = context.name
@@ -279,6 +282,13 @@ class ProxmoxProvider:
         """Why a console ended; None where nobody knows."""
         return await why_ended(self.client, reference)
 
+    def offers_screen(self, settings: Mapping[str, Json]) -> bool:
+        """Whether a server with these settings of a variant offers its screen."""
+        try:
+            return read_options(ProxmoxVariant, settings, where="variant").offers_desktop
+        except LabError:
+            return False
+
     def ssh(self, handle: Handle) -> str | None:
         """What stands after `ssh `; None where the profile has none."""
         return record_of(handle).ssh or None
@@ -348,6 +358,4 @@ def words_of(exc: Exception, *, doing: str) -> LabError:
         return words.refused(exc, doing=doing)
     if isinstance(exc, PveSilent):
         return words.silent(exc, doing=doing)
-    return ProviderUnavailable(
-        Sentence("Your virtual machine is not there any more. Start your server again."), detail=f"{doing}: {exc}"
-    )
+    return ProviderUnavailable(words.GONE, detail=f"{doing}: {exc}")
