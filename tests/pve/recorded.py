@@ -28,7 +28,7 @@ _OLDER: dict[str, Any] = {
 
 def recorded_cluster(make: Callable[..., PveDouble]) -> PveDouble:
     """The double with the recorded names, templates and VMs."""
-    plan = Plan(clone_call_s=0, agent_s=0, staleness_s=0)
+    plan = Plan(clone_call_s=0, agent_s=0, staleness_s=0, console_ticket_s=1e9)
     pve = make(user="spawner@pve", pool=POOL, storage=SHARED, guests=Guests.scripted(), plan=plan)
     pve.call(lambda inside: inside.access.allow("spawner@pve", f"/pool/{POOL}", _MORE_RIGHTS))
     pve.set_config(9100, **_HARDWARE)
@@ -204,7 +204,7 @@ class Recorder:
 
     def pace(self, pace: float) -> None:
         """Let a program that runs for some seconds be seen running, however slow we are."""
-        self.pve.call(lambda inside: inside.clock.set_pace(pace))
+        self.pve.set_pace(pace)
 
     def agent_answers(self, vmid: int = 7001) -> None:
         self.pve.faults.agent_down(vmid, on=False)

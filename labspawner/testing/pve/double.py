@@ -161,6 +161,14 @@ class PveDouble:
             future.cancel()
             raise
 
+    def set_pace(self, pace: float) -> None:
+        """Let the double's time pass so many times as fast from now on; 0: it stands still.
+
+        Requests take real time: at 1000 one of a few milliseconds takes some of the double's seconds, so what is to happen
+        at once wants a slower pace, or none, while it is asked for.
+        """
+        self.call(lambda inside: inside.clock.set_pace(pace))
+
     def now(self) -> float:
         """The double's time, in seconds since 1970."""
         return self.call(lambda inside: inside.clock.now())

@@ -165,7 +165,7 @@ class Faults:
         self._do(lambda inside: setattr(inside.world.nodes[node], "silent", on))
 
     def storage_full(self, name: str, *, on: bool = True, left_bytes: int = 0) -> None:
-        """Nothing fits on the storage any more but `left_bytes`."""
+        """Nothing fits on the storage any more but `left_bytes`; what is removed makes room again."""
         self._do(lambda inside: inside.volumes.fill(name, left_bytes if on else None))
 
     def storage_locked(self, name: str, *, on: bool = True) -> None:

@@ -42,7 +42,8 @@ class Plan:
 
     alloc_s: one allocation on a storage, under its lock; a linked clone of one disk and a cloud-init drive takes two.
     full_s: copying the disk of a full clone. staleness_s: pvestatd's period, 0 for a view that is always true.
-    workers: requests that a node's daemon answers at the same time.
+    console_wait_s: how long a vncproxy waits for its client; console_ticket_s: how long its ticket is good. Both are short
+    in our time when the double's passes fast. workers: requests that a node's daemon answers at the same time.
     """
 
     clone_call_s: float = 0.1
@@ -56,6 +57,8 @@ class Plan:
     delete_s: float = 0.1
     migrate_s: float = 2.0
     agent_s: float = 0.2
+    console_wait_s: float = 10.0
+    console_ticket_s: float = 40.0
     staleness_s: float = 10.0
     workers: int = 3
 

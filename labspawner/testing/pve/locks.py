@@ -54,6 +54,7 @@ class Locks:
     def __init__(self, clock: Clock, quorate: Callable[[], bool]) -> None:
         self._clock, self._quorate = clock, quorate
         self._locks: dict[str, _Lock] = {}
+        self._kept_storages: set[str] = set()
 
     def _of(self, name: str) -> _Lock:
         return self._locks.setdefault(name, _Lock())
@@ -70,9 +71,11 @@ class Locks:
     @contextlib.asynccontextmanager
     async def storage(self, storage: Storage, node: str, *, task: Task | None = None) -> AsyncIterator[None]:
         """The storage's lock: of the cluster for a shared one, a file of the node for others."""
+        kept = storage.name in self._kept_storages
         if not storage.shared:
             path = f"/var/lock/pve-manager/pve-storage-{storage.name}"
             key = f"{node}:{path}"
+            self._of(key).stuck = kept
             async with self._held(key, False, STORAGE_S, task, f"can't lock file '{path}' - got timeout"):
                 yield
             return
@@ -84,6 +87,7 @@ class Locks:
                 await self._clock.sleep(1.0)
             if not self._quorate():
                 raise TaskFailed(f"cfs-lock '{name}' error: no quorum!")
+        self._of(name).stuck = kept
         async with self._held(name, False, STORAGE_S, None, f"cfs-lock '{name}' error: got lock request timeout"):
             yield
 
@@ -126,8 +130,8 @@ class Locks:
 
     def hold_storage(self, name: str, *, on: bool) -> None:
         """Somebody outside holds all locks of this storage."""
-        known = [key for key in self._locks if key.endswith(f"storage-{name}")]
-        for key in {f"storage-{name}", *known}:
+        (self._kept_storages.add if on else self._kept_storages.discard)(name)
+        for key in [one for one in self._locks if one.endswith(f"storage-{name}")]:
             self._stick(key, on=on)
 
     def hold_vm(self, vmid: int, *, on: bool) -> None:

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from labspawner.testing.pve import cloning, clustercalls, configs, nodecalls, options, removing, schema, snapshots
+from labspawner.testing.pve import (
+    cloning,
+    clustercalls,
+    configs,
+    firewall,
+    nodecalls,
+    options,
+    removing,
+    schema,
+    snapshots,
+)
 from labspawner.testing.pve.call import Call, forbidden
 from labspawner.testing.pve.profiles import CONFIG_RIGHTS
 from labspawner.testing.pve.schema import CONFIG_ID, FLAG, INT, NEW_VMID, NODE, STORAGE, TEXT, VMID, Kind
@@ -144,7 +154,7 @@ _MIGRATE = {
 
 def table(inside: Inside) -> list[Route]:
     """All routes; the rest is 501."""
-    return [*_cluster(), *_nodes(), *_vms(inside), *_agents(inside), *_consoles(inside)]
+    return [*_cluster(), *_nodes(), *_vms(inside), *_agents(inside), *_consoles(inside), *_firewall()]
 
 
 def _route(method: str, path: str, handler: Handler, rights: Rights = anybody, **other: Any) -> Route:
@@ -312,4 +322,19 @@ def _consoles(inside: Inside) -> list[Route]:
         _route("GET", f"{one}/vncwebsocket", inside.vnc.unupgraded, see, params=_SOCKET, sent_on=False),
         _route("POST", f"{one}/termproxy", inside.vnc.term, see, params={"serial": TEXT}),
         _route("POST", f"{one}/spiceproxy", inside.vnc.spice, see, params={"proxy": TEXT}),
+    ]
+
+
+def _firewall() -> list[Route]:
+    one, f = "/nodes/{node}/qemu/{vmid}/firewall", firewall
+    see, change = vm("VM.Audit"), vm("VM.Config.Network")
+    named = f"{one}/ipset/{{name}}"
+    return [
+        _route("GET", f"{one}/options", f.options, see),
+        _route("PUT", f"{one}/options", f.change, change, params=f.OPTIONS),
+        _route("GET", f"{one}/ipset", f.sets, see),
+        _route("POST", f"{one}/ipset", f.new_set, change, params=f.SET),
+        _route("GET", named, f.members, see),
+        _route("POST", named, f.new_member, change, params=f.MEMBER),
+        _route("DELETE", f"{named}/{{cidr}}", f.drop_member, change),
     ]

@@ -15,8 +15,6 @@ from labspawner.testing.pve.tasks import Task, TaskFailed
 if TYPE_CHECKING:
     from labspawner.testing.pve.inside import Inside
 
-CLIENT_WITHIN_S = 10.0
-TICKET_S = 40.0
 READY_S = 5.0
 _LETTERS = string.ascii_letters + string.digits
 
@@ -74,7 +72,7 @@ class Vnc:
 
     async def _wait(self, task: Task, ticket: Ticket) -> None:
         try:
-            if not await self._inside.clock.wait(ticket.came, CLIENT_WITHIN_S):
+            if not await self._inside.clock.wait(ticket.came, self._inside.plan.console_wait_s):
                 raise TaskFailed("connection timed out")
             await ticket.done.wait()
         finally:
@@ -91,7 +89,8 @@ class Vnc:
     def _ticket(self, call: Call) -> Ticket:
         """The ticket of a request, used or not. Raises Refused(401)."""
         ticket = self._tickets.get(str(call.params["vncticket"]))
-        late = ticket is not None and self._inside.clock.now() - ticket.made_at > TICKET_S and not ticket.came.is_set()
+        age_s = self._inside.clock.now() - ticket.made_at if ticket is not None else 0.0
+        late = ticket is not None and age_s > self._inside.plan.console_ticket_s and not ticket.came.is_set()
         if ticket is None or ticket.vmid != call.vmid or late:
             raise Refused(401, "permission denied - invalid PVEVNC ticket")
         return ticket

@@ -26,7 +26,7 @@ class Volumes:
     def __init__(self, world: World, clock: Clock, locks: Locks, *, alloc_s: float, delete_s: float) -> None:
         self._world, self._clock, self._locks = world, clock, locks
         self.alloc_s, self.delete_s = alloc_s, delete_s
-        self._left: dict[str, int] = {}
+        self._limits: dict[tuple[str, str], int] = {}  # storage and node -> bytes in use at which it is full
 
     # looking
 
@@ -41,16 +41,18 @@ class Volumes:
 
     def room(self, storage: Storage, node: str) -> Room:
         used = storage.taken_bytes + sum(one.used_bytes for one in self.on(storage, node))
-        avail = max(0, storage.total_bytes - used)
-        if storage.name in self._left:
-            avail = min(avail, self._left[storage.name])
+        limit = self._limits.get((storage.name, "" if storage.shared else node), storage.total_bytes)
+        avail = max(0, min(storage.total_bytes, limit) - used)
         return Room(storage.total_bytes, storage.total_bytes - avail, avail)
 
     def fill(self, name: str, left_bytes: int | None) -> None:
-        if left_bytes is None:
-            self._left.pop(name, None)
-        else:
-            self._left[name] = left_bytes
+        """Leave that much room on every node; None: as much as there is."""
+        storage = self._world.storages[name]
+        for node in ("",) if storage.shared else tuple(self._world.nodes):
+            self._limits.pop((name, node), None)
+            if left_bytes is not None:
+                room = self.room(storage, node)
+                self._limits[(name, node)] = room.total - room.avail + left_bytes
 
     def children(self, volume: Volume) -> list[Volume]:
         return [

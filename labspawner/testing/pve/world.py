@@ -31,7 +31,7 @@ class Vm:
     """A virtual machine. `config` is what `GET config` answers, but for the digest.
 
     status: running or stopped. paused: its CPUs stand still, by `suspend` without `todisk`. pid: of its QEMU, 0 when
-    stopped. agent_up is asked of the guests. shown: what pvestatd last told the cluster, by `views`.
+    stopped. running_config: what it was started with. made_at: 0 for what was there from the beginning.
     """
 
     vmid: int
@@ -47,6 +47,8 @@ class Vm:
     parent: str = ""
     ha_managed: bool = False
     made_at: float = 0.0
+    firewall: Config = field(default_factory=dict)
+    ipsets: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
