@@ -59,10 +59,11 @@ def pve_sim(port: int, pace: float, nodes: int, profile: str, guests: str, targe
     inside = Guests.real() if guests == "real" else Guests.scripted()
     names = [f"pve{number}" for number in range(1, nodes + 1)]
     with PveDouble(nodes=names, profile=profile, guests=inside, clock="real", pace=pace, port=port) as pve:
-        described = {"settings": settings_of(pve, names), "template": pve.template, "course": str(course_file())}
+        settings = settings_of(pve, names)
+        described = {"settings": settings, "template": pve.template, "course": str(course_file())}
         if target is not None:
             _write(target, described)
-        _greet(pve, described["settings"], profile)
+        _greet(pve, settings, profile)
         over.wait()
         click.echo("\nThe simulated cluster ends, with all its VMs.")
 

@@ -120,7 +120,7 @@ class StillServer:
         self._ended(self.wishes.exit_code)
 
     async def _listen(self) -> None:
-        if self._frozen or not self._wanted or self._listening is not None or self.port is None:
+        if not self._may_listen() or self._listening is not None or self.port is None:
             return
         try:
             listener = _bound(self.address, self.port)
@@ -130,13 +130,13 @@ class StillServer:
             return
         server = await asyncio.get_running_loop().create_server(lambda: _Answerer(self), sock=listener)
         self._listening = server
-        if self._frozen or self._dead():  # meanwhile
+        if not self._may_listen():  # any more
             self._silence()
             return
         self.log += f"serving at http://{self.address}:{self.port}\n"
 
-    def _dead(self) -> bool:
-        return self.state != "active"
+    def _may_listen(self) -> bool:
+        return self._wanted and not self._frozen and self.state == "active"
 
     def freeze(self) -> None:
         """Its CPUs stand still: nobody answers, and nothing is forgotten."""
