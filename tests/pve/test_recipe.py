@@ -11,13 +11,17 @@ import pytest
 from pve.overhttp import Api, Lab
 from unit.proxmox.clusters import GIB, marker_of, settings_of, variant_of
 
+from labspawner.errors import SetupError
 from labspawner.model import Resources
-from labspawner.providers.proxmox import nodes, recipe
+from labspawner.providers.proxmox import nodes, recipe, words
 from labspawner.providers.proxmox.addresses import AddressPool, address_of
+from labspawner.providers.proxmox.answers import PveRefused
+from labspawner.providers.proxmox.faults import Fault, classify
 from labspawner.providers.proxmox.marks import Marker, lease_of_tags, mac_of, read_marker, same_vm, uuid_of
 from labspawner.providers.proxmox.nodes import Need, Template
 from labspawner.providers.proxmox.recipe import Network
 from labspawner.providers.proxmox.views import View
+from labspawner.providers.proxmox.wishes import devices
 from labspawner.testing.pve import PveDouble
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAb+dEf/hIjKlMnOp alice@example.org"
@@ -165,3 +169,40 @@ def test_a_node_that_is_off_gets_no_vm_though_pve_would_take_it(cluster: Cluster
     view = cluster.lab.eventually(lambda: (v := cluster.view()) and not v.online("pve3") and v, "pve3 is seen offline")
 
     assert nodes.place(view, [template], Need(), settings=settings_of()).refused == {"pve3": nodes.Why.OFFLINE}
+
+
+def test_a_gpu_goes_to_the_nodes_that_have_one_and_runs_out(cluster: Cluster):
+    cluster.pve.add_mapping("gpu", [("pve2", "0000:01:00.0")])
+    cluster.pve.inside.access.allow(cluster.pve.user, f"/pool/{cluster.pve.pool}", ["VM.Config.HWType"])
+    wish = {"pci": {"mapping": "gpu"}}
+    variant = variant_of(**wish)
+    assert variant.pci is not None
+
+    there = devices(cluster.lab.api("GET", "/cluster/mapping/pci").data, variant.pci)
+    placement = nodes.place(
+        cluster.view(), [cluster.template()], Need(pci="gpu"), settings=settings_of(), devices=there
+    )
+    ends = []
+    for _ in range(2):
+        marker = marker_of()
+        vmid = cluster.clone(marker, placement.spots[0].node)
+        cluster.set_up(vmid, marker, wish, Network())
+        ends.append(cluster.lab.done(cluster.lab.api("POST", cluster.lab.path(vmid, "/status/start"))))
+
+    assert there == {"pve2": 1}
+    assert [spot.node for spot in placement.spots] == ["pve2"]
+    assert placement.refused == {"pve1": nodes.Why.NO_DEVICE, "pve3": nodes.Why.NO_DEVICE}
+    assert ends[0] == "OK"
+    assert classify(None, ends[1]) is Fault.NO_DEVICE, ends[1]
+
+
+def test_without_the_right_for_devices_the_error_says_so(cluster: Cluster):
+    cluster.pve.add_mapping("gpu", [("pve1", "0000:01:00.0")])
+    marker = marker_of()
+    vmid = cluster.clone(marker, "pve1")
+
+    answer = cluster.lab.api("PUT", cluster.lab.path(vmid, "/config"), hostpci0="mapping=gpu,pcie=1")
+
+    error = words.refused(PveRefused(answer.status, answer.text))
+    assert isinstance(error, SetupError)
+    assert "which right is missing" in error.message

@@ -59,7 +59,10 @@ def WAITING_FOR_CLONE(ahead: int) -> Sentence:  # noqa: N802 - reads as the othe
 
 def refused(exc: PveRefused, *, doing: str = "") -> LabError:
     """The error for an answer that was no."""
-    return error_of(exc.fault, detail=_detail(doing, str(exc)), lock=exc.lock)
+    fault, right = exc.fault, exc.right
+    if fault is Fault.GONE_OR_FORBIDDEN and right is not None and right.privilege in _OF_NO_STUDENTS_VM:
+        fault = Fault.FORBIDDEN
+    return error_of(fault, detail=_detail(doing, str(exc)), lock=exc.lock)
 
 
 def error_of_task(end: TaskEnd, *, doing: str = "") -> LabError:
@@ -156,13 +159,21 @@ _GUEST = Sentence(
 )
 _FAILED = Sentence("The cluster could not do that. Try again; if it happens again, tell your administrator.")
 
+_OF_NO_STUDENTS_VM = frozenset({"VM.Clone", "VM.Allocate", "VM.Config.HWType"})
+"""Rights on a template, or that this hub needs for certain profiles only: where one of these is refused, nothing is gone."""
 _SOON = frozenset({Fault.LOCK_TIMEOUT, Fault.STORAGE_LOCK, Fault.ID_TAKEN, Fault.MOVED, Fault.CHANGED, Fault.BROKEN})
 
 _TABLE: dict[Fault, tuple[type[LabError], Sentence]] = {
     Fault.LOCK_TIMEOUT: (ProviderUnavailable, _BUSY),
     Fault.STORAGE_LOCK: (ProviderUnavailable, _BUSY),
     Fault.ID_TAKEN: (ProviderUnavailable, _BUSY),
-    Fault.GONE_OR_FORBIDDEN: (StartFailed, GONE),
+    Fault.GONE_OR_FORBIDDEN: (
+        StartFailed,
+        Sentence(
+            "The cluster does not let this hub at your virtual machine: it was deleted, or a right is missing. Start your "
+            "server again; if that does not help, tell your administrator."
+        ),
+    ),
     Fault.FORBIDDEN: (SetupError, _RIGHTS),
     Fault.ROOT_ONLY: (SetupError, _RIGHTS),
     Fault.BAD_CREDENTIALS: (

@@ -74,7 +74,13 @@ def test_a_student_never_sees_the_clusters_log():
     [
         (PveRefused(401, "permission denied - invalid PVE ticket"), ProviderUnavailable, "its access has expired"),
         (PveRefused(403, "Permission check failed (/pool/labs, VM.Allocate)"), SetupError, "which right is missing"),
-        (PveRefused(403, "Permission check failed (/vms/20001, VM.PowerMgmt)"), StartFailed, "was deleted"),
+        (PveRefused(403, "Permission check failed (/vms/20001, VM.PowerMgmt)"), StartFailed, "was deleted, or a right"),
+        (PveRefused(403, "Permission check failed (/vms/9100, VM.Clone)"), SetupError, "which right is missing"),
+        (
+            PveRefused(403, "Permission check failed (/vms/20001, VM.Config.HWType)"),
+            SetupError,
+            "which right is missing",
+        ),
         (PveRefused(400, "Parameter verification failed.", {"cores": "too many"}), SetupError, "does not accept"),
         (PveRefused(595, "No route to host"), ProviderUnavailable, "does not answer"),
         (PveRefused(501, "Method 'GET /nodes/pve1/x' not implemented"), SetupError, "This version of Proxmox VE"),
