@@ -108,6 +108,13 @@ class Plant:
         """Everything of this hub, from a listing made now. Raises PveRefused, PveSilent, StoreUnavailable."""
         return await self.janitor.owned(await self.view(0.0), starting)
 
+    async def is_on(self, machine: Machine) -> bool:
+        """Whether the VM runs; asked of itself where the listing says no, since that is late. Raises as `find`."""
+        if machine.vm.status == "running":
+            return True
+        status = await self.doing.get(machine.vmid, "status/current")
+        return isinstance(status, Mapping) and status.get("status") == "running"
+
     # -- start
 
     async def start(self, job: Job) -> str:
@@ -216,8 +223,9 @@ class Plant:
             await self._settle(record, view)
             view = await self.view(0.0)
             machines = await self.machines.of_lease(lease_id, view)
-        if not machines and record.vmid is not None:
+        if not machines:
             self._check_believable(view, record)
+            await self._check_no_half(lease_id, view)
         kept = await self._end_all([_with_uuid(each, record) for each in machines], mode, grace_s=grace_s)
         if not kept:
             await self.reservations.free(lease_id, datetime.now(timezone.utc), cool_down=self._settings.cool_down)
@@ -245,7 +253,9 @@ class Plant:
         """Return when the clone of a start that is over has come to its end. Raises ProviderUnavailable where its node does
         not say: its id and address stay held until it does."""
         if record.source and not view.online(record.source):
-            raise words.error_of(Fault.NODE_AWAY, detail=f"clone of vm {record.vmid} began on {record.source}, now offline")
+            raise words.error_of(
+                Fault.NODE_AWAY, detail=f"clone of vm {record.vmid} began on {record.source}, now offline"
+            )
         if record.upid:
             await self.making.end_of_clone(record.upid)
         elif record.template is not None and record.source:
@@ -253,12 +263,30 @@ class Plant:
 
     def _check_believable(self, view: View, record: Record) -> None:
         """Raises ProviderUnavailable where a VM that is not listed may be there all the same."""
+        if record.vmid is None:
+            return
         if view.quorate is False:
             raise no_quorum(f"vm {record.vmid} is not listed, and the cluster is not quorate")
         if view.blind:
             raise ProviderUnavailable(
                 words.NO_ANSWER, detail="the account sees no VM and no storage: are its rights gone?"
             )
+
+    async def _check_no_half(self, lease_id: LeaseId, view: View) -> None:
+        """Raises ProviderUnavailable where the lease's id is that of a VM which this account does not see: a clone that died
+        half-way is in no pool, and only an administrator can remove it. Its id stays held, and so is seen."""
+        held = await self.reservations.held(datetime.now(timezone.utc), VMID)
+        vmid = next((int(each.value) for each in held if each.owner == lease_id), None)
+        if vmid is None or vmid in view.ids:
+            return
+        try:
+            await self.client.get("/cluster/nextid", vmid=vmid)
+        except PveRefused as exc:
+            if exc.fault is not Fault.ID_TAKEN:
+                raise
+            raise words.stuck(
+                "clone", detail=f"vm {vmid} of lease={lease_id} is in no pool that this hub sees"
+            ) from exc
 
     async def close(self) -> None:
         """Give threads, connections and the database back. May be repeated."""

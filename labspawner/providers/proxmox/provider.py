@@ -269,14 +269,14 @@ class ProxmoxProvider:
 
     async def console(self, handle: Handle) -> ConsoleTicket:
         """A new way to this server's screen. Raises LabError."""
-        vmid = record_of(handle).vmid
         view = await self._view(_CONSOLE_AGE_S)
         machine = await _answered(self._plant.find(handle, view), doing="open a console")
-        vm = machine.vm if machine is not None else None
-        return await _answered(
-            open_console(self.client, vmid=vmid or 0, node=vm.node if vm else None, status=vm.status if vm else ""),
-            doing=f"open the console of vm {vmid}",
-        )
+        if machine is None:
+            return await open_console(self.client, vmid=0, node=None, status="")
+        running = await _answered(self._plant.is_on(machine), doing="open a console")
+        status = "running" if running else "stopped"
+        opened = open_console(self.client, vmid=machine.vmid, node=machine.node, status=status)
+        return await _answered(opened, doing=f"open the console of vm {machine.vmid}")
 
     async def console_ended(self, handle: Handle, reference: str) -> Sentence | None:
         """Why a console ended; None where nobody knows."""
