@@ -59,9 +59,8 @@ class Cluster:
             self.config(vmid),
             marker,
             variant=variant_of(**variant),
-            settings=settings_of(),
             network=network,
-            **{"resources": Resources(cpu=2, memory_bytes=1 * GIB), **more},
+            **{"settings": settings_of(), "resources": Resources(cpu=2, memory_bytes=1 * GIB), **more},
         )
         answer = self.lab.api("PUT", self.lab.path(vmid, "/config"), **params)
         assert answer.status == 200, (answer.text, answer.errors)
@@ -206,3 +205,22 @@ def test_without_the_right_for_devices_the_error_says_so(cluster: Cluster):
     error = words.refused(PveRefused(answer.status, answer.text))
     assert isinstance(error, SetupError)
     assert "which right is missing" in error.message
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "dhcp"])
+def test_a_vm_can_be_held_to_its_own_address(cluster: Cluster, static: bool):
+    pool = AddressPool.parse(cluster.pve.address_pool, name="default")
+    network = Network(pool=pool, address=next(pool.addresses())) if static else Network()
+    marker = marker_of()
+    vmid = cluster.clone(marker, "pve1")
+    cluster.set_up(vmid, marker, {}, network, settings=settings_of(anti_spoofing=True))
+
+    answers = [
+        cluster.lab.api(method, cluster.lab.path(vmid, f"/{path}"), **params)
+        for method, path, params in recipe.firewall(variant_of(), network)
+    ]
+
+    assert [(answer.status, answer.text) for answer in answers if answer.status != 200] == []
+    assert "firewall=1" in cluster.config(vmid)["net0"]
+    options = cluster.lab.api("GET", cluster.lab.path(vmid, "/firewall/options")).data
+    assert (str(options["ipfilter"]), options["policy_in"]) == ("1" if static else "0", "ACCEPT")
