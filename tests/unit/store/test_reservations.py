@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from builders import NOW
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.store.clock import SHARED
 
@@ -242,6 +242,15 @@ async def test_leases_and_reservations_share_a_database_whoever_comes_first(
     assert await _values(make()) == {"100": "a"}
 
 
+@pytest.mark.parametrize("db_url", SHARED, indirect=True)
+async def test_of_several_that_come_first_one_makes_the_table(make_in_an_empty_database: Make):
+    hubs = [make_in_an_empty_database() for _ in range(3)]
+
+    taken = await asyncio.gather(*(hub.take("vmid", IDS, f"lease{n}", NOW) for n, hub in enumerate(hubs)))
+
+    assert sorted(map(str, taken)) == list(IDS)
+
+
 async def test_a_cancelled_taker_has_taken_or_not_but_nothing_comes_later(make: Make):
     reservations = make()
     await reservations.held(NOW)
@@ -296,7 +305,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None)
 def test_no_history_gives_one_thing_to_two_or_two_things_to_one(steps: list[tuple[str, object, object]]):
     asyncio.run(_play(steps))
 
