@@ -93,6 +93,8 @@ def configuration(
     }
     if not agent_enabled(config):
         params["agent"] = "enabled=1"
+    if str(config.get("protection", 0)) == "1":
+        params["protection"] = 0  # of the template; its copies have to go one day
     if variant.cpu_type is not None and variant.cpu_type != str(config.get("cpu", "")).partition(",")[0]:
         params["cpu"] = variant.cpu_type
     if not settings.kvm and str(config.get("kvm", 1)) != "0":

@@ -249,6 +249,11 @@ def test_only_what_needs_a_further_right_is_left_out_when_it_is_so_already():
     assert _configured({"cpu_type": "host"}, cpu="kvm64")["cpu"] == "host"
 
 
+def test_a_protected_templates_copies_can_be_deleted():
+    assert _configured(protection=1)["protection"] == 0
+    assert "protection" not in _configured()
+
+
 # -- its disks
 
 
