@@ -173,4 +173,4 @@ def _ran(status: Mapping[str, Any]) -> Ran:
 
 
 def _number(value: object) -> int | None:
-    return None if value is None else int(str(value))
+    return None if value is None else int(value) if isinstance(value, bool) else int(str(value))

@@ -186,6 +186,8 @@ def _is_vm(obj: Obj) -> bool:
 
 
 def _int(value: object) -> int | None:
+    if isinstance(value, bool):
+        return int(value)
     try:
         return None if value is None else int(float(str(value)))
     except (ValueError, OverflowError):

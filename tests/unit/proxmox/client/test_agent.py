@@ -60,7 +60,7 @@ async def test_what_is_wrong_with_the_vm_itself_is_told(pve, agent, reply, fault
 async def test_a_program_runs_to_its_end_with_words_and_stdin_as_they_were_given(pve, agent):
     pve.on("POST", f"{VM}/exec", {"pid": 451})
     out = {"exited": 1, "exitcode": 3, "out-data": "out\n", "err-data": "err\n", "out-truncated": 0, "err-truncated": 0}
-    pve.on("GET", f"{VM}/exec-status", {"exited": 0}, {"exited": "0"}, out)
+    pve.on("GET", f"{VM}/exec-status", {"exited": 0}, {"exited": "0"}, {"exited": False}, out)
 
     ran = await agent.run("pve1", 101, [*HELPER, "two words"], stdin='{"a": "ü=&"}\n', within_s=LONG_S)
 

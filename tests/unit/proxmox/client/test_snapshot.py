@@ -67,6 +67,7 @@ def test_a_listing_is_read_with_what_is_there_and_what_is_missing():
             vm(101, tags="labspawner;alice", lock="suspended", template=0, name="alice", maxmem=512, uptime=7),
             vm(102, status="unknown", pool=None),
             vm(9100, template=1, status="stopped"),
+            vm(9101, template=True, status="stopped", maxmem="no number"),
             {"type": "lxc", "vmid": 300, "node": "pve1", "status": "running"},
             storage("ssd", "pve1"),
             storage("ssd", "pve2"),
@@ -81,8 +82,9 @@ def test_a_listing_is_read_with_what_is_there_and_what_is_missing():
     alice, fresh = view.vms[101], view.vms[102]
     assert (alice.tags, alice.lock, alice.template, alice.maxmem) == (("alice", "labspawner"), "suspended", False, 512)
     assert (fresh.template, fresh.maxmem, fresh.pool, fresh.status) == (None, None, "", "unknown")
-    assert view.vms[9100].template is True
-    assert view.ids == {101, 102, 9100, 300}
+    assert view.vms[9100].template is view.vms[9101].template is True
+    assert view.vms[9101].maxmem is None
+    assert view.ids == {101, 102, 9100, 9101, 300}
     assert view.pools == {"labs"}
     here = view.storage_on("ssd", "pve2")
     assert here is not None
