@@ -15,10 +15,10 @@ import pytest_asyncio
 from labspawner.errors import LabError, NoRoom, ProviderUnavailable, SetupError, StartFailed
 from labspawner.model import Checkpoint, Handle, LeaseId, ReleaseMode, ServerState
 from labspawner.providers.proxmox import ids, words
-from labspawner.providers.proxmox.making import LOST_CLONE, VMID
 from labspawner.providers.proxmox.marks import QUARANTINE
 from labspawner.providers.proxmox.provider import ProxmoxProvider
 from labspawner.providers.proxmox.record import Stage, record_of
+from labspawner.providers.proxmox.reserving import LOST_CLONE, VMID
 from labspawner.testing.conformance.base import status_of
 from labspawner.testing.pve import PveDouble
 from labspawner.testing.waiting import eventually

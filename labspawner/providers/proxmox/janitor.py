@@ -10,11 +10,12 @@ from logging import getLogger
 from labspawner.model import Handle, LeaseId, OwnedResource, Reservation
 from labspawner.providers.contract import Reserving
 from labspawner.providers.proxmox import marks
+from labspawner.providers.proxmox.addresses import Use, merge
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent
 from labspawner.providers.proxmox.doing import Doing, TaskFailed, Vanished
 from labspawner.providers.proxmox.machines import Machine, Machines, NotOurs, duplicates
-from labspawner.providers.proxmox.making import ADDRESS, VMID
 from labspawner.providers.proxmox.record import Record, Stage
+from labspawner.providers.proxmox.reserving import ADDRESS, VMID
 from labspawner.providers.proxmox.views import View
 
 log = getLogger(__name__)
@@ -40,6 +41,7 @@ class Janitor:
         for pool, value, lease_id in missing(machines, held):  # of a database that was lost, or is older than the VMs
             log.warning("%s %s belongs to a VM of lease=%s and was not in the records: added", pool, value, lease_id)
             await self._reservations.adopt(pool, value, lease_id, now)
+        _tell_of_strange_addresses(view, machines, held)
         found = [await self._resource(machine) for machine in machines]
         found += without_vm(held, {machine.lease_id for machine in machines}, provider=self._provider)
         await self._quarantine(machines, held, starting)
@@ -94,6 +96,23 @@ def to_quarantine(machines: Sequence[Machine], held: Sequence[Reservation]) -> t
         for machine in several
         if machine.vmid != ids[lease_id] and marks.QUARANTINE not in machine.vm.tags
     )
+
+
+def _tell_of_strange_addresses(view: View, machines: Sequence[Machine], held: Sequence[Reservation]) -> None:
+    """Log addresses that several VMs have, and ours that somebody else's VM has: people have to look."""
+    lease_of = {machine.vmid: machine.lease_id for machine in machines}
+    uses = [
+        Use(address=address, vmid=vm.vmid, lease_id=lease_of.get(vm.vmid))
+        for vm in view.vms.values()
+        if (address := marks.address_of_tags(vm.tags))
+    ]
+    merged = merge(uses, {each.value: each.owner for each in held if each.pool == ADDRESS})
+    for address, vmids in (merged.twice or {}).items():
+        log.error("the address %s is that of several VMs: %s", address, vmids)
+    ours = {each.value for each in held if each.pool == ADDRESS and each.owner is not None}
+    for address, vmid in (merged.foreign or {}).items():
+        if address in ours:
+            log.error("the address %s of ours is that of VM %s too, which is another hub's", address, vmid)
 
 
 def missing(machines: Sequence[Machine], held: Sequence[Reservation]) -> list[tuple[str, str, LeaseId]]:

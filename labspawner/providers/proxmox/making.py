@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
 from logging import getLogger
 from typing import Any
 
-from labspawner.errors import LabError, NoRoom, ProviderUnavailable
+from labspawner.errors import LabError, ProviderUnavailable
 from labspawner.model import LeaseId
 from labspawner.providers.contract import Reserving
-from labspawner.providers.proxmox import addresses, ids, nodes, recipe, words
+from labspawner.providers.proxmox import nodes, recipe, words
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent, PveUntrusted, TaskEnd
 from labspawner.providers.proxmox.client import Client
 from labspawner.providers.proxmox.cloning import CloneQueue, Limits, Next, Trouble, Wish, after, pause_s
@@ -26,31 +27,19 @@ from labspawner.providers.proxmox.doing import Doing, TaskFailed, Vanished
 from labspawner.providers.proxmox.draining import Draining
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.machines import Machines
-from labspawner.providers.proxmox.marks import Marker, address_of_tags, clone_name, mac_of, same_vm, uuid_of
+from labspawner.providers.proxmox.marks import Marker, clone_name, mac_of, same_vm, uuid_of
 from labspawner.providers.proxmox.nodes import Promise, Spot, Template
 from labspawner.providers.proxmox.options import ProxmoxSettings
 from labspawner.providers.proxmox.pace import Pace
 from labspawner.providers.proxmox.record import Stage
+from labspawner.providers.proxmox.reserving import Reserver
 from labspawner.providers.proxmox.snapshot import Snapshots
 from labspawner.providers.proxmox.tasks import Tasks
-from labspawner.providers.proxmox.views import View
 from labspawner.providers.proxmox.wishes import PciWish, devices
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
 
-VMID, ADDRESS = "vmid", "address"
-"""Pools of the reservations."""
-
-LOST_CLONE = "its node went away in the middle of its clone: look for a VM with this id and the lock clone"
-"""Why an id is set aside that may belong to half a VM, which a token with the least rights does not see."""
-
-_LOST_FOR = timedelta(days=7)
-_TAKEN_BY = "somebody else took it"
-_ADDRESS_TRIES = 8
-_FOREIGN_FOR = timedelta(hours=1)
-_KNOCK_S = 0.3
-_KNOCK_PORTS = (22, 3389)
 _CONFIG_S = 120.0
 _RESERVE, _QUEUE, _CLONE, _CONFIGURE = 2, 4, 6, 40
 _CLOCKS_DIFFER_S = 30
@@ -85,7 +74,7 @@ class Making:
         self._snapshots = snapshots
         self._doing = doing
         self._machines = machines
-        self._reservations = reservations
+        self._reserving = Reserver(reservations, settings)
         self._draining = draining
         self._settings = settings
         self._hub_id = hub_id
@@ -103,13 +92,14 @@ class Making:
         await job.checkpoint(stage=Stage.RESERVING, desktop=not job.variant.serves_jupyter)
         await job.line.say(_RESERVE, words.RESERVING)
         view = await self._snapshots.now(self._settings.snapshot_s)
-        await self._reserve_id(job, view.ids)
-        await self._reserve_address(job, view)
-        try:
-            await self._cloned(job, spot)
-            await self._set_up(job)
-        finally:
-            self._promises.pop(job.request.lease_id, None)
+        await self._reserving.take_id(job, view.ids)
+        await self._reserving.take_address(job, view)
+        await self._cloned(job, spot)
+        await self._set_up(job)
+
+    def forget(self, lease_id: LeaseId) -> None:
+        """The lease's start is undone, or its server ended: nothing is promised to it any more."""
+        self._promises.pop(lease_id, None)
 
     # -- where to
 
@@ -135,6 +125,8 @@ class Making:
             nodes=frozenset(variant.nodes),
         )
         mine = job.request.lease_id
+        # A promise stands until a listing shows the VM running, which is seconds after it was switched on.
+        self._promises = {lease: each for lease, each in self._promises.items() if not nodes.kept(each, view)}
         promised = [promise for lease_id, promise in self._promises.items() if lease_id != mine]
         placement = nodes.place(
             view,
@@ -148,7 +140,7 @@ class Making:
         if not placement.spots:
             raise nodes.nowhere(placement, need, view=view, settings=settings)
         spot = placement.spots[0]
-        self._promises[mine] = nodes.promise_of(spot, need)
+        self._promises[mine] = replace(nodes.promise_of(spot, need), vmid=job.record.vmid)
         job.full = full
         return spot
 
@@ -168,47 +160,6 @@ class Making:
         if key not in self._templates:
             self._templates[key] = await self._machines.config(vmid)
         return self._templates[key]
-
-    # -- what it is known by
-
-    async def _reserve_id(self, job: Job, seen: Sequence[int] | frozenset[int]) -> None:
-        vmids, lease_id = self._settings.vmids, job.request.lease_id
-        tried = ids.candidates(vmids, seen=seen, seed=lease_id)
-        value = await self._reservations.take(VMID, (str(vmid) for vmid in tried), lease_id, _now())
-        if value is None:
-            raise NoRoom(
-                Sentence("All {count} places for virtual machines are taken. Try again later.", count=len(vmids)),
-                detail=f"no id left in {vmids}",
-                retry_after_s=60.0,
-            )
-        job.record = job.record.with_(vmid=int(value))
-
-    async def _reserve_address(self, job: Job, view: View) -> None:
-        """Take an address that nobody answers at. Raises LabError where the pool has none."""
-        pool = job.addresses
-        if pool is None:
-            return
-        lease_id = job.request.lease_id
-        for _ in range(_ADDRESS_TRIES):
-            taken = {address for vm in view.vms.values() if (address := address_of_tags(vm.tags))}
-            tried = addresses.candidates(pool, taken=taken, seed=lease_id)
-            value = await self._reservations.take(ADDRESS, tried, lease_id, _now())
-            if value is None:
-                held = await self._reservations.held(_now(), ADDRESS)
-                raise addresses.none_left(pool, taken={each.value for each in held} | taken)
-            if not self._settings.probe_addresses or not await answers_already(value, job.variant.port):
-                ssh = f"{job.variant.user}@{value}" if job.variant.ssh else ""
-                job.record = job.record.with_(address=value, ssh=ssh)
-                return
-            log.warning("address %s answers before its VM has booted, and is left alone for an hour %s", value, job)
-            await self._reservations.set_aside(
-                ADDRESS, value, _now() + _FOREIGN_FOR, why="answered before its VM had booted"
-            )
-        raise ProviderUnavailable(
-            Sentence("Other machines use the network addresses of this course. Tell your administrator."),
-            detail=f"{_ADDRESS_TRIES} addresses of pool {pool.name!r} answer before their VM has booted",
-            retry_after_s=60.0,
-        )
 
     # -- the clone
 
@@ -233,21 +184,12 @@ class Making:
                 raise error
             log.info("clone failed, next: %s %s: %s", step.value, job, error)
             if step is Next.OTHER_ID:
-                await self._other_id(job, view, lost=isinstance(error, NodeLost))
+                await self._reserving.take_other_id(job, view, lost=isinstance(error, NodeLost))
                 ids_tried, tries_of_id = ids_tried + 1, 1
             else:
                 await self._pace.sleep(pause_s(tries_of_id, self._chance.random()))
                 tries_of_id += 1
             spot = await self._spot(job)
-
-    async def _other_id(self, job: Job, view: View, *, lost: bool) -> None:
-        """Leave the id to whoever has it, and take another. lost: what has it may be half a clone, which only an
-        administrator sees."""
-        rest, why = (
-            (_LOST_FOR, LOST_CLONE) if lost else (max(self._settings.cool_down, timedelta(minutes=1)), _TAKEN_BY)
-        )
-        await self._reservations.set_aside(VMID, str(job.vmid), _now() + rest, why=why)
-        await self._reserve_id(job, frozenset({*view.ids, job.vmid}))
 
     async def _turn(self, job: Job, spot: Spot) -> None:
         """One try, when it is this start's turn."""
@@ -401,22 +343,6 @@ class Making:
             profile=request.profile,
             address=job.record.address,
         )
-
-
-async def answers_already(address: str, port: int) -> bool:
-    """Whether something accepts connections at an address that should be nobody's."""
-
-    async def knock(at: int) -> bool:
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(address, at), _KNOCK_S)
-        except (OSError, asyncio.TimeoutError):
-            return False
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        return True
-
-    return any(await asyncio.gather(*(knock(at) for at in (port, *_KNOCK_PORTS))))
 
 
 def _trouble(fault: Fault) -> Trouble:

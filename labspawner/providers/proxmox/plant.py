@@ -23,11 +23,12 @@ from labspawner.providers.proxmox.ending import Ending, check_not_stuck, no_quor
 from labspawner.providers.proxmox.janitor import Janitor
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.machines import Machine, Machines, NotOurs
-from labspawner.providers.proxmox.making import ADDRESS, VMID, Making
+from labspawner.providers.proxmox.making import Making
 from labspawner.providers.proxmox.marks import mac_of, read_marker, uuid_of
 from labspawner.providers.proxmox.options import ProxmoxSettings
 from labspawner.providers.proxmox.pace import Pace
 from labspawner.providers.proxmox.record import Record, Stage, record_of
+from labspawner.providers.proxmox.reserving import ADDRESS, VMID
 from labspawner.providers.proxmox.views import View
 from labspawner.providers.proxmox.watch import Watch
 from labspawner.sentences import Sentence
@@ -217,6 +218,7 @@ class Plant:
         """Park or destroy every VM of the lease, and free what it held where none is kept. Raises LabError, PveRefused,
         PveSilent, TaskFailed."""
         lease_id, record = handle.lease_id, record_of(handle)
+        self.making.forget(lease_id)
         view = await self.view(0.0)
         machines = await self.machines.of_lease(lease_id, view)
         if not machines and record.stage in {Stage.CLONING, Stage.CLONED}:

@@ -40,10 +40,10 @@ from labspawner.providers.proxmox.diagnosis import Subject, diagnose, wants_of, 
 from labspawner.providers.proxmox.doing import TaskFailed, Vanished
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.machines import NotOurs
-from labspawner.providers.proxmox.making import ADDRESS
 from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
 from labspawner.providers.proxmox.plant import Plant
 from labspawner.providers.proxmox.record import record_of
+from labspawner.providers.proxmox.reserving import ADDRESS
 from labspawner.providers.proxmox.views import View
 from labspawner.sentences import Sentence
 from labspawner.units import human_duration
