@@ -13,6 +13,7 @@ from labspawner.testing.pve import PveDouble
 from labspawner.testing.waiting import eventually_sync
 
 ANSWER_S = 120.0
+_DASHED = {"input_data": "input-data", "with_local_disks": "with-local-disks"}
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Caller:
         self.headers = {"Authorization": f"PVEAPIToken={self.token}"} if self.token else {}
 
     def ask(self, method: str, path: str, timeout_s: float = ANSWER_S, **params: Any) -> Answer:
-        """What the double answers. A parameter `a_b` is sent as `a-b`. Raises OSError and HTTPException as they come."""
+        """What the double answers. Raises OSError and HTTPException as they come."""
         url = urlsplit(self.pve.url_of(self.node))
-        named = {key.replace("_", "-"): value for key, value in params.items()}
+        named = {_DASHED.get(key, key): value for key, value in params.items()}
         encoded = urlencode(named, doseq=True)
         in_query = method in ("GET", "DELETE") and encoded
         where = f"/api2/json{path}?{encoded}" if in_query else f"/api2/json{path}"

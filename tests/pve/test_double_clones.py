@@ -108,7 +108,8 @@ def test_a_clone_has_an_address_and_ids_of_its_own(hub: Caller) -> None:
     assert hub.clone(20001, name="alice", description="labspawner user=alice") == "OK"
 
     made, template = hub.pve.vm(20001), hub.pve.vm(9100)
-    assert made.mac != template.mac and made.uuid != template.uuid
+    assert made.mac != template.mac
+    assert made.uuid != template.uuid
     assert made.config["vmgenid"] != template.config["vmgenid"]
     assert (made.name, made.description, made.template) == ("alice", "labspawner user=alice", False)
 

@@ -60,6 +60,10 @@ class Answering:
         for route in self._routes:
             self._segments.setdefault(len(route.parts), []).append(route)
 
+    def free_workers(self, node: str) -> int:
+        """How many requests a node's daemon could take on now."""
+        return self._workers[node]._value
+
     async def answer(self, asked: Asked) -> Answer:
         """The answer to a request; it is in the log when it is given."""
         board, path = self._inside.board, unquote(asked.below)
