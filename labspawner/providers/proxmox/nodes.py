@@ -293,10 +293,10 @@ def _unusable(
 def _spot(
     view: View, node: NodeView, templates: Sequence[Template], need: Need, settings: ProxmoxSettings
 ) -> Spot | Why:
-    """The template for this node, and where the disks go. Its own template first; a clone onto another node needs every disk
-    on a storage that both have."""
+    """The template for this node, and where the disks go: the newest that it reaches. A clone onto another node needs every
+    disk on a storage that both have."""
     found: Spot | Why = Why.NO_TEMPLATE
-    for template in sorted(templates, key=lambda each: (each.node != node.name, -each.vmid)):
+    for template in sorted(templates, key=lambda each: -each.vmid):
         if not all(_reaches(view, name, template.node, node.name) for name in template.storages):
             continue
         if not view.online(template.node):

@@ -125,6 +125,14 @@ def test_one_template_on_each_node_serves_all_from_their_own():
     }
 
 
+def test_of_several_versions_on_shared_storage_every_node_takes_the_newest_that_it_can_have():
+    versions = [template_of(vmid=9001, node="pve1"), template_of(vmid=9002, node="pve2")]
+    without_pve2 = view_of(node_of("pve1"), node_of("pve2", online=False), node_of("pve3"))
+
+    assert {spot.template.vmid for spot in _place(view_of(), SMALL, *versions).spots} == {9002}
+    assert {spot.template.vmid for spot in _place(without_pve2, SMALL, *versions).spots} == {9001}
+
+
 def test_every_disk_has_to_be_there():
     storages = [storage_of("ceph", f"pve{n}") for n in (1, 2, 3)] + [storage_of("tpm", "pve1", shared=False)]
 
