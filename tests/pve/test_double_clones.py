@@ -55,18 +55,31 @@ def test_of_six_clones_with_one_new_id_one_wins_and_the_others_hear_why(hub: Cal
     assert len(hub.pve.volumes(vmid=20001)) == 2
 
 
-def test_who_comes_while_a_clone_still_checks_waits_for_the_lock_and_then_hears_that_the_id_is_taken(
-    hub: Caller,
-) -> None:
-    path = vm(hub.pve.template, "/clone")
-    hub.pve.faults.vm_file_locked(20001)  # so that all get past the first check
-    upids = [hub.post(path, newid=20001, pool=hub.pve.pool).data for _ in range(2)]
-    hub.pve.faults.hold("qmclone")
+def _two_past_the_first_check(make: Callable[..., PveDouble], **params: object) -> list[tuple[str, list[str]]]:
+    """How two clones with one new id end that both saw it free, and what their logs say."""
+    hub = Caller(make(plan=Plan(clone_call_s=0)))
+    hub.pve.set_pace(0)
+    hub.pve.faults.vm_file_locked(20001)
+    upids = [hub.post(vm(9100, "/clone"), newid=20001, pool="labs", **params).data for _ in range(2)]
+    eventually_sync(lambda: [task.waits for task in hub.pve.tasks("qmclone")] == ["lock", "lock"])
     hub.pve.faults.vm_file_locked(20001, on=False)
-    eventually_sync(lambda: [task.waits for task in hub.pve.tasks("qmclone")].count("held") < 2)
-    hub.pve.faults.release()
+    hub.pve.set_pace(1000)
+    return [(hub.end(upid), hub.pve.call(lambda inside, upid=upid: inside.tasks.all[upid].log)) for upid in upids]
 
-    assert {hub.end(upid) for upid in upids} <= {"OK", EXISTS, LOCKED}
+
+def test_who_waited_for_the_lock_less_than_a_second_hears_that_the_id_is_taken(
+    new_pve: Callable[..., PveDouble],
+) -> None:
+    (first, _), (second, log) = _two_past_the_first_check(new_pve)
+
+    assert (first, second) == ("OK", EXISTS)
+    assert log == ["trying to acquire lock...", " OK", f"TASK ERROR: {EXISTS}"]
+
+
+def test_who_would_have_to_wait_longer_hears_of_the_lock(new_pve: Callable[..., PveDouble]) -> None:
+    (first, _), (second, _) = _two_past_the_first_check(new_pve, full=1, storage="shared")
+
+    assert (first, second) == ("OK", LOCKED)
 
 
 def test_a_clone_that_waits_a_second_for_the_lock_of_its_new_id_fails_with_the_text_of_the_lock(hub: Caller) -> None:

@@ -50,11 +50,12 @@ def test_a_connection_can_end_without_an_answer(hub: Caller) -> None:
 
 
 def test_what_hangs_does_so_until_the_client_has_enough_of_it(hub: Caller) -> None:
-    hub.pve.faults.hang("GET", "^/version$")
+    hub.pve.faults.hang("GET", "^/version$", times=-1)
 
     with pytest.raises(TimeoutError):
         hub.get("/version", timeout_s=0.2)
 
+    hub.pve.faults.clear()
     assert hub.get("/version").status == 200
 
 

@@ -141,6 +141,17 @@ def test_what_no_vm_owns_and_what_two_vms_share_is_told(hub: Caller) -> None:
     ]
 
 
+def test_a_vm_under_ha_starts_some_time_after_its_task_said_ok(hub: Caller) -> None:
+    hub.pve.add_vm(20001, pool="labs")
+    hub.pve.call(lambda inside: setattr(inside.world.vms[20001], "ha_managed", True))
+
+    assert hub.done("POST", vm(20001, "/status/start")) == "OK"
+
+    assert hub.pve.tasks("hastart")
+    eventually_sync(lambda: hub.get(vm(20001, "/status/current")).data["status"] == "running")
+    assert hub.get(vm(20001, "/status/current")).data["ha"] == {"managed": 1}
+
+
 def test_the_firewall_of_a_vm_keeps_what_it_is_told(hub: Caller) -> None:
     assert hub.clone(20001) == "OK"
     path = vm(20001, "/firewall")

@@ -12,6 +12,8 @@ from labspawner.testing.pve.world import Vm
 if TYPE_CHECKING:
     from labspawner.testing.pve.inside import Inside
 
+HA_S = 10.0  # until the node's resource manager looks again
+
 
 class Power:
     """The calls below `/status/`, and what an administrator or the guest itself does without a call."""
@@ -24,7 +26,7 @@ class Power:
     async def start(self, call: Call) -> str:
         _only_root_skips(call)
         self._inside.cluster.need_quorum()
-        return self._task(call, "qmstart", self._starting(call))
+        return self._wanted(call, "hastart", "qmstart", self._starting(call))
 
     async def resume(self, call: Call) -> str:
         _only_root_skips(call)
@@ -35,11 +37,11 @@ class Power:
 
     async def stop(self, call: Call) -> str:
         _only_root_skips(call)
-        return self._task(call, "qmstop", self._stopping(call))
+        return self._wanted(call, "hastop", "qmstop", self._stopping(call))
 
     async def shutdown(self, call: Call) -> str:
         _only_root_skips(call)
-        return self._task(call, "qmshutdown", self._shutting_down(call))
+        return self._wanted(call, "hastop", "qmshutdown", self._shutting_down(call))
 
     async def reboot(self, call: Call) -> str:
         self._must_run(call)
@@ -72,6 +74,21 @@ class Power:
             await self._inside.guests.pause(vm)
 
         return self._task(call, "qmpause", work)
+
+    def _wanted(self, call: Call, ha_kind: str, kind: str, work: Work) -> str:
+        """As a task of its own kind; for a VM under HA one that only says what is wanted, and HA does it later."""
+        vm = self._inside.world.vms.get(call.vmid)
+        if vm is None or not vm.ha_managed:
+            return self._task(call, kind, work)
+
+        async def later() -> None:
+            await self._inside.clock.sleep(HA_S)
+            self._task(call, kind, work)
+
+        async def want(task: Task) -> None:
+            self._inside.spawn(later())
+
+        return self._task(call, ha_kind, want)
 
     def _task(self, call: Call, kind: str, work: Work) -> str:
         return self._inside.begin(call, kind, call.vmid, work)
