@@ -301,6 +301,18 @@ async def test_a_browser_on_our_page_sees_its_screen(desktop):
     assert socket.selected_subprotocol == "binary"
 
 
+async def test_a_script_of_our_page_reads_its_state_and_one_of_another_page_does_not(desktop):
+    browser = Browser(desktop)
+    await browser.load()
+    script = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}
+
+    ours = await desktop.ask(None, f"{PREFIX}alice/state", **browser.headers(**script, **{"X-XSRFToken": browser.xsrf}))
+    others = await desktop.ask(None, f"{PREFIX}alice/state", **browser.headers(**script))
+
+    assert (ours.code, told(ours)["role"]) == (200, "owner")
+    assert others.code == 401
+
+
 @pytest.mark.parametrize("what", ["open", "consent"])
 @pytest.mark.parametrize("xsrf", [None, "", "2|forged"])
 async def test_a_forged_form_is_refused(desktop, what, xsrf):

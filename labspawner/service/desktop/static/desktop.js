@@ -32,10 +32,11 @@ function show(look, text, buttons = []) {
 /* -- asking ----------------------------------------------------------------------------------------------------------- */
 
 async function ask(what, body) {
-  const options = { headers: { Accept: "application/json" }, cache: "no-store", credentials: "same-origin" };
+  // JupyterHub wants its token with every fetch of a script, also where nothing is changed.
+  const headers = { Accept: "application/json", "X-XSRFToken": desk.dataset.xsrf };
+  const options = { headers, cache: "no-store", credentials: "same-origin" };
   if (body !== undefined) {
     options.method = "POST";
-    options.headers["X-XSRFToken"] = desk.dataset.xsrf;
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
