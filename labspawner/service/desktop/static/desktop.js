@@ -20,8 +20,9 @@ let last = { state: desk.dataset.state, can_open: false };
 
 function show(look, text, buttons = []) {
   desk.dataset.look = look;
-  by("state-words").textContent = text;
-  by("card-words").textContent = text;
+  for (const id of ["state-words", "card-words"]) {
+    if (by(id).textContent !== text) by(id).textContent = text; // the same words are not read out again
+  }
   for (const id of ["again", "start", "reload"]) {
     const button = by(id);
     if (button) button.hidden = !buttons.includes(id);
