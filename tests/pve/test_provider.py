@@ -395,3 +395,24 @@ async def test_records_that_were_lost_are_made_again_from_the_vms(open_provider:
 
     assert record_of(other.handle).address != record_of(started.handle).address
     assert other.vmid != started.vmid
+
+
+@pytest.mark.parametrize("after", range(4))
+async def test_a_resume_that_is_given_up_at_any_moment_leaves_the_parked_vm_as_it_was(
+    provider: ProxmoxProvider, pve: PveDouble, after: int
+) -> None:
+    first = await follow(provider, a_request(pve))
+    await provider.release(first.handle, ReleaseMode.STOP, grace_s=30)
+    events: Any = provider.launch(a_request(pve, lease_id=first.request.lease_id, parked=first.handle))
+    async with aclosing(events):
+        task = asyncio.ensure_future(anext(events))
+        for _ in range(after):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+
+    vm = pve.vm(first.vmid)
+    assert (vm.running, vm.lock) == (False, "")
+    assert [resource.lease_id for resource in await provider.owned()] == [first.request.lease_id]
+    woken = await follow(provider, a_request(pve, lease_id=first.request.lease_id, parked=first.handle))
+    assert woken.vmid == first.vmid

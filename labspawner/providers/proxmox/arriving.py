@@ -75,10 +75,8 @@ class Arrival:
         """The VM runs afterwards; a hibernated one goes on where it was. Raises LabError."""
         for last in (False, True):
             try:
-                await job.make(
-                    self._doing.task(
-                        job.vmid, "POST", "status/start", kind="qmstart", within_s=self._settings.boot_timeout_s
-                    )
+                await self._doing.task(
+                    job.vmid, "POST", "status/start", kind="qmstart", within_s=self._settings.boot_timeout_s
                 )
             except TaskFailed as exc:
                 if exc.fault is Fault.ALREADY_RUNNING or await self._is_on(job):

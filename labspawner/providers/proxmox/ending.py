@@ -24,6 +24,9 @@ from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
 
+SHUTDOWN_S = 60.0
+"""What a VM that is kept gets at least to shut down, before its plug is pulled."""
+
 _POWER_S, _SUSPEND_S, _DELETE_S = 300.0, 1800.0, 900.0
 _SEEN_GONE_TRIES, _SEEN_GONE_EVERY_S = 10, 2.0
 _WITH_ALL: Any = {"purge": True, "destroy-unreferenced-disks": True}
@@ -57,8 +60,8 @@ class Ending:
         check_not_stuck(machine, now.lock)
         if now.running and mode is ReleaseMode.HIBERNATE and await self._hibernated(machine):
             return
-        if now.running:
-            await self.switch_off(machine, grace_s=grace_s)
+        if now.running:  # its disk is kept, so it is given the time to come down in order
+            await self.switch_off(machine, grace_s=max(grace_s, SHUTDOWN_S))
         self._stopped(machine.vmid)
 
     async def destroy(self, machine: Machine, *, grace_s: float) -> None:

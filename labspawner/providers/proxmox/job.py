@@ -58,7 +58,7 @@ class Job:
         await self.line.give(Checkpoint(self.record.handle(self.request.lease_id, self.provider)))
 
     async def make(self, work: Awaitable[T]) -> T:
-        """Do something that leaves a trace, to its end even where the start is cancelled."""
+        """Do something that leaves a trace which is hard to find, to its end even where the start is cancelled."""
         made = asyncio.ensure_future(_awaited(work))
         self.making = asyncio.ensure_future(_over(made))
         result = await asyncio.shield(made)

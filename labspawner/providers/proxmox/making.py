@@ -177,14 +177,15 @@ class Making:
                 trouble, error = Trouble.TAKEN, exc
                 log.warning("node %s went away during a clone, trying elsewhere %s", exc, job)
             view = await self._snapshots.now(0.0)
-            if trouble is not Trouble.OTHER and job.vmid in view.vms and await self._is_ours(job):
+            lost = isinstance(error, NodeLost)
+            if trouble is not Trouble.OTHER and not lost and job.vmid in view.vms and await self._is_ours(job):
                 return await self._adopt(job)
             step = after(trouble, taken_now=job.vmid in view.ids, tries_of_id=tries_of_id, ids_tried=ids_tried)
             if step is Next.GIVE_UP:
                 raise error
             log.info("clone failed, next: %s %s: %s", step.value, job, error)
             if step is Next.OTHER_ID:
-                await self._reserving.take_other_id(job, view, lost=isinstance(error, NodeLost))
+                await self._reserving.take_other_id(job, view, lost=lost)
                 ids_tried, tries_of_id = ids_tried + 1, 1
             else:
                 await self._pace.sleep(pause_s(tries_of_id, self._chance.random()))
@@ -312,7 +313,7 @@ class Making:
         network = recipe.Network(pool=job.addresses, address=job.record.address or None)
         drive = recipe.cloud_init_drive(config, job.variant)
         if drive is not None:
-            await job.make(self._doing.task(vmid, "POST", "config", kind="qmconfig", within_s=_CONFIG_S, **drive))
+            await self._doing.task(vmid, "POST", "config", kind="qmconfig", within_s=_CONFIG_S, **drive)
         params = recipe.configuration(
             config,
             self.marker(job),
@@ -321,16 +322,13 @@ class Making:
             resources=job.request.resources,
             network=network,
         )
-        await job.make(self._doing.put(vmid, "config", **params))
+        await self._doing.put(vmid, "config", **params)
         growth = recipe.growth(config, job.request.resources.disk_bytes)
         if growth is not None:
-            await job.make(self._grow(vmid, growth))
+            await self._doing.task(vmid, "PUT", "resize", kind="resize", within_s=_CONFIG_S, **growth)
         if self._settings.anti_spoofing:
             for method, path, more in recipe.firewall(job.variant, network):
-                await job.make(self._doing.order(vmid, method, path, **more))
-
-    async def _grow(self, vmid: int, growth: Mapping[str, Any]) -> None:
-        await self._doing.task(vmid, "PUT", "resize", kind="resize", within_s=_CONFIG_S, **growth)
+                await self._doing.order(vmid, method, path, **more)
 
     def marker(self, job: Job) -> Marker:
         """Whose the job's VM is."""

@@ -130,12 +130,12 @@ class Plant:
         parked = job.request.parked
         if parked is None:
             return False
-        job.parked = True  # from here on: what fails before the VM was looked at must leave it alone too
         view = await self.view(0.0)
         machine = await self.find(parked, view)
         if machine is None:
             if record_of(parked).vmid is not None:
                 self._check_believable(view, record_of(parked))
+                await self._check_no_half(parked.lease_id, view)
                 log.warning("the parked VM is gone, starting afresh %s", job)
             job.parked = False
             return False
@@ -201,10 +201,10 @@ class Plant:
         )
         changes = {key: value for key, value in wanted.items() if str(job.config.get(key)) != str(value)}
         if changes:
-            await job.make(self.doing.put(machine.vmid, "config", **changes))
+            await self.doing.put(machine.vmid, "config", **changes)
 
     async def undo(self, job: Job) -> None:
-        """Nothing is left of a start that failed; what it resumed is as it was. Raises like `end`."""
+        """Nothing is left of a start that failed; what it resumed, or came to resume, is as it was. Raises like `end`."""
         handle = job.record.handle(job.request.lease_id, self._name)
         if not job.parked:
             await self.end(handle, ReleaseMode.DESTROY, grace_s=_ROLL_BACK_GRACE_S)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from logging import getLogger
 from typing import ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 from labspawner.errors import LabError, LeaseConflict, ProviderUnavailable, SetupError, StartFailed
 from labspawner.model import (
@@ -71,7 +72,7 @@ class ProxmoxProvider:
         self.snapshots, self.reservations, self.draining = plant.snapshots, plant.reservations, plant.draining
         self._launches = Launches(self.settings.max_servers)
         self._jobs: dict[LeaseId, Job] = {}
-        self._ends: dict[LeaseId, asyncio.Lock] = {}
+        self._ends: WeakValueDictionary[LeaseId, asyncio.Lock] = WeakValueDictionary()
         self._roll_backs: set[asyncio.Task[None]] = set()
 
     # -- what there is
@@ -209,6 +210,7 @@ class ProxmoxProvider:
             provider=self.name,
             deadline=asyncio.get_running_loop().time() + request.ready_timeout_s,
             addresses=pool,
+            parked=request.parked is not None,
         )
 
     async def _too_late(self, job: Job) -> LabError:
