@@ -9,6 +9,7 @@ from labspawner.cli.bench.engine import engine
 from labspawner.cli.bench.gpu import command as gpu
 from labspawner.cli.bench.kube import command as kube
 from labspawner.cli.bench.poll import command as poll
+from labspawner.cli.bench.pve import command as pve
 from labspawner.cli.bench.start import start
 from labspawner.cli.bench.storm import command as storm
 
@@ -18,5 +19,5 @@ def bench() -> None:
     """Measure, and print a table. Times depend on the machine: compare rows of one run."""
 
 
-for command in (cull, engine, gpu, kube, poll, start, storm):
+for command in (cull, engine, gpu, kube, poll, pve, start, storm):
     bench.add_command(command)
