@@ -7,12 +7,14 @@ import time
 from dataclasses import dataclass
 
 _HURRY = 20.0
+_LEAST_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """factor: how many times faster than a clock pauses pass; 1.0 outside tests and demos.
 
+    No pause is shorter than some milliseconds: what is waited for is at work meanwhile, and asking takes its time.
     Deadlines and ages are counted in `now()`, which goes at most 20 times faster: a machine is no quicker because a
     simulated cluster is, and must not run into a deadline under load.
     """
@@ -25,7 +27,7 @@ class Pace:
 
     async def sleep(self, seconds: float) -> None:
         """Pause for this long, by this pace."""
-        await asyncio.sleep(seconds / self.factor)
+        await asyncio.sleep(max(seconds / self.factor, min(seconds, _LEAST_S)))
 
 
 CLOCK = Pace()

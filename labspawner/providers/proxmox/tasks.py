@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from logging import getLogger
@@ -23,6 +24,8 @@ _STATUS_S = 25.0
 _LEAST_STATUS_S = 5.0
 _PAGE, _PAGES = 500, 20
 _TAIL = 20
+_FREELY = 2  # so many tasks of a node are looked at as often as one
+_LONGEST_S = 3.0
 _TOLD_S = 2.0  # between two looks at a log
 _UNKNOWN = 3  # so often in a row must a node say that it has no such task
 _SKEW_S = 2.0
@@ -37,15 +40,24 @@ class Tasks:
         self._pace = pace
         self._at_once = at_once
         self._turns: dict[str, asyncio.Semaphore] = {}
+        self._crowds: Counter[str] = Counter()
 
     async def end(self, upid: str, *, within_s: float, heard: Heard | None = None) -> TaskEnd:
         """How it ended, which may be badly: no exception for that. heard: of progress; asking for it costs requests, so only
         for tasks that are worth it. Raises PveSilent(sent=True) when that is not known after `within_s`: the task may still
         run, or its node is away; look at the VM itself. Raises PveRefused where we may not ask."""
-        until = self._pace.now() + within_s
+        node = node_of(upid)
+        self._crowds[node] += 1
+        try:
+            return await self._end(upid, within_s, heard)
+        finally:
+            self._crowds[node] -= 1
+
+    async def _end(self, upid: str, within_s: float, heard: Heard | None) -> TaskEnd:
+        node, until = node_of(upid), self._pace.now() + within_s
         waited_s, told_s, told, unknown, why = 0.0, 0.0, 0, 0, ""
         while True:
-            pause_s = pause_after(waited_s)
+            pause_s = pause_after(waited_s, self._crowds[node])
             await self._pace.sleep(pause_s)
             waited_s += pause_s
             try:
@@ -132,9 +144,13 @@ class Tasks:
         return [str(each.get("t") or "") for each in found] if isinstance(found, list) else []
 
 
-def pause_after(waited_s: float) -> float:
-    """Seconds until the next look at a task that was waited for so long: most end soon, and each look costs the cluster."""
-    return 0.5 if waited_s < 5.0 else 1.0 if waited_s < 20.0 else 2.0
+def pause_after(waited_s: float, crowd: int = 1) -> float:
+    """Seconds until the next look at a task that was waited for so long: most end soon, and each look costs the cluster.
+
+    crowd: how many tasks of its node are waited for; each of them is looked at the less often.
+    """
+    alone_s = 0.5 if waited_s < 5.0 else 1.0 if waited_s < 20.0 else 2.0
+    return max(alone_s, min(_LONGEST_S, alone_s * crowd / _FREELY))
 
 
 def _not_known(upid: str, why: str) -> PveSilent:

@@ -228,3 +228,8 @@ async def test_what_is_no_upid_is_told_at_once(tasks):
 
 def test_looks_become_rare():
     assert [pause_after(at) for at in (0.0, 4.5, 5.0, 19.0, 20.0, 600.0)] == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0]
+
+
+def test_in_a_crowd_each_is_looked_at_the_less_often_and_none_is_forgotten():
+    assert [pause_after(0.0, crowd) for crowd in (1, 2, 4, 8, 100)] == [0.5, 0.5, 1.0, 2.0, 3.0]
+    assert [pause_after(600.0, crowd) for crowd in (1, 3, 100)] == [2.0, 3.0, 3.0]
