@@ -47,6 +47,15 @@ c.Labspawner.courses_dir = os.environ.get("LABSPAWNER_COURSES_DIR", str(HERE / "
 # it protects against. Servers are at unix sockets where this hub and the proxy above can reach those.
 c.Labspawner.providers = {
     "local": {"unix_sockets": wiring.reach_sockets(c.ConfigurableHTTPProxy.command)},
+    # A virtual machine per student on Proxmox VE; docs/proxmox.md says how its token is made:
+    # "proxmox": {
+    #     "endpoints": "https://pve1.lab.example:8006, https://pve2.lab.example:8006",
+    #     "token_file": "/etc/labspawner/pve-token",
+    #     "ca_file": "/etc/labspawner/pve-root-ca.pem",
+    #     "pool": "labs",
+    #     "hub_connect_url": "http://10.20.0.1:8081",
+    #     "addresses": {"default": "10.20.0.50-10.20.0.249/24 gw 10.20.0.1 dns 10.20.0.1"},
+    # },
     # Any existing JupyterHub spawner can be a provider, under a name of your own:
     # "docker": {"kind": "adapter", "spawner_class": "dockerspawner.DockerSpawner", "config": {"image": "lab/scipy"}},
 }

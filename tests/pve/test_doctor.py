@@ -150,6 +150,7 @@ def test_a_mapping_with_devices_is_counted_by_node(pve, tmp_path):
     said = examined(Hub(pve, tmp_path, settings="{pci: {mapping: gpu}}", action="stop"))
 
     assert said.line("2 on pve1, 1 on pve2").startswith("ok")
+    assert "no VM.Config.HWType on /pool/labs: no server gets a device" in said.flat
 
 
 def test_a_node_that_is_being_emptied_is_told_with_the_way_back(pve, tmp_path):

@@ -66,6 +66,7 @@ def wanted(
 ) -> tuple[Right, ...]:
     """The privileges that a hub with these settings uses. bridges, mappings: of its templates and profiles; storages:
     those that are not in the pool need the right for themselves."""
+    mappings = sorted(set(mappings))
     found = [*_of_pool(f"/pool/{pool}", major)]
     found += [
         Right(f"/storage/{name}", "Datastore.AllocateSpace", Level.ERROR, f"no disk can be made on {name}")
@@ -85,8 +86,10 @@ def wanted(
         Right(
             f"/mapping/pci/{name}", "Mapping.Use", Level.ERROR, f"no server gets a device of {name}", "PVEMappingUser"
         )
-        for name in sorted(set(mappings))
+        for name in mappings
     ]
+    if mappings:
+        found.append(Right(f"/pool/{pool}", "VM.Config.HWType", Level.ERROR, "no server gets a device"))
     found += [
         Right(f"/pool/{pool}", "VM.Migrate", Level.NOTE, "labspawner vm drain cannot move servers"),
         Right(
