@@ -62,6 +62,8 @@ def settings_of(pve: PveDouble, **changes: Any) -> dict[str, Json]:
         "nodes": {
             name: {"memory": "256GiB", "cores": 64} for name in NODES
         },  # the token may not read how large they are
+        "boot_timeout_s": 3600.0,
+        "clone_timeout_s": 14_400.0,
         "pace": pve.pace,
         **changes,
     }

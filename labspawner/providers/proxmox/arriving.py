@@ -32,7 +32,7 @@ log = getLogger(__name__)
 _TAIL_LINES = 40
 _PING_EVERY_S, _LOOK_EVERY_S, _PROBE_EVERY_S = 3.0, 4.0, 0.5
 _PROBES_A_LOOK = 10
-_AGENT_CALL_S = 60.0
+_AGENT_CALL_S, _ASKING_S = 300.0, 60.0
 _START, _BOOT, _AGENT, _CONFIGURE, _JUPYTER = 45, 50, 65, 80, 90
 
 
@@ -121,7 +121,7 @@ class Arrival:
                 if exc.fault not in {Fault.NOT_RUNNING, Fault.NO_AGENT, Fault.MOVED, Fault.NODE_AWAY}:
                     raise
             waited_s = self._pace.now() - begun
-            if waited_s > limit_s:
+            if waited_s > limit_s and (reset or job.parked):
                 raise _no_agent(job, f"none in {waited_s:.0f} s")
             if waited_s > limit_s / 2 and not reset and not job.parked:
                 reset = True
@@ -155,6 +155,14 @@ class Arrival:
         if said is None or said.get("ok") is not True:
             raise _bad_helper(job, "status", ran, said)
         return handover.report_of(said)
+
+    async def _glance(self, job: Job) -> GuestReport | None:
+        """The same where it does not matter if it cannot be had this time."""
+        try:
+            return await self._report(job)
+        except (PveRefused, PveSilent) as exc:
+            log.debug("the helper does not answer %s: %s", job, exc)
+            return None
 
     async def _helper(self, job: Job, *verb: str, stdin: str = "") -> Ran:
         """Run a verb of the helper; once more where the agent lost its voice for a moment. Raises LabError."""
@@ -226,8 +234,8 @@ class Arrival:
                 return
             probes += 1
             if probes % _PROBES_A_LOOK == 0:
-                report = await self._report(job)
-                if report.died(lease):
+                report = await self._glance(job)
+                if report is not None and report.died(lease):
                     raise StartFailed(
                         words.DIED,
                         detail=f"server ended exit_code={report.exit_code} {job}",
@@ -245,7 +253,7 @@ class Arrival:
         """The same for any VM; what is secret in it is not known here."""
         try:
             node = await self._doing.node_of(vmid)
-            ran = await self._agent.run(node, vmid, [HELPER, "logs", str(min(lines, 1000))], within_s=_AGENT_CALL_S)
+            ran = await self._agent.run(node, vmid, [HELPER, "logs", str(min(lines, 1000))], within_s=_ASKING_S)
         except (PveRefused, PveSilent):
             return ""
         return "\n".join(ran.out.splitlines()[-lines:]) if ran.ok and lines > 0 else ""
@@ -253,7 +261,7 @@ class Arrival:
     async def report(self, vmid: int) -> GuestReport | None:
         """What the helper in a VM says; None where it does not. Raises PveRefused, PveSilent."""
         node = await self._doing.node_of(vmid)
-        ran = await self._agent.run(node, vmid, [HELPER, "status"], within_s=_AGENT_CALL_S)
+        ran = await self._agent.run(node, vmid, [HELPER, "status"], within_s=_ASKING_S)
         said = handover.answer_of(ran.out)
         return handover.report_of(said) if said is not None and said.get("ok") is True else None
 
