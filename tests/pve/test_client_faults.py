@@ -158,23 +158,10 @@ async def test_a_clone_whose_answer_was_lost_is_found_among_the_tasks(pve, clien
     assert pve.requests.count("POST", "/clone$") == 1
 
 
-async def test_a_post_that_hangs_after_its_effect_is_found_as_well(pve, client, tasks):
-    await client.get("/version")
-    since = min(time.time(), pve.now())
-    pve.faults.hang("POST", "/clone$", after_effect=True)
-    cloning = asyncio.ensure_future(clone(client, pve, 20001, within_s=5.0))
-
-    with pytest.raises(PveSilent) as caught:
-        await cloning
-
-    assert caught.value.sent
-    assert len(await tasks.recent(pve.vm(pve.template).node, pve.template, "qmclone", since)) == 1
-
-
 async def test_a_get_that_hangs_is_asked_again_elsewhere(pve, client):
     pve.faults.hang("GET", "^/version$")
 
-    assert await client.get("/version", within_s=12.0)
+    assert await client.get("/version", within_s=8.0)
 
 
 async def test_without_a_quorum_the_reason_is_told_and_the_listing_knows(pve, client, snapshots):

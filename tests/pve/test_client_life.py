@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -15,6 +15,11 @@ from labspawner.providers.proxmox.tasks import Tasks
 from labspawner.testing.pve import PveDouble
 
 LONG_S = 6000.0
+
+
+@pytest.fixture(params=["8.4", "9"])
+def pve(new_pve: Callable[..., PveDouble], request: pytest.FixtureRequest) -> PveDouble:
+    return new_pve(profile=request.param)
 
 
 @pytest.fixture
