@@ -41,11 +41,12 @@ class Breaker:
         self._opened_at, self._until, self.why = now, now + self._pause_s, why
         return True
 
-    def unsettled(self, now: float) -> None:
-        """The one that went had no answer: let another go."""
-        if self._opened_at is not None:
+    def unsettled(self, now: float, *, asked_at: float) -> None:
+        """A request of `asked_at` had no answer: if it was the one that went, let another go."""
+        if self._opened_at is not None and asked_at >= self._opened_at:
             self._until = min(self._until, now)
 
-    def worked(self) -> None:
-        """The credentials are good."""
-        self._opened_at, self._pause_s, self.why = None, self._first_s, ""
+    def worked(self, *, asked_at: float) -> None:
+        """A request of `asked_at` was not refused: if that was after the last refusal, the credentials are good."""
+        if self._opened_at is None or asked_at >= self._opened_at:
+            self._opened_at, self._pause_s, self.why = None, self._first_s, ""

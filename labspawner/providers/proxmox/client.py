@@ -130,7 +130,7 @@ class Client:
                 answer = await self._anywhere(method, path, params, node, used, until)
             except BaseException as exc:
                 if not (isinstance(exc, PveRefused) and exc.status == 401):
-                    self._breaker.unsettled(self._pace.now())
+                    self._breaker.unsettled(self._pace.now(), asked_at=asked_at)
                 raise
             # Refused is not done: even a POST may be sent again, with newer credentials.
             if answer.status == 401 and not renewed and self._keyring.renew(used):
@@ -144,7 +144,7 @@ class Client:
             self._refused(answer.text, asked_at)
         else:
             self._worked = True
-            self._breaker.worked()
+            self._breaker.worked(asked_at=asked_at)
         if answer.status >= 400:
             raise PveRefused(answer.status, answer.text, answer.errors, what)
         return answer.data

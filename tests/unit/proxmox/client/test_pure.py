@@ -37,16 +37,27 @@ def test_a_try_without_an_answer_lets_the_next_one_try():
     assert breaker.held_back(10.0) is None
     assert breaker.held_back(10.1) is not None
 
-    breaker.unsettled(11.0)
+    breaker.unsettled(11.0, asked_at=10.0)
 
     assert breaker.held_back(11.1) is None
+
+
+def test_what_was_under_way_before_the_refusal_says_nothing_about_it():
+    breaker = Breaker()
+    breaker.refused(10.0, asked_at=8.0, why="no")
+
+    breaker.worked(asked_at=9.0)
+    breaker.unsettled(11.0, asked_at=9.5)
+
+    assert breaker.held_back(11.0) == 9.0
+    assert breaker.why == "no"
 
 
 def test_success_forgets_how_long_the_pauses_were():
     breaker = Breaker()
     for at in (0.0, 100.0, 200.0):
         breaker.refused(at, asked_at=at, why="no")
-    breaker.worked()
+    breaker.worked(asked_at=200.0)
     assert breaker.held_back(200.0) is None
 
     breaker.refused(300.0, asked_at=300.0, why="no")
