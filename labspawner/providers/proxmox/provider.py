@@ -26,14 +26,15 @@ from labspawner.model import (
     OwnedResource,
     Ready,
     ReleaseMode,
+    Reservation,
     ServerState,
     Usage,
 )
 from labspawner.providers.contract import ConsoleTicket, Ear, ProviderContext
-from labspawner.providers.findings import Asked, Finding
+from labspawner.providers.findings import Asked, Finding, error
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
-from labspawner.providers.proxmox import nodes, words
+from labspawner.providers.proxmox import nodes, stuck, words
 from labspawner.providers.proxmox.addresses import pool_for
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent
 from labspawner.providers.proxmox.console import open_console, why_ended
@@ -304,19 +305,25 @@ class ProxmoxProvider:
     async def diagnose_profiles(self, asked: Sequence[Asked]) -> Sequence[Finding]:
         """For `labspawner doctor`: what servers like these will need of this cluster."""
         wants, wrong = wants_of(asked)
-        held = await self.reservations.held(datetime.now(timezone.utc), ADDRESS)
+        held = await self.reservations.held(datetime.now(timezone.utc))
         subject = Subject(
             get=self.client.get,
             settings=self.settings,
             hub_id=self._hub_id,
             who=await asyncio.to_thread(who_asks, self.settings),
             wants=wants,
-            held=frozenset(each.value for each in held),
+            held=frozenset(each.value for each in held if each.pool == ADDRESS),
             draining=await self.draining.nodes(),
             health=self.client.health,
             skew_s=self.client.clock_skew_s,
         )
-        return [*wrong, *await diagnose(subject)]
+        return [*wrong, *await diagnose(subject), *await self._stuck(held)]
+
+    async def _stuck(self, held: Sequence[Reservation]) -> Sequence[Finding]:
+        try:
+            return stuck.findings(await self._plant.machines.all(await self._plant.view(0.0)), held)
+        except (PveRefused, PveSilent) as exc:
+            return [error("stuck VMs", f"cannot be listed: {exc}")]
 
     async def close(self) -> None:
         """Finish roll-backs that are under way, and give threads and connections back. Servers keep running."""

@@ -11,7 +11,9 @@ from labspawner.providers.proxmox.janitor import to_quarantine, without_vm
 from labspawner.providers.proxmox.machines import Machine
 from labspawner.providers.proxmox.marks import QUARANTINE
 from labspawner.providers.proxmox.record import Record, Stage, record_of
+from labspawner.providers.proxmox.reserving import LOST_CLONE
 from labspawner.providers.proxmox.state import Look, look_at
+from labspawner.providers.proxmox.stuck import findings
 from labspawner.providers.proxmox.views import NodeView, View, VmView
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
@@ -91,6 +93,24 @@ def test_nothing_is_put_aside_twice_or_where_nobody_knows_which_is_right() -> No
     assert to_quarantine([first, second], [held("vmid", "20002", "l1")]) == ()
     assert to_quarantine([a_machine(20001), second], []) == ()
     assert to_quarantine([a_machine(20001), second], [held("vmid", "20009", "l1")]) == ()
+
+
+def test_what_only_a_person_can_put_right_is_named_with_what_to_do() -> None:
+    locked = Machine(vmid=20001, node="pve1", lease_id=LeaseId("l1"), vm=a_vm(lock="suspending"))
+    lost = Reservation(pool="vmid", value="20003", owner=None, taken_at=NOW, until=NOW, why=LOST_CLONE)
+
+    found = findings(
+        [locked, a_machine(20002, "l2", QUARANTINE), a_machine(20004)], [lost, held("vmid", "20004", "l1")]
+    )
+
+    assert [finding.level.value for finding in found] == ["error", "warning", "warning"]
+    assert [number for finding in found for number in ("20001", "20002", "20003") if number in finding.detail] == [
+        "20001",
+        "20002",
+        "20003",
+    ]
+    assert all(finding.advice for finding in found)
+    assert [finding.level.value for finding in findings([a_machine(20004)], [])] == ["ok"]
 
 
 def test_ids_and_addresses_held_without_a_vm_are_listed_once_per_lease() -> None:

@@ -1,0 +1,41 @@
+"""What only a person can put right, for `labspawner doctor`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from labspawner.model import Reservation
+from labspawner.providers.findings import Finding, error, ok, warning
+from labspawner.providers.proxmox import words
+from labspawner.providers.proxmox.doing import STUCK_LOCKS
+from labspawner.providers.proxmox.machines import Machine
+from labspawner.providers.proxmox.marks import QUARANTINE
+from labspawner.providers.proxmox.reserving import LOST_CLONE, VMID
+
+_WHAT = "stuck VMs"
+
+
+def findings(machines: Sequence[Machine], held: Sequence[Reservation]) -> list[Finding]:
+    """Each VM of this hub that is locked for good, is a second one of its lease, or may be half a clone."""
+    found = [
+        error(_WHAT, f"VM {each.vmid} of lease {each.lease_id} on {each.node} is locked ({lock})", words.advice(lock))
+        for each in machines
+        if (lock := each.vm.lock) in STUCK_LOCKS
+    ]
+    found += [
+        warning(
+            _WHAT,
+            f"VM {each.vmid} is a second one of lease {each.lease_id}, switched off and tagged {QUARANTINE}",
+            "look whether anything on its disk is needed; it is deleted when its lease ends",
+        )
+        for each in machines
+        if QUARANTINE in each.vm.tags
+    ]
+    found += [
+        warning(
+            _WHAT, f"the id {each.value} is set aside: {each.why}", f"qm config {each.value}; {words.advice('clone')}"
+        )
+        for each in held
+        if each.pool == VMID and each.why == LOST_CLONE
+    ]
+    return found or [ok(_WHAT, "none")]
