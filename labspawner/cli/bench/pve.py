@@ -123,6 +123,7 @@ def soak_rows(report: Report) -> list[Row]:
         Row("soak: faults", "-", sum(report.broke.values())),
         Row("soak: ready", "-", report.ready),
         Row("soak: lost, leaked or unseen", "-", len(report.lost) + len(report.left) + len(report.unseen), most=0),
+        Row("soak: for an administrator", "-", report.corpses + len(report.manual)),
         Row("soak: failures without a sentence", "-", len(report.unsaid), most=0),
     ]
 
