@@ -87,7 +87,10 @@ async def inside(bench: Bench, subject: Subject, *, say: Say | None = None) -> l
     since = time.monotonic()
     try:
         async with _deleted(trial):
-            async with contextlib.aclosing(_events(bench, subject, trial.lease_id)) as events:
+            launch: Any = bench.provider.launch(
+                request_of(bench, subject, trial.lease_id)
+            )  # a generator, which is closed
+            async with contextlib.aclosing(launch) as events:
                 async for event in events:
                     await trial.heed(event, since)
                     if isinstance(event, Ready):
@@ -102,10 +105,6 @@ async def inside(bench: Bench, subject: Subject, *, say: Say | None = None) -> l
         if exc.log_tail:
             trial.found.append(note("log", exc.log_tail.strip()[-2000:]))
     return trial.found
-
-
-def _events(bench: Bench, subject: Subject, lease_id: LeaseId) -> AsyncIterator[Event]:
-    return bench.provider.launch(request_of(bench, subject, lease_id))
 
 
 def request_of(bench: Bench, subject: Subject, lease_id: LeaseId) -> LaunchRequest:
