@@ -132,7 +132,7 @@ async def test_a_used_ticket_is_closed_without_an_answer(api, pve):
     await RfbClient(first).login(ticket["password"])
     first.socket.close()
     await api.ended(ticket["upid"])
-    pve.call(lambda inside: setattr(inside.clock, "pace", 1000.0))  # for the 5 s until it is closed
+    pve.call(lambda inside: inside.clock.set_pace(1000))  # for the 5 s until it is closed
 
     with pytest.raises((HTTPClientError, OSError)):
         await api.upgrade(ticket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -38,7 +39,15 @@ async def serving(host, vm, *words, **changes):
 
 
 def processes(host, vm):
-    return [psutil.Process(pid) for pid in sitter.marked(f"{host.guests.mark}/{vm.vmid}/")]
+    return alive(f"{host.guests.mark}/{vm.vmid}/")
+
+
+def alive(mark):
+    found = []
+    for pid in sitter.marked(mark):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
 
 
 async def test_a_server_runs_as_a_process_at_the_guests_address_with_a_home_on_its_disk(lab):
@@ -74,11 +83,10 @@ async def test_a_hibernated_server_stands_still_and_goes_on_as_the_same_process(
         before = {process.pid for process in processes(host, vm)}
 
         await host.guests.pause(vm)
-        states = {process.status() for process in processes(host, vm)}
+        await eventually(lambda: {one.status() for one in processes(host, vm)} == {psutil.STATUS_STOPPED}, 60)
         await host.guests.resume(vm)
         await host.up(vm)
 
-        assert states == {psutil.STATUS_STOPPED}
         assert {process.pid for process in processes(host, vm)} >= before
         assert await asked(address, 8888, "/user/alice/api")
 
@@ -200,7 +208,7 @@ def test_a_creator_that_is_killed_leaves_no_process_and_no_folder(tmp_path):
     words = [sys.executable, "-c", _CREATOR, str(tmp_path), tests]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as creator:
         mark = json.loads(creator.stdout.readline())
-        left = [psutil.Process(pid) for pid in sitter.marked(mark)]
+        left = alive(mark)
 
         creator.send_signal(signal.SIGKILL)
         creator.wait(timeout=300)

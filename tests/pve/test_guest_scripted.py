@@ -26,10 +26,12 @@ def lab(tmp_path):
 async def test_the_agent_answers_once_the_guest_has_booted_and_not_before(lab):
     vm = a_vm()
     async with lab(boot_s=(20, 20)) as host:
+        host.clock.set_pace(0)
         await host.guests.boot(vm)
         began = host.clock.now()
         assert not await host.guests.ping(vm)
 
+        host.clock.set_pace(1000)
         await host.up(vm)
 
         assert host.clock.now() - began >= 20
@@ -115,8 +117,10 @@ async def test_memory_is_kept_by_a_pause_and_lost_with_the_power(lab):
 async def test_interfaces_have_the_address_of_ipconfig0_and_the_mac_of_net0(lab):
     async with lab() as host:
         vm = a_vm(address="127.77.3.20")
+        host.clock.set_pace(0)
         await host.guests.boot(vm)
         early = await host.guests.interfaces(vm)
+        host.clock.set_pace(1000)
         await host.booted(vm)
 
         async def there():

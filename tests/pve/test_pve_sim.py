@@ -163,7 +163,7 @@ c.Labspawner.providers = {{"local": {{"min_free_disk": "1MiB"}}}}
 
 
 class Up:
-    """`labspawner up --pve-sim 50` in a folder of its own."""
+    """`labspawner up --pve-sim 10` in a folder of its own."""
 
     def __init__(self, folder):
         self.folder, self.data, self.hub_id = folder, folder / "data", f"sim-{os.urandom(4).hex()}"
@@ -177,7 +177,7 @@ class Up:
             "LABSPAWNER_HUB_PORT": str(hub_port),
             "LABSPAWNER_PROXY_API_PORT": str(proxy_port),
         }
-        words = ["up", f"--port={self.port}", "--config=config.py", f"--data-dir={self.data}", "--pve-sim=50"]
+        words = ["up", f"--port={self.port}", "--config=config.py", f"--data-dir={self.data}", "--pve-sim=10"]
         with (folder / "up.log").open("w") as log:
             self.process = subprocess.Popen(
                 [*LABSPAWNER, *words], env=self.environment, cwd=folder, stdout=log, stderr=log

@@ -20,8 +20,6 @@ from labspawner.testing import tinyserver
 from labspawner.testing.kube import sitter
 from labspawner.testing.waiting import eventually_sync
 
-TOKEN = "token-of-a-test"
-
 
 def a_port(address):
     """One that nobody listens on at an address of the test's own."""
@@ -35,13 +33,14 @@ class Vm:
 
     def __init__(self, root):
         self.root, self.mark = root, secrets.token_hex(8)
+        self.token = secrets.token_hex(16)  # of nobody else: a test looks at all processes of this machine
         self.address = f"127.{random.randint(200, 239)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
         self.port = a_port(self.address)
         (root / "home/alice").mkdir(parents=True)
 
     def request(self, *command, **changes):
         environment = {
-            "JUPYTERHUB_API_TOKEN": TOKEN,
+            "JUPYTERHUB_API_TOKEN": self.token,
             "JUPYTERHUB_USER": "alice",
             "JUPYTERHUB_SERVICE_URL": f"http://{self.address}:{self.port}/user/alice/",
         }
