@@ -53,8 +53,44 @@ CORNER = """
 class Lab:
     """A running `labspawner up`, and the cluster behind it."""
 
-    def __init__(self, url: str, folder: Path, pve: PveDouble) -> None:
-        self.url, self.folder, self.pve = url, folder, pve
+    def __init__(self, folder: Path, pve: PveDouble) -> None:
+        self.folder, self.pve = folder, pve
+        (self._port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it says that it is ready."""
+        environment = {
+            **os.environ,
+            "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
+            "LABSPAWNER_COURSES_DIR": str(self.folder / "courses"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        where = ["--port", str(self._port), "--config", str(self.folder / "config.py")]
+        command = [sys.executable, "-c", "from labspawner.cli import main; main()", "up", *where]
+        with (self.folder / "up.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "--data-dir", str(self.folder / "data")],
+                env=environment, stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+        eventually_sync(self._is_up, deadline_s=90, what="labspawner up says that it is ready")
+
+    def _is_up(self) -> bool:
+        printed = (self.folder / "up.log").read_text()
+        if self._process is not None and self._process.poll() is not None:
+            pytest.fail(f"labspawner up ended with {self._process.returncode}:\n{printed}")
+        return bool(re.search(r"password: ", printed))
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=240)
+
+    def restart(self) -> None:
+        """As an administrator does it; servers go on."""
+        self.stop()
+        self.start()
 
     def screen(self) -> Screen:
         """Of the one student's machine that there is."""
@@ -83,36 +119,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         (folder / "courses" / "dl101.yaml").write_text(COURSE.format(template=pve.template), encoding="utf-8")
         product = str(REPO / "jupyterhub_config.py")
         (folder / "config.py").write_text(CONFIG.format(product=product, provider=provider), encoding="utf-8")
-        yield from _up(folder, pve)
-
-
-def _up(folder: Path, pve: PveDouble) -> Iterator[Lab]:
-    environment = {
-        **os.environ,
-        "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
-        "LABSPAWNER_COURSES_DIR": str(folder / "courses"),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    (port,) = free_ports(1)
-    common = ["--config", str(folder / "config.py"), "--data-dir", str(folder / "data")]
-    labspawner = [sys.executable, "-c", "from labspawner.cli import main; main()"]
-    with (folder / "up.log").open("w") as log:
-        process = subprocess.Popen(
-            [*labspawner, "up", "--port", str(port), *common], env=environment, stdout=log, stderr=log, cwd=folder
-        )
-    try:
-        eventually_sync(lambda: _is_up(process, folder), deadline_s=90, what="labspawner up says that it is ready")
-        yield Lab(f"http://127.0.0.1:{port}", folder, pve)
-    finally:
-        process.terminate()
-        process.wait(timeout=120)
-
-
-def _is_up(process: subprocess.Popen[bytes], folder: Path) -> bool:
-    printed = (folder / "up.log").read_text()
-    if process.poll() is not None:
-        pytest.fail(f"labspawner up ended with {process.returncode}:\n{printed}")
-    return bool(re.search(r"password: ", printed))
+        running = Lab(folder, pve)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
 
 
 @pytest.fixture
@@ -188,6 +200,17 @@ def test_a_desktop_is_seen_used_lost_and_shared(
     before = screen.connections
     screen.drop()
     eventually_sync(lambda: screen.connections > before, LONG_S, "the page comes again")
+    connected(student)
+
+    # Keys lead out of the screen, for who has no mouse.
+    student.locator("#screen canvas").focus()
+    student.keyboard.press("Control+Alt+Shift")
+    assert student.evaluate("document.activeElement.id") == "clip-toggle"
+
+    # A hub that restarts takes the picture away and brings it back, without a click.
+    before = screen.connections
+    lab.restart()
+    eventually_sync(lambda: screen.connections > before, LONG_S, "the page comes again to the new hub")
     connected(student)
 
     # Nobody else looks, unless the owner agrees.

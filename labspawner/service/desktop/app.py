@@ -109,6 +109,7 @@ def open_house(settings: Settings, auth: HubOAuth, *, novnc_dir: str = "", envir
         base_url=environment.get("JUPYTERHUB_BASE_URL", "/"),
         prefix=prefix if prefix.endswith("/") else f"{prefix}/",
         novnc=viewer,
+        public_host=urlsplit(environment.get("JUPYTERHUB_PUBLIC_URL", "")).netloc,
     )
 
 

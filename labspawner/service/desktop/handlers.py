@@ -247,7 +247,7 @@ class CallbackHandler(HubOAuthCallbackHandler):  # type: ignore[misc]
         self.hub_auth = house.hub.auth
 
 
-def same_site(handler: web.RequestHandler) -> bool:
+def same_site(handler: Handler) -> bool:
     """Whether a browser's request comes from a page of this host. One without an Origin is no browser's websocket."""
-    origin = handler.request.headers.get("Origin", "")
-    return bool(origin) and urlsplit(origin).netloc.lower() == handler.request.host.lower()
+    origin = urlsplit(handler.request.headers.get("Origin", "")).netloc.lower()
+    return bool(origin) and origin in {handler.request.host.lower(), handler.house.public_host}

@@ -59,7 +59,8 @@ class Tickets:
 
 class House:
     """Everything of one process of this service. base_url: of the whole hub (`/`); prefix: of this service, ends with a
-    slash. novnc: the folder of the viewer, None where it is not installed."""
+    slash. novnc: the folder of the viewer, None where it is not installed. public_host: how browsers know the hub (`host` or
+    `host:port`), where a proxy in front of it sends another Host."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class House:
         base_url: str,
         prefix: str,
         novnc: Path | None,
+        public_host: str = "",
         now: Callable[[], datetime] = utcnow,
         watch_s: float = 60.0,
     ) -> None:
@@ -77,6 +79,7 @@ class House:
         self.base_url = base_url
         self.prefix = prefix
         self.novnc = novnc
+        self.public_host = public_host.lower()
         self.now = now
         self.watch_s = watch_s
         self.consents = Consents()

@@ -339,6 +339,17 @@ async def test_a_websocket_of_another_site_is_refused(desktop, origin):
     assert desktop.host.seen == []
 
 
+async def test_a_page_of_the_hubs_public_name_is_ours(desktop):
+    desktop.house.public_host = "hub.example"
+    browser = Browser(desktop)
+    await browser.load()
+    key = told(await browser.post("open", browser.xsrf))["key"]
+
+    socket = await browser.look(key, "https://hub.example")
+
+    assert await socket.read_message() == b"RFB 003.008\n"
+
+
 async def test_a_token_in_an_address_is_refused(desktop):
     key = told(await desktop.open("alice"))["key"]
     url = f"{desktop.url}{PREFIX}alice/ws?token=token-of-alice".replace("http:", "ws:")

@@ -248,6 +248,19 @@ async function agree(yes) {
   by("share-words").textContent = answer.message || words.away;
 }
 
+// The machine gets every key, Tab too; this is the way out for who uses no mouse.
+document.addEventListener(
+  "keydown",
+  (event) => {
+    if (!rfb || !event.ctrlKey || !event.altKey || !event.shiftKey || !by("screen").contains(event.target)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    rfb.blur();
+    by("clip-toggle").focus();
+  },
+  true,
+);
+
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) look();
 });
