@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import socket
 import ssl
@@ -275,6 +276,15 @@ def test_a_new_certificate_is_another_one_of_another_authority(hub: Caller) -> N
     assert hub.pve.ca_file.read_bytes() != old_ca
     assert hub.get("/version").status == 200  # with the new authority's file
     assert hub.get("/nodes").data[0]["ssl_fingerprint"] == hub.pve.fingerprint
+
+
+def test_the_fingerprint_is_that_of_the_certificate_which_every_node_shows(hub: Caller) -> None:
+    shown = set()
+    for url in map(urlsplit, hub.pve.urls):
+        pem = ssl.get_server_certificate((url.hostname or "", url.port or 0), ca_certs=str(hub.pve.ca_file))
+        shown.add(hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest().upper())
+
+    assert shown == {hub.pve.fingerprint.replace(":", "")}
 
 
 def test_an_administrator_deletes_stops_and_moves_vms(hub: Caller) -> None:

@@ -11,6 +11,7 @@ from pve.replaying import Player, rows
 from labspawner.testing.pve import PveDouble
 
 _A_RACE = "who wins, and how the others lose, is chance: test_double_clones.py lets six callers race"
+SCENARIOS = ("inventory", "vm-life", "errors", "faults", "console")
 LEFT_OUT: dict[str | int, str] = {
     213: "shows what the recorder did for another scenario at the same time",
     **dict.fromkeys((282, 283, 286, 287, 288, 289, 290, 530, 535, 536, 537), _A_RACE),
@@ -78,3 +79,10 @@ def test_console(recorded: PveDouble) -> None:
 
     assert not player.wrong, "\n".join(player.wrong)
     assert player.compared > 30
+
+
+def test_nothing_is_left_out_unseen() -> None:
+    asked = [row for scenario in SCENARIOS for row in rows(scenario) if row["request"] is not None]
+
+    assert set(LEFT_OUT) <= {row["line"] for row in asked}
+    assert len(LEFT_OUT) < len(asked) / 50

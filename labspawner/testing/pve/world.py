@@ -143,7 +143,7 @@ class Storage:
 
 @dataclass(slots=True)
 class Node:
-    """cut_at: when it lost its network, None while it has it. gone_at: when its peers saw that. dead: no power either.
+    """cut: it has no network. seen_offline: its peers know. dead: it has no power either.
 
     silent: its pvestatd hangs, so that all on it turns `unknown`.
     """
