@@ -45,6 +45,16 @@ def test_a_hibernated_vm_takes_no_memory_has_its_state_on_a_volume_and_resumes(h
     assert hub.pve.invariants() == ["VM 20001 (Copy-of-VM-lab-template) has no owner"]
 
 
+def test_the_state_of_a_hibernated_vm_goes_to_the_storage_that_was_asked_for(hub: Caller) -> None:
+    hub.pve.add_vm(20001, pool="labs", running=True)
+    refused = hub.post(vm(20001, "/status/suspend"), todisk=1, statestorage="nowhere")
+
+    assert hub.done("POST", vm(20001, "/status/suspend"), todisk=1, statestorage="local") == "OK"
+
+    assert refused.reason == "Permission check failed (/storage/nowhere, Datastore.AllocateSpace)"
+    assert hub.get(vm(20001, "/config")).data["vmstate"].startswith("local:20001/vm-20001-state-suspend-")
+
+
 def test_a_hibernated_vm_goes_with_its_state_when_it_is_deleted(hub: Caller) -> None:
     hub.running(20001)
     hub.done("POST", vm(20001, "/status/suspend"), todisk=1)

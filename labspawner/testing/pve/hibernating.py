@@ -19,8 +19,8 @@ def state_bytes(vm: Vm) -> int:
     return vm.memory_bytes * 2 + 500 * MIB
 
 
-def work(inside: Inside, vm: Vm) -> Work:
-    """The task of a `suspend` with `todisk`."""
+def work(inside: Inside, vm: Vm, storage: str = "") -> Work:
+    """The task of a `suspend` with `todisk`; storage: where the state goes, else as the VM's config says."""
 
     async def hibernate(task: Task) -> None:
         if vm.lock:
@@ -28,7 +28,7 @@ def work(inside: Inside, vm: Vm) -> Work:
         if any(key.startswith("hostpci") for key in vm.config):
             raise TaskFailed("cannot suspend VM to disk due to passed-through PCI device(s)")
         date = time.strftime("%Y-%m-%d", time.gmtime(inside.clock.now()))
-        volume = await make_state(inside, vm, task, f"suspend-{date}")
+        volume = await make_state(inside, vm, task, f"suspend-{date}", storage)
         if not await inside.cluster.settled():
             raise TaskFailed(inside.cluster.unwritable(vm.node, vm.vmid))  # the state volume stays behind
         before = dict(vm.config)
@@ -43,9 +43,9 @@ def work(inside: Inside, vm: Vm) -> Work:
     return hibernate
 
 
-async def make_state(inside: Inside, vm: Vm, task: Task, name: str) -> Volume:
-    """A volume for the VM's memory, on the storage that its config says or the best there is."""
-    storage = state_storage(inside, vm)
+async def make_state(inside: Inside, vm: Vm, task: Task, name: str, wanted: str = "") -> Volume:
+    """A volume for the VM's memory, on the wanted storage, the one that its config says or the best there is."""
+    storage = inside.world.storages[wanted] if wanted else state_storage(inside, vm)
     file = f"vm-{vm.vmid}-state-{name}.raw"
     return await inside.volumes.make(task, storage, vm.node, vm.vmid, file, state_bytes(vm), 4096)
 

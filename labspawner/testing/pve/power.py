@@ -66,7 +66,12 @@ class Power:
         _only_root_skips(call)
         vm = self._must_run(call)
         if call.flag("todisk"):
-            return self._task(call, "qmsuspend", hibernating.work(self._inside, vm))
+            storage = str(call.params.get("statestorage", ""))
+            if storage:
+                call.need(f"/storage/{storage}", "Datastore.AllocateSpace")
+                if storage not in self._inside.world.storages:
+                    raise Refused(500, f"storage '{storage}' does not exist")
+            return self._task(call, "qmsuspend", hibernating.work(self._inside, vm, storage))
 
         async def work(task: Task) -> None:
             self._unlocked(vm)

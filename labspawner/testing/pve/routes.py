@@ -154,7 +154,16 @@ _MIGRATE = {
 
 def table(inside: Inside) -> list[Route]:
     """All routes; the rest is 501."""
-    return [*_cluster(), *_nodes(), *_vms(inside), *_agents(inside), *_consoles(inside), *_firewall()]
+    return [
+        *_cluster(),
+        *_nodes(),
+        *_vms(),
+        *_power(inside),
+        *_snapshots(),
+        *_agents(inside),
+        *_consoles(inside),
+        *_firewall(),
+    ]
 
 
 def _route(method: str, path: str, handler: Handler, rights: Rights = anybody, **other: Any) -> Route:
@@ -228,22 +237,16 @@ def _nodes() -> list[Route]:
     ]
 
 
-def _vms(inside: Inside) -> list[Route]:
-    one, power = "/nodes/{node}/qemu/{vmid}", inside.power
-    audit, run = vm("VM.Audit"), vm("VM.PowerMgmt")
+def _vms() -> list[Route]:
+    one, audit = "/nodes/{node}/qemu/{vmid}", vm("VM.Audit")
     change: dict[str, Any] = {"extra": options.change_kind}
-    snap = f"{one}/snapshot"
-    named = {"snapname": CONFIG_ID, "vmstate": FLAG, "description": TEXT}
     gone = {"purge": FLAG, "destroy-unreferenced-disks": FLAG, "skiplock": FLAG}
-    down = {"timeout": _POSITIVE, "forceStop": FLAG, "keepActive": FLAG, "skiplock": FLAG}
-    sleep = {"todisk": FLAG, "statestorage": STORAGE, "skiplock": FLAG}
     size = {
         "disk": _NEEDED,
         "size": Kind(required=True, pattern=r"\+?\d+(\.\d+)?[KMGT]?"),
         "digest": TEXT,
         "skiplock": FLAG,
     }
-    back = vm("VM.Snapshot", "VM.Snapshot.Rollback")
     rrd = {"timeframe": Kind(required=True, values=("hour", "day", "week", "month", "year")), "cf": TEXT}
     kinds = {"type": Kind(required=True, values=("user", "network", "meta"))}
     return [
@@ -260,6 +263,19 @@ def _vms(inside: Inside) -> list[Route]:
         _route("PUT", f"{one}/cloudinit", configs.cloudinit_regenerate, vm("VM.Config.Cloudinit")),
         _route("GET", f"{one}/cloudinit/dump", configs.cloudinit_dump, audit, params=kinds),
         _route("GET", f"{one}/status/current", nodecalls.current, audit),
+        _route("POST", f"{one}/template", snapshots.template, vm("VM.Allocate"), params={"disk": TEXT}),
+        _route("GET", f"{one}/migrate", removing.preconditions, vm("VM.Migrate"), params={"target": NODE}),
+        _route("POST", f"{one}/migrate", removing.migrate, vm("VM.Migrate"), params=_MIGRATE),
+        _route("GET", f"{one}/feature", nodecalls.feature, audit, params={"feature": _FEATURE, "snapname": TEXT}),
+        _route("GET", f"{one}/rrddata", nodecalls.rrddata, audit, params=rrd),
+    ]
+
+
+def _power(inside: Inside) -> list[Route]:
+    one, power, run = "/nodes/{node}/qemu/{vmid}", inside.power, vm("VM.PowerMgmt")
+    down = {"timeout": _POSITIVE, "forceStop": FLAG, "keepActive": FLAG, "skiplock": FLAG}
+    sleep = {"todisk": FLAG, "statestorage": STORAGE, "skiplock": FLAG}
+    return [
         _route("POST", f"{one}/status/start", power.start, run, params={**_POWER, "machine": TEXT, "force-cpu": TEXT}),
         _route(
             "POST",
@@ -273,6 +289,14 @@ def _vms(inside: Inside) -> list[Route]:
         _route("POST", f"{one}/status/reset", power.reset, run, params={"skiplock": FLAG}),
         _route("POST", f"{one}/status/suspend", power.suspend, _may_suspend, params=sleep),
         _route("POST", f"{one}/status/resume", power.resume, run, params={"skiplock": FLAG, "nocheck": FLAG}),
+    ]
+
+
+def _snapshots() -> list[Route]:
+    snap, audit = "/nodes/{node}/qemu/{vmid}/snapshot", vm("VM.Audit")
+    named = {"snapname": CONFIG_ID, "vmstate": FLAG, "description": TEXT}
+    back = vm("VM.Snapshot", "VM.Snapshot.Rollback")
+    return [
         _route("GET", snap, snapshots.listing, audit),
         _route("POST", snap, snapshots.create, vm("VM.Snapshot"), params=named),
         _route("DELETE", f"{snap}/{{snapname}}", snapshots.delete, vm("VM.Snapshot"), params={"force": FLAG}),
@@ -283,11 +307,6 @@ def _vms(inside: Inside) -> list[Route]:
             vm("VM.Snapshot", "VM.Snapshot.Rollback", "VM.Audit"),
         ),
         _route("POST", f"{snap}/{{snapname}}/rollback", snapshots.rollback, back, params={"start": FLAG}),
-        _route("POST", f"{one}/template", snapshots.template, vm("VM.Allocate"), params={"disk": TEXT}),
-        _route("GET", f"{one}/migrate", removing.preconditions, vm("VM.Migrate"), params={"target": NODE}),
-        _route("POST", f"{one}/migrate", removing.migrate, vm("VM.Migrate"), params=_MIGRATE),
-        _route("GET", f"{one}/feature", nodecalls.feature, audit, params={"feature": _FEATURE, "snapname": TEXT}),
-        _route("GET", f"{one}/rrddata", nodecalls.rrddata, audit, params=rrd),
     ]
 
 
