@@ -19,6 +19,7 @@ from labspawner.providers.proxmox import words
 from labspawner.providers.proxmox.marks import read_marker
 from labspawner.providers.proxmox.provider import ProxmoxProvider
 from labspawner.providers.proxmox.record import Record, Stage, record_of
+from labspawner.providers.proxmox.reserving import lost_lease
 from labspawner.sentences import Sentence
 from labspawner.testing.conformance.base import status_of
 from labspawner.testing.pve import PveDouble
@@ -377,12 +378,14 @@ async def test_a_clone_that_nobody_may_see_keeps_its_id_and_is_named_until_an_ad
                 pve.add_vm(vmid, "pve1", lock="clone", name="half")  # in no pool: what a dead clone leaves
                 break
 
-    assert [resource.lease_id for resource in await provider.owned()] == [request.lease_id]
     left = Record(stage=Stage.CLONED, vmid=vmid).handle(request.lease_id, provider.name)
+    await provider.release(left, ReleaseMode.DESTROY, grace_s=1)  # its student need not wait for an administrator
+    (resource,) = await provider.owned()
+    assert resource.lease_id == lost_lease(vmid)
     with pytest.raises(ProviderUnavailable, match="qm unlock"):
-        await provider.release(left, ReleaseMode.DESTROY, grace_s=1)
+        await provider.release(resource.handle, ReleaseMode.DESTROY, grace_s=1)
     pve.faults.delete(vmid)
-    await provider.release(left, ReleaseMode.DESTROY, grace_s=1)
+    await provider.release(resource.handle, ReleaseMode.DESTROY, grace_s=1)
     assert list(await provider.owned()) == []
 
 

@@ -7,7 +7,8 @@ Nothing is deleted unless the cluster was quorate a moment ago: without a quorum
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any
 
@@ -20,6 +21,7 @@ from labspawner.providers.proxmox.machines import Machine, Machines
 from labspawner.providers.proxmox.options import ProxmoxSettings
 from labspawner.providers.proxmox.pace import Pace
 from labspawner.providers.proxmox.snapshot import Snapshots
+from labspawner.providers.proxmox.tasks import Tasks
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
@@ -27,6 +29,7 @@ log = getLogger(__name__)
 SHUTDOWN_S = 60.0
 """What a VM that is kept gets at least to shut down, before its plug is pulled."""
 
+_LEFT = re.compile(r"Could not remove disk '?([^', ]+)")
 _POWER_S, _SUSPEND_S, _DELETE_S = 300.0, 1800.0, 900.0
 _SEEN_GONE_TRIES, _SEEN_GONE_EVERY_S = 10, 2.0
 _WITH_ALL: Any = {"purge": True, "destroy-unreferenced-disks": True}
@@ -39,6 +42,7 @@ class Ending:
         self,
         machines: Machines,
         doing: Doing,
+        tasks: Tasks,
         snapshots: Snapshots,
         settings: ProxmoxSettings,
         *,
@@ -48,6 +52,7 @@ class Ending:
         """stopped: told of each VM that was switched off, since listings show that late."""
         self._machines = machines
         self._doing = doing
+        self._tasks = tasks
         self._snapshots = snapshots
         self._settings = settings
         self._pace = pace
@@ -64,16 +69,17 @@ class Ending:
             await self.switch_off(machine, grace_s=max(grace_s, SHUTDOWN_S))
         self._stopped(machine.vmid)
 
-    async def destroy(self, machine: Machine, *, grace_s: float) -> None:
-        """The VM and its disks are gone afterwards. Raises as `park` does."""
+    async def destroy(self, machine: Machine, *, grace_s: float) -> tuple[str, ...]:
+        """The VM is gone afterwards, and its disks: those that are not, are returned. Raises as `park` does."""
         now = await self._machines.look(machine)
         check_not_stuck(machine, now.lock)
         if now.running:
             await self.switch_off(machine, grace_s=grace_s)
         self._stopped(machine.vmid)
         await self._check_quorum(machine, lock=now.lock)
-        await self._delete(machine)
+        left = await self._delete(machine)
         await self._see_gone(machine)
+        return left
 
     async def switch_off(self, machine: Machine, *, grace_s: float) -> None:
         """The VM is off afterwards; it had `grace_s` to shut down. Raises TaskFailed, PveRefused, PveSilent, Vanished."""
@@ -129,9 +135,10 @@ class Ending:
         if not lock:
             await self._machines.mark_ending(machine)
 
-    async def _delete(self, machine: Machine) -> None:
+    async def _delete(self, machine: Machine) -> tuple[str, ...]:
+        """The disks that PVE could not remove: it says so in the log of a task that ends well."""
         try:
-            await self._doing.task(
+            end = await self._doing.task(
                 machine.vmid,
                 "DELETE",
                 "",
@@ -140,11 +147,20 @@ class Ending:
                 **_WITH_ALL,
             )
         except Vanished:
-            return
+            return ()
         except TaskFailed as exc:
             if exc.fault is Fault.MOVED:  # "does not exist": somebody else deleted it
-                return
+                return ()
             raise
+        left = disks_left(await self._tasks.log(end.upid) if end.upid else ())
+        if left:
+            log.error(
+                "disks of a deleted VM are left, remove them by hand vm=%s lease=%s: %s",
+                machine.vmid,
+                machine.lease_id,
+                ", ".join(left),
+            )
+        return left
 
     async def _see_gone(self, machine: Machine) -> None:
         """Return when a listing does not have the VM any more. Raises ProviderUnavailable where it stays."""
@@ -159,6 +175,11 @@ class Ending:
             detail=f"vm {machine.vmid} is still listed after its deletion ended well",
             retry_after_s=60.0,
         )
+
+
+def disks_left(lines: Sequence[str]) -> tuple[str, ...]:
+    """The disks that the log of a deletion says are left. Pure."""
+    return tuple(found[1] for line in lines if (found := _LEFT.search(line)))
 
 
 def no_quorum(detail: str) -> LabError:

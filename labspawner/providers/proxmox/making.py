@@ -18,7 +18,6 @@ from typing import Any
 
 from labspawner.errors import LabError, ProviderUnavailable
 from labspawner.model import LeaseId
-from labspawner.providers.contract import Reserving
 from labspawner.providers.proxmox import nodes, recipe, words
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent, PveUntrusted, TaskEnd
 from labspawner.providers.proxmox.client import Client
@@ -62,7 +61,7 @@ class Making:
         snapshots: Snapshots,
         doing: Doing,
         machines: Machines,
-        reservations: Reserving,
+        reserver: Reserver,
         draining: Draining,
         settings: ProxmoxSettings,
         *,
@@ -74,7 +73,7 @@ class Making:
         self._snapshots = snapshots
         self._doing = doing
         self._machines = machines
-        self._reserving = Reserver(reservations, settings)
+        self._reserving = reserver
         self._draining = draining
         self._settings = settings
         self._hub_id = hub_id

@@ -28,7 +28,7 @@ from labspawner.providers.proxmox.marks import mac_of, read_marker, uuid_of
 from labspawner.providers.proxmox.options import ProxmoxSettings
 from labspawner.providers.proxmox.pace import Pace
 from labspawner.providers.proxmox.record import Record, Stage, record_of
-from labspawner.providers.proxmox.reserving import ADDRESS, VMID
+from labspawner.providers.proxmox.reserving import ADDRESS, DISKS_LEFT, LEFT_FOR, VMID, Reserver, lost_lease
 from labspawner.providers.proxmox.views import View
 from labspawner.providers.proxmox.watch import Watch
 from labspawner.sentences import Sentence
@@ -64,20 +64,23 @@ class Plant:
         self.snapshots = Snapshots(self.client, pace=pace)
         self.agent = GuestAgent(self.client, pace=pace, at_once=settings.agent_calls)
         self.reservations: Reserving = context.reservations or _own_reservations(context)
+        self._reserver = Reserver(self.reservations, settings)
         self.draining = Draining(ReservedMarks(self.reservations))
         patience = Patience(locks_s=settings.lock_patience_s, cluster_s=settings.patience_s)
         self.doing = Doing(self.client, self.tasks, self.snapshots, pace=pace, patience=patience)
         self.machines = Machines(self.doing, self.snapshots, settings, hub_id=self._hub_id, now=pace.now)
         self.watch = Watch(self.doing, self.snapshots, hub_id=self._hub_id)
         self.arrival = Arrival(self.doing, self.agent, settings, pace=pace, runs=self.watch.runs)
-        self.ending = Ending(self.machines, self.doing, self.snapshots, settings, pace=pace, stopped=self.watch.stopped)
+        self.ending = Ending(
+            self.machines, self.doing, self.tasks, self.snapshots, settings, pace=pace, stopped=self.watch.stopped
+        )
         self.making = Making(
             self.client,
             self.tasks,
             self.snapshots,
             self.doing,
             self.machines,
-            self.reservations,
+            self._reserver,
             self.draining,
             settings,
             hub_id=self._hub_id,
@@ -135,7 +138,8 @@ class Plant:
         if machine is None:
             if record_of(parked).vmid is not None:
                 self._check_believable(view, record_of(parked))
-                await self._check_no_half(parked.lease_id, view)
+                if (vmid := await self._half_of(parked.lease_id, view)) is not None:
+                    raise words.error_of(Fault.GONE_OR_FORBIDDEN, detail=f"vm {vmid} is there and not seen {job}")
                 log.warning("the parked VM is gone, starting afresh %s", job)
             job.parked = False
             return False
@@ -227,7 +231,7 @@ class Plant:
             machines = await self.machines.of_lease(lease_id, view)
         if not machines:
             self._check_believable(view, record)
-            await self._check_no_half(lease_id, view)
+            await self._put_half_aside(lease_id, view)
         kept = await self._end_all([_with_uuid(each, record) for each in machines], mode, grace_s=grace_s)
         if not kept:
             await self.reservations.free(lease_id, datetime.now(timezone.utc), cool_down=self._settings.cool_down)
@@ -238,7 +242,10 @@ class Plant:
         for machine in machines:
             try:
                 if mode is ReleaseMode.DESTROY:
-                    await self.ending.destroy(machine, grace_s=grace_s)
+                    left = await self.ending.destroy(machine, grace_s=grace_s)
+                    if left:
+                        until, why = datetime.now(timezone.utc) + LEFT_FOR, DISKS_LEFT + ", ".join(left)
+                        await self.reservations.set_aside(VMID, str(machine.vmid), until, why=why[:500])
                     self.watch.deleted(machine.vmid)
                     self.machines.forget(machine.vmid)
                     log.info("vm deleted vm=%s lease=%s", machine.vmid, machine.lease_id)
@@ -274,24 +281,36 @@ class Plant:
                 words.NO_ANSWER, detail="the account sees no VM and no storage: are its rights gone?"
             )
 
-    async def _check_no_half(self, lease_id: LeaseId, view: View) -> None:
-        """Raises ProviderUnavailable where the lease's id is that of a VM which this account does not see: a clone that died
-        half-way is in no pool, and only an administrator can remove it. Its id stays held, and so is seen."""
+    async def _half_of(self, lease_id: LeaseId, view: View) -> int | None:
+        """The id of a VM that this account does not see, where the lease holds it: a clone that died half-way is in no pool,
+        and only an administrator can remove it. Raises PveRefused and PveSilent."""
         held = await self.reservations.held(datetime.now(timezone.utc), VMID)
         vmid = next((int(each.value) for each in held if each.owner == lease_id), None)
         if vmid is None or vmid in view.ids:
-            return
+            return None
         try:
             await self.client.get("/cluster/nextid", vmid=vmid)
         except PveRefused as exc:
             if exc.fault is not Fault.ID_TAKEN:
                 raise
-            raise words.stuck(
-                "clone", detail=f"vm {vmid} of lease={lease_id} is in no pool that this hub sees"
-            ) from exc
+            return vmid
+        return None
+
+    async def _put_half_aside(self, lease_id: LeaseId, view: View) -> None:
+        """Keep the id of half a VM, and let its lease end: a student must not wait for an administrator. Raises
+        ProviderUnavailable where that was done before, and the half is still there."""
+        vmid = await self._half_of(lease_id, view)
+        if vmid is None:
+            return
+        detail = f"vm {vmid} of lease={lease_id} is in no pool that this hub sees"
+        if lease_id == lost_lease(vmid):
+            raise words.stuck("clone", detail=detail)
+        log.error("half a clone is left: %s; %s", detail, words.advice("clone"))
+        await self._reserver.lose(vmid)
 
     async def close(self) -> None:
         """Give threads, connections and the database back. May be repeated."""
+        await self.snapshots.close()
         await asyncio.gather(self.client.close(), self.reservations.close())
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from logging import getLogger
 
 from labspawner.errors import NoRoom, ProviderUnavailable
+from labspawner.model import LeaseId
 from labspawner.providers.contract import Reserving
 from labspawner.providers.proxmox import addresses, ids
 from labspawner.providers.proxmox.job import Job
@@ -22,10 +23,13 @@ log = getLogger(__name__)
 VMID, ADDRESS = "vmid", "address"
 """Pools of the reservations."""
 
-LOST_CLONE = "its node went away in the middle of its clone: look for a VM with this id and the lock clone"
-"""Why an id is set aside that may belong to half a VM, which a token with the least rights does not see."""
+LOST = "lost:"
+"""Begins the owner of an id that may belong to half a VM, which a token with the least rights does not see."""
 
-_LOST_FOR = timedelta(days=7)
+LEFT_FOR = timedelta(days=7)
+DISKS_LEFT = "disks are left of it: "
+"""Begins why an id is set aside whose VM is gone, and some of its disks are not."""
+
 _TAKEN_BY = "somebody else took it"
 _ADDRESS_TRIES = 8
 _FOREIGN_FOR = timedelta(hours=1)
@@ -81,13 +85,23 @@ class Reserver:
         )
 
     async def take_other_id(self, job: Job, view: View, *, lost: bool) -> None:
-        """Leave the id to whoever has it, and take another. lost: what has it may be half a clone, which only an
-        administrator sees."""
-        rest, why = (
-            (_LOST_FOR, LOST_CLONE) if lost else (max(self._settings.cool_down, timedelta(minutes=1)), _TAKEN_BY)
-        )
-        await self._reservations.set_aside(VMID, str(job.vmid), _now() + rest, why=why)
+        """Leave the id to whoever has it, and take another. lost: what has it may be half a clone."""
+        if lost:
+            await self.lose(job.vmid)
+        else:
+            until = _now() + max(self._settings.cool_down, timedelta(minutes=1))
+            await self._reservations.set_aside(VMID, str(job.vmid), until, why=_TAKEN_BY)
         await self.take_id(job, frozenset({*view.ids, job.vmid}))
+
+    async def lose(self, vmid: int) -> None:
+        """Keep an id for the half of a VM that may have it. It is no lease's any more, and is listed until it is free."""
+        await self._reservations.set_aside(VMID, str(vmid), _now() + LEFT_FOR)
+        await self._reservations.adopt(VMID, str(vmid), lost_lease(vmid), _now())
+
+
+def lost_lease(vmid: int) -> LeaseId:
+    """What stands for a lease where only half a clone is left."""
+    return LeaseId(f"{LOST}{vmid}")
 
 
 async def answers_already(address: str, port: int) -> bool:

@@ -10,7 +10,7 @@ from labspawner.providers.proxmox import words
 from labspawner.providers.proxmox.doing import STUCK_LOCKS
 from labspawner.providers.proxmox.machines import Machine
 from labspawner.providers.proxmox.marks import QUARANTINE
-from labspawner.providers.proxmox.reserving import LOST_CLONE, VMID
+from labspawner.providers.proxmox.reserving import DISKS_LEFT, LOST, VMID
 
 _WHAT = "stuck VMs"
 
@@ -31,11 +31,15 @@ def findings(machines: Sequence[Machine], held: Sequence[Reservation]) -> list[F
         for each in machines
         if QUARANTINE in each.vm.tags
     ]
+    ids = [each for each in held if each.pool == VMID]
     found += [
-        warning(
-            _WHAT, f"the id {each.value} is set aside: {each.why}", f"qm config {each.value}; {words.advice('clone')}"
-        )
-        for each in held
-        if each.pool == VMID and each.why == LOST_CLONE
+        error(_WHAT, f"VM {each.value} may be half a clone, in no pool", words.advice("clone"))
+        for each in ids
+        if each.owner is not None and each.owner.startswith(LOST)
+    ]
+    found += [
+        error(_WHAT, f"VM {each.value} is gone, and {each.why}", "remove them on the storage: pvesm free VOLUME")
+        for each in ids
+        if each.why.startswith(DISKS_LEFT)
     ]
     return found or [ok(_WHAT, "none")]

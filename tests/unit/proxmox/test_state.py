@@ -7,11 +7,12 @@ from datetime import datetime, timezone
 import pytest
 
 from labspawner.model import Handle, LeaseId, Reservation
+from labspawner.providers.proxmox.ending import disks_left
 from labspawner.providers.proxmox.janitor import to_quarantine, without_vm
 from labspawner.providers.proxmox.machines import Machine
 from labspawner.providers.proxmox.marks import QUARANTINE
 from labspawner.providers.proxmox.record import Record, Stage, record_of
-from labspawner.providers.proxmox.reserving import LOST_CLONE
+from labspawner.providers.proxmox.reserving import DISKS_LEFT, lost_lease
 from labspawner.providers.proxmox.state import Look, look_at
 from labspawner.providers.proxmox.stuck import findings
 from labspawner.providers.proxmox.views import NodeView, View, VmView
@@ -97,20 +98,28 @@ def test_nothing_is_put_aside_twice_or_where_nobody_knows_which_is_right() -> No
 
 def test_what_only_a_person_can_put_right_is_named_with_what_to_do() -> None:
     locked = Machine(vmid=20001, node="pve1", lease_id=LeaseId("l1"), vm=a_vm(lock="suspending"))
-    lost = Reservation(pool="vmid", value="20003", owner=None, taken_at=NOW, until=NOW, why=LOST_CLONE)
+    why = DISKS_LEFT + "shared:20005/vm-20005-disk-0.qcow2"
+    left = Reservation(pool="vmid", value="20005", owner=None, taken_at=NOW, until=NOW, why=why)
+    records = [held("vmid", "20003", lost_lease(20003)), held("vmid", "20004", "l1"), left]
 
-    found = findings(
-        [locked, a_machine(20002, "l2", QUARANTINE), a_machine(20004)], [lost, held("vmid", "20004", "l1")]
-    )
+    found = findings([locked, a_machine(20002, "l2", QUARANTINE), a_machine(20004)], records)
 
-    assert [finding.level.value for finding in found] == ["error", "warning", "warning"]
-    assert [number for finding in found for number in ("20001", "20002", "20003") if number in finding.detail] == [
-        "20001",
-        "20002",
-        "20003",
-    ]
+    assert [finding.level.value for finding in found] == ["error", "warning", "error", "error"]
+    for number, finding in zip((20001, 20002, 20003, 20005), found, strict=True):
+        assert str(number) in finding.detail
     assert all(finding.advice for finding in found)
     assert [finding.level.value for finding in findings([a_machine(20004)], [])] == ["ok"]
+
+
+def test_a_deletion_that_left_disks_says_which_in_its_log() -> None:
+    lines = [
+        "stopping",
+        "Could not remove disk 'shared:20001/vm-20001-disk-0.qcow2', check manually: got timeout",
+        "OK",
+    ]
+
+    assert disks_left(lines) == ("shared:20001/vm-20001-disk-0.qcow2",)
+    assert disks_left(["TASK OK"]) == ()
 
 
 def test_ids_and_addresses_held_without_a_vm_are_listed_once_per_lease() -> None:
