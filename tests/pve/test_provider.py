@@ -389,6 +389,21 @@ async def test_a_clone_that_nobody_may_see_keeps_its_id_and_is_named_until_an_ad
     assert list(await provider.owned()) == []
 
 
+@pytest.mark.parametrize("tags", ["labspawner", "labspawner;ls-hub-test-hub;ls-lease-lold", "course"])
+async def test_a_clone_that_has_only_its_templates_tags_yet_is_found_by_its_marker_and_freed(
+    provider: ProxmoxProvider, pve: PveDouble, tags: str
+) -> None:
+    pve.set_config(pve.template, tags=tags)  # of a template that was made from a student's VM, too
+    pve.faults.fail("PUT", "/config$", 500, "no", times=-1)
+
+    assert await outcome(follow(provider, a_request(pve))) is not None
+
+    pve.faults.clear()
+    for resource in await provider.owned():
+        await provider.release(resource.handle, ReleaseMode.DESTROY, grace_s=1)
+    assert [vm.vmid for vm in pve.vms() if not vm.template] == []
+
+
 async def test_records_that_were_lost_are_made_again_from_the_vms(open_provider: OpenProvider, pve: PveDouble) -> None:
     started = await follow(open_provider(), a_request(pve))
     fresh = open_provider()  # of a folder without any records

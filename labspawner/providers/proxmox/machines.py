@@ -15,7 +15,7 @@ from labspawner.model import LeaseId
 from labspawner.providers.proxmox.answers import Fault, PveRefused
 from labspawner.providers.proxmox.checking import passed_through
 from labspawner.providers.proxmox.doing import Doing, Vanished
-from labspawner.providers.proxmox.marks import OURS, Marker, lease_of_tags, read_marker, same_vm
+from labspawner.providers.proxmox.marks import Marker, lease_of_tags, read_marker, same_vm
 from labspawner.providers.proxmox.options import ProxmoxSettings
 from labspawner.providers.proxmox.rooms import has_space_for_state
 from labspawner.providers.proxmox.snapshot import Snapshots
@@ -81,7 +81,7 @@ class Machines:
         """What this VM is to us; None where it is not ours. Raises PveRefused and PveSilent."""
         if vm.template:
             return None
-        if OURS in vm.tags:
+        if is_tagged(vm):
             lease_id = lease_of_tags(vm.tags, self._hub_id)
             return Machine(vmid=vm.vmid, node=vm.node, lease_id=lease_id, vm=vm) if lease_id is not None else None
         if vm.vmid not in self._settings.vmids:
@@ -91,9 +91,16 @@ class Machines:
             return None
         return Machine(vmid=vm.vmid, node=vm.node, lease_id=marker.lease_id, vm=vm)
 
-    async def of_lease(self, lease_id: LeaseId, view: View) -> list[Machine]:
-        """Those with the marker of this lease; normally one."""
-        return [machine for machine in await self.all(view) if machine.lease_id == lease_id]
+    async def of_lease(self, lease_id: LeaseId, view: View, *, vmid: int | None = None) -> list[Machine]:
+        """Those of this lease; normally one. vmid: of one that may have the tags of its template still; its marker tells."""
+        found = [machine for machine in await self.all(view) if machine.lease_id == lease_id]
+        vm = view.vms.get(vmid) if vmid is not None else None
+        if vm is None or any(machine.vmid == vmid for machine in found):
+            return found
+        marker = await self.marker(vm)
+        if marker is not None and (marker.hub_id, marker.lease_id) == (self._hub_id, lease_id):
+            found.append(Machine(vmid=vm.vmid, node=vm.node, lease_id=lease_id, vm=vm))
+        return found
 
     async def look(self, machine: Machine) -> Now:
         """What is true of it this moment, after a look at its marker. Raises NotOurs, Vanished, PveRefused, PveSilent."""
@@ -158,6 +165,11 @@ class Machines:
     def forget(self, vmid: int) -> None:
         """What was read of this VM is old."""
         self._markers = {key: value for key, value in self._markers.items() if key[0] != vmid}
+
+
+def is_tagged(vm: VmView) -> bool:
+    """Whether its tags say whose it is; those of a template that a clone still has may not. Pure."""
+    return any(tag.startswith("ls-lease-") for tag in vm.tags)
 
 
 def duplicates(machines: Sequence[Machine]) -> Mapping[LeaseId, tuple[Machine, ...]]:

@@ -224,11 +224,11 @@ class Plant:
         lease_id, record = handle.lease_id, record_of(handle)
         self.making.forget(lease_id)
         view = await self.view(0.0)
-        machines = await self.machines.of_lease(lease_id, view)
+        machines = await self.machines.of_lease(lease_id, view, vmid=record.vmid)
         if not machines and record.stage in {Stage.CLONING, Stage.CLONED}:
             await self._settle(record, view)
             view = await self.view(0.0)
-            machines = await self.machines.of_lease(lease_id, view)
+            machines = await self.machines.of_lease(lease_id, view, vmid=record.vmid)
         if not machines:
             self._check_believable(view, record)
             await self._put_half_aside(lease_id, view)

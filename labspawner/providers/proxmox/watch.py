@@ -15,8 +15,8 @@ from labspawner.model import Handle, LeaseId, ServerState, Usage
 from labspawner.providers.contract import Ear
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent
 from labspawner.providers.proxmox.doing import Doing, Vanished
-from labspawner.providers.proxmox.machines import Machine
-from labspawner.providers.proxmox.marks import OURS, lease_of_tags
+from labspawner.providers.proxmox.machines import Machine, is_tagged
+from labspawner.providers.proxmox.marks import lease_of_tags
 from labspawner.providers.proxmox.record import record_of
 from labspawner.providers.proxmox.snapshot import Snapshots
 from labspawner.providers.proxmox.state import Look, look_at
@@ -104,7 +104,7 @@ class Watch:
         vm = view.vms.get(vmid) if vmid is not None else None
         if vm is None:
             return None
-        if OURS in vm.tags and lease_of_tags(vm.tags, self._hub_id) != handle.lease_id:
+        if is_tagged(vm) and lease_of_tags(vm.tags, self._hub_id) != handle.lease_id:
             return None
         return vm
 
