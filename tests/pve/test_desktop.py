@@ -99,9 +99,10 @@ async def test_each_opening_is_a_new_console_and_closing_frees_it(lab: Lab):
     first.wire.socket.close()
     await eventually(lambda: lab.screen.open == 0, OPEN_S)
 
+    before = lab.screen.connections
     await lab.look()
 
-    assert lab.screen.connections == 2
+    assert lab.screen.connections > before
     assert lab.screen.open == 1
 
 
