@@ -87,7 +87,7 @@ def run_culler(c: Any, *, dry_run: bool = False) -> None:
 
 def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
     """Add the service that shows servers' screens, where some provider has screens; else nothing. Call it after
-    `c.Labspawner` is set.
+    `c.Labspawner` is set, and again where providers were added since: the last call counts.
 
     url: where it listens, for the hub's proxy alone; left out: a port on loopback that is kept in `data_dir`. novnc_dir: the
     folder of noVNC; left out: where npm or Debian put it.
@@ -104,9 +104,15 @@ def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
         name: {"desktop_url": url, **options} if takes_desktop_url(name, options) else options
         for name, options in settings.providers.items()
     }
-    c.JupyterHub.load_roles = _with_user_scopes([*_given(c.JupyterHub, "load_roles", []), desktop_role()])
-    c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), desktop_service(wanted, url=url)]
+    role, service = desktop_role(), desktop_service(wanted, url=url)
+    c.JupyterHub.load_roles = _with_user_scopes([*_others(c.JupyterHub, "load_roles", role), role])
+    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), service]
     c.JupyterHub.tornado_settings = {**_given(c.JupyterHub, "tornado_settings", {}), DESKTOPS: True}
+
+
+def _others(section: Any, key: str, mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the file set so far, but for an earlier one of the same name."""
+    return [one for one in _given(section, key, []) if one.get("name") != mine["name"]]
 
 
 def _with_user_scopes(roles: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -132,6 +132,20 @@ def test_a_provider_of_desktops_learns_where_they_are_unless_it_was_told(install
     }
 
 
+def test_the_last_call_counts_so_that_a_provider_may_be_added(installed, tmp_path):
+    c = configured(tmp_path, {"vms": {}})
+    wiring.run_desktop(c)
+    c.Labspawner.providers = {**c.Labspawner.providers, "more": {"kind": "vms"}}
+
+    wiring.run_desktop(c)
+
+    (service,) = c.JupyterHub.services
+    told = DesktopSettings.from_environment(service["environment"])
+    assert set(told.settings().providers) == {"vms", "more"}
+    assert sorted(role["name"] for role in c.JupyterHub.load_roles) == ["labspawner-desktop", "user"]
+    assert {options["desktop_url"] for options in c.Labspawner.providers.values()} == {service["url"]}
+
+
 def test_a_wrong_setting_is_left_to_the_hub_to_say(installed, tmp_path):
     c = configured(tmp_path, {"vms": {}})
     c.Labspawner.hub_id = "No Good"
