@@ -212,6 +212,7 @@ class Making:
             ticket.leave()
 
     async def _clone(self, job: Job, spot: Spot) -> None:
+        await job.line.say(_CLONE, words.CLONING)
         params = recipe.clone(
             self.marker(job),
             newid=job.vmid,

@@ -30,8 +30,9 @@ def look_at(vm: VmView | None, view: View, *, gone: bool, known: bool | None) ->
     """
     if vm is None:
         return Look.GONE if gone else Look.MISSING
-    if not view.online(vm.node):
-        return Look.SILENT  # what it shows is what it showed last
+    if not view.online(vm.node):  # what it shows is what it showed last
+        # Without a quorum each node takes the others for lost, while all of them may run, and can be asked.
+        return Look.DOUBTFUL if view.quorate is False else Look.SILENT
     if vm.status == "unknown":
         return Look.DOUBTFUL
     if vm.status == "running":

@@ -28,6 +28,8 @@ log = getLogger(__name__)
 MOST_ASKED = 8
 """VMs that are asked themselves for one answer: where a whole node tells nothing, it is not asked for each."""
 
+_ASK_S = 10.0
+
 _OFF = Sentence("Your virtual machine was switched off. Start your server again: its disk is as you left it.")
 _DELETED = Sentence("Your virtual machine was deleted by an administrator. Start your server again.")
 
@@ -123,7 +125,7 @@ class Watch:
         vmid = record_of(handle).vmid
         assert vmid is not None
         try:
-            status = await self._doing.get(vmid, "status/current")
+            status = await self._doing.get(vmid, "status/current", within_s=_ASK_S)
         except Vanished:
             return ServerState.GONE if self._snapshots.gone(vmid) else ServerState.UNKNOWN
         except (PveRefused, PveSilent) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -57,6 +58,12 @@ def test_a_vm_is_what_the_listing_says_unless_that_is_known_to_be_late(
     vm: VmView, known: bool | None, look: Look
 ) -> None:
     assert look_at(vm, VIEW, gone=False, known=known) is look
+
+
+def test_without_a_quorum_a_vm_on_a_node_that_looks_lost_is_asked_itself() -> None:
+    lonely = replace(VIEW, quorate=False)
+
+    assert look_at(a_vm("running", node="pve2"), lonely, gone=False, known=True) is Look.DOUBTFUL
 
 
 def test_a_vm_that_is_missing_is_gone_only_after_that_was_true_for_long_enough() -> None:
