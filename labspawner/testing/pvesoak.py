@@ -5,6 +5,7 @@ duplicated or leaked, and every failure has a sentence. Seeded: the same seed br
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 from collections import Counter
@@ -124,15 +125,17 @@ class Mischief:
         faults.vm_file_locked(self._pve.template, on=False)
         for vm in self._pve.vms():
             if vm.lock not in {"", "suspended", "clone"}:
-                faults.lock(vm.vmid, "")
+                with contextlib.suppress(LookupError):
+                    faults.lock(vm.vmid, "")
 
     async def _one(self) -> None:
         name, act = self._rng.choice(self._all())
         self._report.broke[name] += 1
-        undo = await asyncio.to_thread(act)
-        await asyncio.sleep(self._rng.uniform(*_BROKEN_FOR_S))
-        if undo is not None:
-            await asyncio.to_thread(undo)
+        with contextlib.suppress(LookupError):  # the VM that was chosen is gone meanwhile
+            undo = await asyncio.to_thread(act)
+            await asyncio.sleep(self._rng.uniform(*_BROKEN_FOR_S))
+            if undo is not None:
+                await asyncio.to_thread(undo)
 
     def _all(self) -> list[tuple[str, Callable[[], Callable[[], None] | None]]]:
         return [
@@ -230,11 +233,7 @@ class Mischief:
             return None
         self._pve.faults.lock(vm.vmid, self._rng.choice(["backup", "snapshot", "migrate"]))
 
-        def unlock() -> None:
-            if vm.vmid in {each.vmid for each in self._pve.vms()}:
-                self._pve.faults.lock(vm.vmid, "")
-
-        return unlock
+        return lambda: self._pve.faults.lock(vm.vmid, "")
 
     def _no_answer(self) -> None:
         path = self._rng.choice(
@@ -331,7 +330,8 @@ class Soak:
         named = {record_of(each.handle).vmid for each in await self._provider.owned()}
         self.report.unseen += [f"VM {vmid}, a clone that died" for vmid in sorted(corpses - named)]
         for vmid in corpses:
-            await asyncio.to_thread(self._pve.faults.delete, vmid)
+            with contextlib.suppress(LookupError):
+                await asyncio.to_thread(self._pve.faults.delete, vmid)
 
     async def end_all(self) -> None:
         """End everything, as an administrator does who closes the lab."""

@@ -70,7 +70,7 @@ def test_a_revoked_token_is_told_and_no_other_question_is_asked(pve, tmp_path):
 
     assert said.status == 1
     assert "labs@pve!hub is refused" in said.line("refused")
-    assert pve.requests.count() <= 3
+    assert pve.requests.count() <= 6  # no storm of tries
 
 
 def test_another_certificate_than_the_pinned_one_is_told_with_both(pve, tmp_path):
