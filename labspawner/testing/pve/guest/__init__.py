@@ -17,7 +17,10 @@ this machine, in a folder that is the VM's disk (`guests.disk(vmid)`); it surviv
 stopped and go on) and goes with the VM. In both `when_ended: poweroff` switches the VM off 60 s (the double's) after its
 server ended by itself.
 
-What they cannot show: other users, systemd, networks (an address that is not of 127.0.0.0/8 cannot be listened at), the
+`qemu.QemuGuests(kit)` boots a real machine with a real agent, where QEMU and a kernel are at hand (`qemu.Kit.find`); its
+system is three programs in memory, so it serves tests/pve/test_qemu.py and no server.
+
+What the first two cannot show: other users, systemd, networks (an address that is not of 127.0.0.0/8 cannot be listened at), the
 memory of a real server in a snapshot.
 """
 
