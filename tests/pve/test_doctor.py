@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
-from pve.atthehub import Hub
+from pve.atthehub import HUB_ID, Hub
+from pve.providers import a_request, follow
 
 from labspawner.testing.pve import PveDouble
+from labspawner.testing.waiting import eventually
 
 
 def examined(hub: Hub):
@@ -151,6 +154,22 @@ def test_a_mapping_with_devices_is_counted_by_node(pve, tmp_path):
 
     assert said.line("2 on pve1, 1 on pve2").startswith("ok")
     assert "no VM.Config.HWType on /pool/labs: no server gets a device" in said.flat
+
+
+async def test_a_server_that_only_an_administrator_can_free_is_named_with_what_to_do(pve, tmp_path):
+    hub = Hub(pve, tmp_path)
+    provider = hub.provider()
+    try:
+        server = await follow(provider, a_request(pve, hub_id=HUB_ID))
+    finally:
+        await provider.close()
+    pve.faults.lock(server.vmid, "suspending")
+
+    async def said() -> bool:  # listings are some (virtual) seconds old
+        text = (await asyncio.to_thread(examined, hub)).flat
+        return f"VM {server.vmid}" in text and "qm unlock" in text
+
+    assert await eventually(said, 60.0, "doctor names it")
 
 
 def test_a_node_that_is_being_emptied_is_told_with_the_way_back(pve, tmp_path):

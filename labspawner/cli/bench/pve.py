@@ -88,8 +88,11 @@ def command(spawns: int, seed: int) -> None:
     """
     logging.getLogger("labspawner").setLevel(logging.CRITICAL)  # what breaks in a soak is no news
     rows = asyncio.run(measured())
-    rows += soak_rows(asyncio.run(soaked(spawns, seed))) if spawns else []
+    report = asyncio.run(soaked(spawns, seed)) if spawns else Report()
+    rows += soak_rows(report) if spawns else []
     show(rows)
+    for line in (*report.lost, *report.left, *report.unseen, *report.unsaid):
+        click.echo(f"soak: {line}")
     sys.exit(0 if all(row.reached for row in rows) else 1)
 
 

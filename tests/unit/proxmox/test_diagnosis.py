@@ -186,22 +186,6 @@ def test_strangers_in_the_range_of_ids_are_named_and_a_full_range_is_an_error():
     assert judging.ids([], first=20000, last=20009, hub_id="lab")[0].level is Level.OK
 
 
-def test_a_server_that_only_an_administrator_can_free_is_named_with_what_to_do():
-    tags = tags_of("lab", LeaseId("l0123456789abcde"))
-    vms = [
-        {"vmid": 20000, "node": "a", "tags": tags, "lock": "suspending"},
-        {"vmid": 20001, "node": "a", "tags": tags, "lock": "backup"},
-        {"vmid": 20002, "node": "a", "tags": "", "lock": "suspending"},
-        {"vmid": 20003, "node": "a", "tags": f"{tags};ls-quarantine"},
-    ]
-
-    found = judging.stuck(vms, "lab")
-
-    assert [each.detail.split()[1].rstrip(":") for each in found] == ["20000", "a"]
-    assert "qm unlock" in found[0].advice
-    assert found[1].detail.startswith("20003")
-
-
 def test_addresses_that_answer_are_told():
     assert "10.0.0.7 answers" in judging.addresses("default", 10, 1, {"10.0.0.7"})[0].detail
     assert judging.addresses("default", 10, 10, ())[0].level is Level.WARNING

@@ -96,7 +96,6 @@ async def diagnose(subject: Subject) -> tuple[Finding, ...]:
     found += await _mappings(subject, seen)
     vmids = subject.settings.vmids
     found += judging.ids(seen.vms, first=vmids.first, last=vmids.last, hub_id=subject.hub_id)
-    found += judging.stuck(seen.vms, subject.hub_id)
     found += await _addresses(subject)
     found += await _clock(subject, seen)
     found += _endpoints(subject)

@@ -6,9 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from labspawner.providers.findings import Finding, error, note, ok, warning
-from labspawner.providers.proxmox import words
-from labspawner.providers.proxmox.doing import STUCK_LOCKS
-from labspawner.providers.proxmox.marks import QUARANTINE, lease_of_name, lease_of_tags
+from labspawner.providers.proxmox.marks import lease_of_name, lease_of_tags
 from labspawner.units import human_bytes
 
 OLDEST, NEWEST = 8, 9
@@ -177,25 +175,6 @@ def ids(vms: Sequence[Mapping[str, Any]], *, first: int, last: int, hub_id: str)
     if left < 1:
         return (error("VM ids", f"{first}-{last} is full", "give the hub a larger range (vmids)"),)
     return (ok("VM ids", f"{left} of {first}-{last} are free, of what can be seen"),)
-
-
-def stuck(vms: Sequence[Mapping[str, Any]], hub_id: str) -> tuple[Finding, ...]:
-    """Servers of this hub that only an administrator can free, and second ones that were put aside."""
-    ours = [each for each in vms if _ours(each, hub_id)]
-    found = [
-        warning(
-            "stuck",
-            f"VM {each['vmid']} on {each.get('node')} is locked ({each['lock']})",
-            words.advice(str(each["lock"])),
-        )
-        for each in ours
-        if each.get("lock") in STUCK_LOCKS
-    ]
-    aside = sorted(int(each["vmid"]) for each in ours if QUARANTINE in str(each.get("tags") or "").split(";"))
-    if aside:
-        said = f"{_some(aside)}: a second VM of one server each, switched off; it goes when its lease ends"
-        found.append(warning("stuck", said, "look whether anything in it is needed"))
-    return tuple(found)
 
 
 def addresses(pool: str, count: int, held: int, answering: Collection[str]) -> tuple[Finding, ...]:
