@@ -62,8 +62,3 @@ def candidates(vmids: VmidRange, *, seen: Collection[int], seed: str) -> Iterato
         vmid = vmids.first + (offset + step) % len(vmids)
         if vmid not in taken:
             yield vmid
-
-
-def free(vmids: VmidRange, *, seen: Collection[int], held: Collection[int]) -> int:
-    """How many numbers are left, neither seen in a listing nor held or at rest in the records."""
-    return len(vmids) - len({vmid for vmid in (*seen, *held) if vmid in vmids})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labspawner.providers.proxmox.ids import VmidRange, candidates, free
+from labspawner.providers.proxmox.ids import VmidRange, candidates
 
 
 @pytest.mark.parametrize("text", ["20000-29999", " 20000 - 29999 ", "100-100", "100-999999999"])
@@ -51,7 +51,3 @@ def test_a_start_that_is_tried_again_begins_where_it_did():
     assert list(islice(candidates(VmidRange(), seen=(), seed="a"), 5)) == list(
         islice(candidates(VmidRange(), seen=(), seed="a"), 5)
     )
-
-
-def test_what_is_seen_and_what_is_held_is_counted_once():
-    assert free(VmidRange(100, 109), seen=[100, 101, 9000], held=[101, 102]) == 7
