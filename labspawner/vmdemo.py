@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 PROVIDER = "pve-sim"
-DESKTOPS = "desktop"  # the service of labspawner.service.desktop, which is no room of ours
 CONFIG = """\
 # Written by `labspawner up --pve-sim`, and again at each of its starts: the hub's configuration, and a simulated cluster.
 c = get_config()
 load_subconfig({config!r})
 from labspawner import vmdemo, wiring
 vmdemo.add_to(c, {folder!r}, {config!r})
-if not vmdemo.has_desktops(c):
-    wiring.run_desktop(c)
+wiring.run_desktop(c)
 """
 
 
@@ -38,12 +36,6 @@ def add_to(c: Any, folder: str, config: str) -> None:
     c.Labspawner.providers = {**given, PROVIDER: settings}
     courses = Path(c.Labspawner.courses_dir if "courses_dir" in c.Labspawner else Path(config).parent / "courses")
     c.Labspawner.courses_dir = str(_with(courses, Path(described["course"]), here / "courses"))
-
-
-def has_desktops(c: Any) -> bool:
-    """Whether `c` has the service that shows screens already."""
-    services = c.JupyterHub.services if "services" in c.JupyterHub else []
-    return any(service.get("name") == DESKTOPS for service in services)
 
 
 def _with(courses: Path, course: Path, folder: Path) -> Path:

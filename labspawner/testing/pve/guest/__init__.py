@@ -20,8 +20,8 @@ server ended by itself.
 `qemu.QemuGuests(kit)` boots a real machine with a real agent, where QEMU and a kernel are at hand (`qemu.Kit.find`); its
 system is three programs in memory, so it serves tests/pve/test_qemu.py and no server.
 
-What the first two cannot show: other users, systemd, networks (an address that is not of 127.0.0.0/8 cannot be listened at), the
-memory of a real server in a snapshot.
+What the first two cannot show: other users, systemd, networks (an address that is not of 127.0.0.0/8 cannot be listened
+at), the memory of a real server in a snapshot.
 """
 
 from __future__ import annotations
