@@ -157,6 +157,7 @@ class Mischief:
             ("21 a node tells nothing", self._unknown),
             ("22 a VM is locked", self._lock),
             ("23 hibernation fails", lambda: self._plan_task("qmsuspend", "no space left on device")),
+            ("24 a memory cannot be read", lambda: self._plan_task("qmstart", "start failed: QEMU exited with code 1")),
             ("26 no answer to an order", self._no_answer),
             ("27 deletion fails", lambda: self._plan_task("qmdestroy", "can't remove volume: Device or resource busy")),
             ("29 slow answers", self._slow),
