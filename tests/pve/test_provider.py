@@ -20,6 +20,7 @@ from labspawner.providers.proxmox.marks import read_marker
 from labspawner.providers.proxmox.provider import ProxmoxProvider
 from labspawner.providers.proxmox.record import Record, Stage, record_of
 from labspawner.providers.proxmox.reserving import lost_lease
+from labspawner.providers.proxmox.watch import MOST_ASKED
 from labspawner.sentences import Sentence
 from labspawner.testing.conformance.base import status_of
 from labspawner.testing.pve import PveDouble
@@ -284,6 +285,28 @@ async def test_a_vm_switched_off_by_somebody_else_is_gone_and_told_at_once_and_k
     assert [lease_id for lease_id, _ in ear.ends] == [started.request.lease_id]
     assert "switched off" in str(ear.ends[0][1])
     assert len(await provider.owned()) == 1
+
+
+async def test_where_a_whole_node_tells_nothing_its_vms_are_asked_in_turn(
+    provider: ProxmoxProvider, pve: PveDouble
+) -> None:
+    requests = [a_request(pve, user=f"student{number}") for number in range(MOST_ASKED + 2)]
+    several = await asyncio.gather(*(follow(provider, request) for request in requests))
+    handles = [started.handle for started in several]
+    for name in ("pve1", "pve2", "pve3"):
+        pve.faults.unknown(name)
+
+    async def told_nothing() -> bool:
+        view = await provider.snapshots.now(0.0)
+        return all(view.vms[started.vmid].status == "unknown" for started in several)
+
+    await eventually(told_nothing, 20)
+    first = await provider.observe(handles)
+    second = await provider.observe(handles)
+
+    assert list(first.values()).count(ServerState.RUNNING) == MOST_ASKED
+    assert all(ServerState.RUNNING in (first[handle.lease_id], second[handle.lease_id]) for handle in handles)
+    assert ServerState.GONE not in {*first.values(), *second.values()}
 
 
 async def test_a_vm_that_moved_is_found_where_it_is(provider: ProxmoxProvider, pve: PveDouble) -> None:

@@ -45,6 +45,8 @@ class Watch:
         self._deleted: set[int] = set()
         self._last: dict[LeaseId, ServerState] = {}
         self._asked_off: set[int] = set()
+        self._asked: dict[LeaseId, int] = {}
+        self._asks = 0
         self.ear: Ear | None = None
 
     def runs(self, vmid: int) -> None:
@@ -80,6 +82,10 @@ class Watch:
         """What is true of each. UNKNOWN where the listing does not tell, and the VM itself neither."""
         looks = {handle.lease_id: self._look(handle, view) for handle in handles}
         doubtful = [handle for handle in handles if looks[handle.lease_id] is Look.DOUBTFUL]
+        doubtful.sort(key=lambda handle: self._asked.get(handle.lease_id, 0))  # where there are many, each has its turn
+        self._asks += 1
+        self._asked = {handle.lease_id: self._asked.get(handle.lease_id, 0) for handle in doubtful}
+        self._asked.update({handle.lease_id: self._asks for handle in doubtful[:MOST_ASKED]})
         asked = await asyncio.gather(*(self._ask(handle) for handle in doubtful[:MOST_ASKED]))
         states = {lease_id: _STATES[look] for lease_id, look in looks.items()}
         states.update({handle.lease_id: state for handle, state in zip(doubtful, asked, strict=False)})
