@@ -232,7 +232,7 @@ def test_a_desktop_is_seen_used_lost_and_shared(
     teacher.locator("#card-words", has_text="所有者不再共享此屏幕").wait_for()
     look(teacher, "withdrawn-zh")
     student.locator("#guests").wait_for(state="hidden")
-    assert drawn(student)
+    eventually_sync(lambda: drawn(student), LONG_S, "the owner still sees the picture")
 
     # On a phone, and from the card of the hub's page.
     phone = window("student1", "zh-CN", 390)
