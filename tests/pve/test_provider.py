@@ -457,3 +457,27 @@ async def test_a_resume_that_is_given_up_at_any_moment_leaves_the_parked_vm_as_i
     assert [resource.lease_id for resource in await provider.owned()] == [first.request.lease_id]
     woken = await follow(provider, a_request(pve, lease_id=first.request.lease_id, parked=first.handle))
     assert woken.vmid == first.vmid
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/agent/ping$"), ("POST", "/agent/exec$"), ("GET", "/agent/network-get-interfaces$")],
+)
+async def test_a_cluster_that_is_silent_for_a_moment_does_not_end_a_boot(
+    provider: ProxmoxProvider, pve: PveDouble, method: str, path: str
+) -> None:
+    pve.faults.fail(method, path, status=0, times=4)
+
+    started = await follow(provider, a_request(pve))
+
+    assert await status_of(started.api_url) == 200
+
+
+async def test_a_cluster_that_stays_silent_ends_a_boot_with_a_sentence(
+    open_provider: OpenProvider, pve: PveDouble
+) -> None:
+    provider = open_provider(patience_s=10.0)
+    pve.faults.fail("POST", "/agent/ping$", status=0, times=100_000)
+
+    with pytest.raises(ProviderUnavailable):
+        await follow(provider, a_request(pve))

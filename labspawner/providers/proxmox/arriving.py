@@ -6,10 +6,10 @@ A VM that was just made and one that was parked go the same way; of the latter s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from logging import getLogger
-from typing import Any
+from typing import Any, TypeVar
 
 from jupyterhub import __version__ as hub_version
 
@@ -28,6 +28,7 @@ from labspawner.providers.redaction import redact, secrets_in
 from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
+T = TypeVar("T")
 
 _TAIL_LINES = 40
 _PING_EVERY_S, _LOOK_EVERY_S, _PROBE_EVERY_S = 3.0, 4.0, 0.5
@@ -115,7 +116,7 @@ class Arrival:
         begun, reset = self._pace.now(), False
         while True:
             try:
-                if await self._agent.ping(await self._doing.node_of(job.vmid), job.vmid):
+                if await self._patiently(lambda: self._ping(job)):
                     return
             except PveRefused as exc:
                 if exc.fault is Fault.AGENT_OFF:
@@ -134,6 +135,22 @@ class Arrival:
                 await self._reset(job)
             await self._pace.sleep(_WAKES_S if job.was_hibernated else _PING_EVERY_S)
 
+    async def _ping(self, job: Job) -> bool:
+        return await self._agent.ping(await self._doing.node_of(job.vmid), job.vmid)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` answers, asked again while the cluster does not: a boot of minutes survives a moment's silence.
+        Raises PveSilent when it stays silent, and whatever else `ask` raises."""
+        since = self._pace.now()
+        while True:
+            try:
+                return await ask()
+            except PveSilent as exc:
+                if self._pace.now() - since >= self._settings.patience_s:
+                    raise
+                log.info("asking again: %s", exc)
+            await self._pace.sleep(_LOOK_EVERY_S)
+
     async def _reset(self, job: Job) -> None:
         try:
             await self._doing.task(
@@ -145,7 +162,7 @@ class Arrival:
     async def _until_set_up(self, job: Job) -> GuestReport:
         """What the helper says once cloud-init is through. Raises LabError."""
         while True:
-            report = await self._report(job)
+            report = await self._patiently(lambda: self._report(job))
             if report.set_up:
                 if report.cloud_init == "error":
                     log.warning("cloud-init met an error in the VM %s", job)
@@ -187,11 +204,14 @@ class Arrival:
             await self._pace.sleep(_LOOK_EVERY_S)
         raise AssertionError("unreachable")
 
+    async def _interfaces(self, job: Job) -> tuple[Interface, ...]:
+        return await self._agent.interfaces(await self._doing.node_of(job.vmid), job.vmid)
+
     async def _address(self, job: Job) -> str:
         """The address of the VM, as its card net0 has it in the guest. Raises StartFailed where it gets none."""
         wanted = job.record.address
         while True:
-            seen = await self._agent.interfaces(await self._doing.node_of(job.vmid), job.vmid)
+            seen = await self._patiently(lambda: self._interfaces(job))
             found = address_of(seen, mac=job.record.mac, wanted=wanted)
             if found is not None:
                 if job.addresses is None and found != job.record.address:
@@ -225,7 +245,7 @@ class Arrival:
             home=variant.home,
             stays=variant.offers_desktop,
         )
-        ran = await self._helper(job, "configure", stdin=stdin)
+        ran = await self._patiently(lambda: self._helper(job, "configure", stdin=stdin))
         said = handover.answer_of(ran.out)
         if said is None or said.get("ok") is not True:
             raise _bad_helper(job, "configure", ran, said)
