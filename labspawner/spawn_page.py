@@ -25,7 +25,7 @@ from labspawner.courses import (
 from labspawner.courses.catalog import Visible
 from labspawner.courses.choice import UNLISTED, UNLISTED_SUFFIX
 from labspawner.courses.patterns import MAX_VALUE
-from labspawner.model import Resources
+from labspawner.model import Feature, Resources
 from labspawner.pages.form import render_spawn_form
 from labspawner.pages.views import (
     Availability,
@@ -310,6 +310,7 @@ def _card(offer: _Offer, free: Mapping[Question, int | None], providers: Mapping
             idle_after=profile.idle.after,
             max_age=profile.limits.max_age,
             keeps_files=not isinstance(provider, Keeping) or provider.keeps_files(shown.settings),
+            hibernates=profile.idle.action == "hibernate" and Feature.HIBERNATE in getattr(provider, "features", ()),
         ),
         availability=_availability(offer, free),
         disabled=_why_not(offer),

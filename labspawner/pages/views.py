@@ -186,8 +186,9 @@ def chips_for(
     idle_after: timedelta | None = None,
     max_age: timedelta | None = None,
     keeps_files: bool = True,
+    hibernates: bool = False,
 ) -> tuple[Sentence, ...]:
-    """The short facts on a card: what the server has, and when it is stopped."""
+    """The short facts on a card: what the server has, and when it is stopped. hibernates: with its memory kept."""
     chips = []
     if resources.gpu:
         chips.append(Sentence("GPU {memory}", memory=human_bytes(resources.gpu.memory_bytes)))
@@ -200,7 +201,12 @@ def chips_for(
     if resources.disk_bytes:
         chips.append(Sentence("{size} disk", size=human_bytes(resources.disk_bytes)))
     if idle_after:
-        chips.append(Sentence("stops after {span} idle", span=human_duration(idle_after)))
+        span = human_duration(idle_after)
+        chips.append(
+            Sentence("hibernates after {span} idle", span=span)
+            if hibernates
+            else Sentence("stops after {span} idle", span=span)
+        )
     if max_age:
         chips.append(Sentence("at most {span}", span=human_duration(max_age)))
     chips.append(Sentence("keeps files") if keeps_files else Sentence("files end with the server"))

@@ -99,16 +99,16 @@ async def test_a_block_list_forbids_programs(lab):
 async def test_memory_is_kept_by_a_pause_and_lost_with_the_power(lab):
     async with lab() as host:
         vm = await host.booted(a_vm())
-        await host.done(vm, ["/bin/sh", "-c", "echo a > /dev/shm/mark; echo b > /root/mark"])
+        await host.done(vm, ["/bin/sh", "-c", "echo a > /dev/shm/mark; echo b > /opt/mark"])
 
         await host.guests.pause(vm)
         assert not await host.guests.ping(vm)
         await host.guests.resume(vm)
         await host.up(vm)
-        kept = await host.done(vm, ["/bin/cat", "/dev/shm/mark", "/root/mark"])
+        kept = await host.done(vm, ["/bin/cat", "/dev/shm/mark", "/opt/mark"])
         await host.guests.power_off(vm)
         await host.booted(vm)
-        disk = await host.done(vm, ["/bin/cat", "/root/mark"])
+        disk = await host.done(vm, ["/bin/cat", "/opt/mark"])
         memory = await host.done(vm, ["/bin/cat", "/dev/shm/mark"])
 
         assert (kept.out, disk.out, memory.exitcode) == ("a\nb\n", "b\n", 1)

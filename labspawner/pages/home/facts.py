@@ -107,7 +107,8 @@ class ServerFacts:
     """Everything that is known of one server. since: when `status` began. title, course: text by language.
 
     held: its GPU slice. stage, percent: what its start does now. inside: None while nothing can be known of that.
-    parked, kept_until: of a parked one, its lease and its end. desktop: it has a screen that may be opened.
+    parked, kept_until: of a parked one, its lease and its end; free: nothing else runs under its name. desktop: it has a
+      screen that may be opened.
     """
 
     name: str
@@ -126,6 +127,7 @@ class ServerFacts:
     again: Again | None = None
     parked: str = ""
     kept_until: datetime | None = None
+    free: bool = False
     desktop: bool = False
 
     @property

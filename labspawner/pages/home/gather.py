@@ -197,6 +197,7 @@ def _parked(user: Any, spawner: Any, lease: Lease, here: ServerFacts, desk: Desk
         last_end=here.last_end if free else None,
         again=_again(user, desk, {"profile": lease.profile, "options": options}, now) if free else None,
         parked=lease.id,
+        free=free,
         kept_until=lease.phase_at + timedelta(seconds=retain_s) if isinstance(retain_s, int | float) else None,
     )
 

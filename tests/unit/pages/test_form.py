@@ -281,5 +281,11 @@ def test_chips_say_nothing_where_nothing_is_limited():
     )
 
 
+def test_chips_say_where_a_server_is_put_to_sleep():
+    chips = chips_for(Resources(), idle_after=timedelta(hours=1), hibernates=True)
+
+    assert [str(chip) for chip in chips] == ["hibernates after 1 h idle", "keeps files"]
+
+
 def test_chips_say_where_files_are_lost():
     assert chips_for(Resources(), keeps_files=False) == (Sentence("files end with the server"),)

@@ -290,6 +290,7 @@ def test_a_parked_server_says_how_long_it_is_kept_and_can_be_resumed():
     assert "Parked" in html.select_one(".lab-state").text
     assert html.select_one(".lab-end time")["datetime"] == (parked.phase_at + timedelta(days=14)).isoformat()
     assert html.select_one("form[action='/hub/spawn/student1'] button").text == "Resume"
+    assert html.select_one(".lab-actions a[href='/hub/spawn/student1']").text.strip() == "Choose a profile"
     assert len(html.select("section.lab-server")) == 1
 
 
@@ -300,7 +301,8 @@ def test_beside_a_parked_server_another_profile_may_run():
 
     assert [panel["data-state"] for panel in html.select("section.lab-server")] == ["running", "parked"]
     assert len({element["id"] for element in html.select("[id]")}) == len(html.select("[id]"))
-    assert "It is kept until you resume or delete it." in text_of(html)
+    assert "Choose a profile" not in text_of(html)
+    assert "It is kept until you resume it or it is deleted for you." in text_of(html)
 
 
 def test_named_servers_that_run_have_a_panel_and_the_table_lists_all():

@@ -6,11 +6,12 @@ import asyncio
 import json
 import logging
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from unit.spawn_page.spawn_pages import MONDAY_10, STAFF, Engine, a_course, a_profile, card, checked, shown
 
-from labspawner.model import Resources
+from labspawner.model import Feature, Resources
 from labspawner.spawn_page import render
 from labspawner.testing.waiting import eventually
 
@@ -227,6 +228,18 @@ def test_a_card_says_whether_files_are_kept_as_the_provider_knows(courses):
     assert "files end with the server" in card(html, "py101/scratch").text
     assert "keeps files" in card(html, "py101/kept").text
     assert "keeps files" in card(html, "py101/home").text
+
+
+def test_a_card_says_that_a_server_is_hibernated_where_its_provider_can(courses):
+    asleep = "idle: {after: 1h, action: hibernate}"
+    catalog = courses(a_course(a_profile("vm", asleep, provider="sim"), a_profile("home", asleep)))
+    engine = Engine()
+    engine.providers["sim"] = SimpleNamespace(features=frozenset({Feature.HIBERNATE}))
+
+    html = shown(catalog, engine)
+
+    assert "hibernates after 1 h idle" in card(html, "py101/vm").text
+    assert "stops after 1 h idle" in card(html, "py101/home").text
 
 
 # -- class hours ----------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class Files:
 
     def write(self, path: str, content: bytes) -> bool:
         """False where there is no such folder: those that exist are the usual ones."""
-        known = ("/root/", "/home/", "/etc/", "/opt/", "/usr/", "/var/", "/srv/", "/run/", "/tmp/", "/dev/shm/")  # noqa: S108
+        known = ("/home/", "/etc/", "/opt/", "/usr/", "/var/", "/srv/", "/run/", "/tmp/", "/dev/shm/")  # noqa: S108
         if not path.startswith(known):
             return False
         self.part(path)[path] = content
