@@ -151,6 +151,10 @@ class Runtime:
         """Put off the stop of a server by one step. Raises LabError."""
         await self.evidence.extend(lease, now)
 
+    async def discard(self, lease_id: LeaseId) -> None:
+        """Delete what is parked under a lease. Raises LabError."""
+        await self.engine.discard(lease_id)
+
 
 def _engine_settings(settings: Settings) -> EngineSettings:
     return EngineSettings(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from labspawner.deadlines import LET_GO_S, within
-from labspawner.errors import LabError, StoreUnavailable
+from labspawner.errors import LabError, StoreUnavailable, UnknownLease
 from labspawner.lifecycle.admission import Admission
 from labspawner.lifecycle.book import LeaseBook, Notice
 from labspawner.lifecycle.launcher import Launcher, stop_mode
@@ -248,6 +248,14 @@ class Engine:
                     await within(self._settings.release_timeout_s, provider.forget(user, server_name))
                 except (LabError, asyncio.TimeoutError) as exc:
                     log.error("provider=%s keeps what it had for user=%s server=%r: %s", name, user, server_name, exc)
+
+    async def discard(self, lease_id: LeaseId) -> None:
+        """Destroy what is parked under this lease, since its owner wants it gone. Raises UnknownLease for one that is not
+        parked (any more), and LabError when that failed; it is then tried again."""
+        lease = self.book.get(lease_id)
+        if lease is None or lease.phase is not Phase.PARKED:
+            raise UnknownLease(Sentence("This server is not parked any more. Load the page again."))
+        await self.end(lease_id, Ending(by="user", reason=DELETED), ReleaseMode.DESTROY)
 
     def heard_of_end(self, lease_id: LeaseId, reason: Sentence | None) -> None:
         """A provider says that this server ended by itself: free it now, and not at the next look."""

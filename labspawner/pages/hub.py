@@ -30,7 +30,7 @@ from labspawner.pages.handlers import (
     request_language,
 )
 from labspawner.pages.home.gather import cards_of, desk_of
-from labspawner.pages.home.handlers import ExtendHandler, HomeHandler
+from labspawner.pages.home.handlers import DiscardHandler, ExtendHandler, HomeHandler
 from labspawner.pages.home.words import ServerCard
 from labspawner.providers.screens import offers_screen
 from labspawner.units import human_duration
@@ -313,7 +313,7 @@ def jinja_options() -> dict[str, Any]:
 
 
 def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
-    """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress, Stop, Extend, the
+    """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress, Stop, Extend, Delete, the
     home page's fresh data, and the administrator's page."""
     return [
         (r"/labspawner/static/(.*)", StaticHandler, {"path": str(STATIC_DIR)}),
@@ -321,6 +321,7 @@ def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
         (r"/labspawner/progress/([^/]+)(?:/([^/]+))?", ProgressHandler, {}),
         (r"/labspawner/stop/([^/]+)(?:/([^/]+))?", StopHandler, {}),
         (r"/labspawner/extend/([^/]+)(?:/([^/]+))?", ExtendHandler, {}),
+        (r"/labspawner/discard/([^/]+)(?:/([^/]+))?", DiscardHandler, {}),
         (r"/labspawner/home", HomeHandler, {}),
         (r"/labspawner/admin", AdminHandler, {}),
     ]

@@ -7,6 +7,7 @@ import os
 import signal
 from contextlib import suppress
 
+from labspawner.model import Phase
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Client
 
@@ -61,3 +62,37 @@ def test_an_administrator_sees_the_sandbox_of_each_provider_and_nobody_else_does
     assert "Provider sim" in page.text
     assert student in page.text
     assert hub.login(student).get("/hub/labspawner/admin").status in {403, 404}
+
+
+PARKING = """
+course: py101
+title: Python
+profiles:
+  - {slug: vm, title: A VM, variants: [{provider: sim, settings: {start_s: 0.05}}]}
+"""
+
+
+def test_who_parked_a_server_deletes_it_and_nobody_else_can(new_hub):
+    hub = new_hub(courses={"py101.yaml": PARKING}, providers={"sim": {"park": True}})
+    hub.start()
+    hub.start_server("student1", "py101/vm")
+    assert hub.api.call("DELETE", "/hub/api/users/student1/server").status in {202, 204}
+    eventually_sync(lambda: hub.lease("student1").phase is Phase.PARKED, 30, "it is parked")
+    parked = hub.lease("student1")
+    owner, other = hub.login("student1"), hub.login("student2")
+    place = "/hub/labspawner/discard/student1"
+
+    page = owner.get("/hub/home").text
+    assert f'value="{parked.id}"' in page
+    assert "Choose a profile" in page
+    assert other.get("/hub/home").status == 200
+    assert other.post_form(place, {"lease": parked.id}).status in {403, 404}
+    assert owner.post_form(place, {"lease": "another"}).status == 404
+    assert owner.call("POST", place).status == 403  # without the token of the form
+    assert hub.lease("student1") == parked
+
+    owner.post_form(place, {"lease": parked.id})
+
+    eventually_sync(lambda: hub.leases() == [], 20, "it is gone")
+    assert "Delete it" not in owner.get("/hub/home").text
+    assert owner.post_form(place, {"lease": parked.id}).status == 404

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from labspawner.courses import Snapshot, field_name, parse_choice
 from labspawner.culling import ServerView
-from labspawner.errors import LabError, NotAllowed
+from labspawner.errors import LabError, NotAllowed, UnknownLease
 from labspawner.model import Evidence, HeldSlice, Json, Lease, LeaseId, Phase, Usage
 from labspawner.pages.handlers import progress_so_far
 from labspawner.pages.home.facts import Again, Extension, LastEnd, ServerFacts, ServerStatus, Used
@@ -39,6 +39,7 @@ class Desk(Protocol):
     async def known(self, leases: Sequence[Lease]) -> Mapping[LeaseId, Evidence]: ...
     async def extension(self, lease: Lease, now: datetime) -> Extension | None: ...
     async def extend(self, lease: Lease, now: datetime) -> None: ...
+    async def discard(self, lease_id: LeaseId) -> None: ...
     def snapshot(self) -> Snapshot: ...
     def notice(self, user_name: str, server_name: str) -> Notice | None: ...
     def profile_title(self, key: str) -> Mapping[str, str]: ...
@@ -65,6 +66,9 @@ class NoDesk:
 
     async def extend(self, lease: Lease, now: datetime) -> None:
         raise NotAllowed(Sentence("The profile of this server offers no extension."))
+
+    async def discard(self, lease_id: LeaseId) -> None:
+        raise UnknownLease(Sentence("This server is not parked any more. Load the page again."))
 
     def snapshot(self) -> Snapshot:
         return Snapshot(())

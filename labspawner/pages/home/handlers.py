@@ -1,21 +1,22 @@
-"""Fresh data for the home page, and its Extend button."""
+"""Fresh data for the home page, and its buttons Extend and Delete."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, ClassVar
 
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
 from labspawner.errors import LabError, UnknownLease
-from labspawner.model import Phase
+from labspawner.model import Lease, Phase
 from labspawner.pages import i18n
 from labspawner.pages.handlers import request_language, wants_json
 from labspawner.pages.home.facts import Outlook
-from labspawner.pages.home.gather import cards_of, desk_of
+from labspawner.pages.home.gather import Desk, cards_of, desk_of
 from labspawner.pages.home.words import ServerCard, ends_at
 from labspawner.sentences import Sentence
 
@@ -52,28 +53,34 @@ class HomeHandler(BaseHandler):  # type: ignore[misc]
                 await spawner.poll_and_notify()
 
 
-class ExtendHandler(BaseHandler):  # type: ignore[misc]
-    """Puts off the stop of a server, from a plain form or a script; then shows the home page."""
+class ButtonHandler(BaseHandler):  # type: ignore[misc]
+    """Does something to a server, from a plain form or a script; then shows the home page.
+
+    done: what it did, for the log.
+    """
+
+    done: ClassVar[str]
 
     @web.authenticated
     async def post(self, user_name: str, server_name: str | None = None) -> None:
-        await self._extend(user_name=user_name, server_name=server_name or "")
+        await self._post(user_name=user_name, server_name=server_name or "")
+
+    async def act(self, desk: Desk, leases: Sequence[Lease]) -> None:
+        """Do it. leases: all live ones of the server. Raises LabError."""
+        raise NotImplementedError
 
     @needs_scope("delete:servers")  # type: ignore[untyped-decorator]
-    async def _extend(self, user_name: str, server_name: str) -> None:
+    async def _post(self, user_name: str, server_name: str) -> None:
         user = self.find_user(user_name)
         if user is None or server_name not in user.spawners:
             raise web.HTTPError(404)
         desk = desk_of(user)
         try:
-            ready = [lease for lease in desk.leases(user.name, server_name) if lease.phase is Phase.READY]
-            if not ready:
-                raise UnknownLease(Sentence("This server does not run any more, so there is nothing to extend."))
-            await desk.extend(ready[0], datetime.now(timezone.utc))
+            await self.act(desk, desk.leases(user.name, server_name))
         except LabError as exc:
             self._refuse(exc)
             return
-        self.log.info("server extended user=%s server=%r by=%s", user.name, server_name, self.current_user.name)
+        self.log.info("server %s user=%s server=%r by=%s", self.done, user.name, server_name, self.current_user.name)
         if wants_json(self):
             self.finish({"v": 1})
         else:
@@ -81,11 +88,36 @@ class ExtendHandler(BaseHandler):  # type: ignore[misc]
 
     def _refuse(self, error: LabError) -> None:
         if not wants_json(self):
-            refusal: Any = web.HTTPError(error.status_code, "not extended: %s", error)
+            refusal: Any = web.HTTPError(error.status_code, "not %s: %s", self.done, error)
             refusal.jupyterhub_message = error.message
             raise refusal from error
         self.set_status(error.status_code)
         self.finish(json.dumps({"message": i18n.translate(error.message, request_language(self))}))
+
+
+class ExtendHandler(ButtonHandler):
+    """Puts off the stop of a server."""
+
+    done = "extended"
+
+    async def act(self, desk: Desk, leases: Sequence[Lease]) -> None:
+        ready = [lease for lease in leases if lease.phase is Phase.READY]
+        if not ready:
+            raise UnknownLease(Sentence("This server does not run any more, so there is nothing to extend."))
+        await desk.extend(ready[0], datetime.now(timezone.utc))
+
+
+class DiscardHandler(ButtonHandler):
+    """Deletes what is parked of a server: the lease that the form names in `lease`."""
+
+    done = "deleted"
+
+    async def act(self, desk: Desk, leases: Sequence[Lease]) -> None:
+        wanted = self.get_body_argument("lease", "")
+        found = [lease.id for lease in leases if lease.id == wanted and lease.phase is Phase.PARKED]
+        if not found:
+            raise UnknownLease(Sentence("This server is not parked any more. Load the page again."))
+        await desk.discard(found[0])
 
 
 def _server(card: ServerCard, language: str) -> dict[str, Any]:

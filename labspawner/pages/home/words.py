@@ -144,7 +144,7 @@ def _spoken(facts: ServerFacts, state: Sentence, tone: Tone) -> Sentence:
 def _end(facts: ServerFacts, outlook: Outlook, now: datetime) -> tuple[Sentence, ...]:
     if facts.status is ServerStatus.PARKED:
         if facts.kept_until is None:
-            return (Sentence("It is kept until you resume it or it is deleted for you."),)
+            return (Sentence("It is kept until you resume or delete it."),)
         return (Sentence("It is kept until {at}.", at=facts.kept_until),)
     if facts.status is not ServerStatus.RUNNING or facts.outlook is None:
         return ()

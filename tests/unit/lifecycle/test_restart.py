@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labspawner.errors import StartFailed, StoreUnavailable
+from labspawner.errors import StartFailed, StoreUnavailable, UnknownLease
 from labspawner.lifecycle import Engine
 from labspawner.model import Ending, Feature, Phase, ReleaseMode
 from labspawner.reconciler import INTERRUPTED, Rules
@@ -423,3 +423,21 @@ async def test_an_engine_closes_though_a_roll_back_hangs(open_engine: OpenEngine
 
     with pytest.raises(StartFailed):
         await start
+
+
+async def test_what_is_parked_is_destroyed_when_its_owner_wants_it_gone_and_what_runs_is_not(open_engine: OpenEngine):
+    provider = Scripted(features=[Feature.PARK])
+    engine = open_engine(provider)
+    lease = await engine.launch(an_order(), quiet)
+
+    with pytest.raises(UnknownLease):
+        await engine.discard(lease.id)
+    assert provider.things == {lease.id: "runs"}
+
+    await engine.stop("student1", "")
+    await engine.discard(lease.id)
+
+    assert provider.things == {}
+    assert engine.book.all() == []
+    with pytest.raises(UnknownLease):
+        await engine.discard(lease.id)

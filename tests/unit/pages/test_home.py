@@ -302,7 +302,7 @@ def test_beside_a_parked_server_another_profile_may_run():
     assert [panel["data-state"] for panel in html.select("section.lab-server")] == ["running", "parked"]
     assert len({element["id"] for element in html.select("[id]")}) == len(html.select("[id]"))
     assert "Choose a profile" not in text_of(html)
-    assert "It is kept until you resume it or it is deleted for you." in text_of(html)
+    assert "It is kept until you resume or delete it." in text_of(html)
 
 
 def test_named_servers_that_run_have_a_panel_and_the_table_lists_all():
