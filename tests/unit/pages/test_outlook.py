@@ -218,9 +218,7 @@ def test_a_server_that_does_not_run_says_nothing_of_time_and_use():
 
 
 def test_parked_without_an_end_is_kept_for_ever():
-    assert said(None, status=ServerStatus.PARKED, parked="x").end == (
-        "It is kept until you resume or delete it.",
-    )
+    assert said(None, status=ServerStatus.PARKED, parked="x").end == ("It is kept until you resume or delete it.",)
 
 
 def test_each_state_has_a_word_in_chinese():
