@@ -5,24 +5,25 @@ from __future__ import annotations
 import click
 
 from labspawner import __version__
-from labspawner.cli.bench import bench
-from labspawner.cli.doctor import doctor
-from labspawner.cli.gpu import gpu
-from labspawner.cli.hold import hold
-from labspawner.cli.profiles import profiles
-from labspawner.cli.pve_sim import pve_sim
-from labspawner.cli.run import run
-from labspawner.cli.servers import down, reconcile
-from labspawner.cli.top import top
-from labspawner.cli.up import up
-from labspawner.cli.vm import vm
+from labspawner.cli.lazy import LazyGroup
+
+_COMMANDS = {
+    "bench": "labspawner.cli.bench:bench",
+    "doctor": "labspawner.cli.doctor:doctor",
+    "down": "labspawner.cli.servers:down",
+    "gpu": "labspawner.cli.gpu:gpu",
+    "hold": "labspawner.cli.hold:hold",
+    "profiles": "labspawner.cli.profiles:profiles",
+    "pve-sim": "labspawner.cli.pve_sim:pve_sim",
+    "reconcile": "labspawner.cli.servers:reconcile",
+    "run": "labspawner.cli.run:run",
+    "top": "labspawner.cli.top:top",
+    "up": "labspawner.cli.up:up",
+    "vm": "labspawner.cli.vm:vm",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, commands_at=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="labspawner")
 def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
-
-
-for command in (up, down, profiles, doctor, reconcile, top, gpu, vm, pve_sim, run, bench, hold):
-    main.add_command(command)
