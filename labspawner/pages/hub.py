@@ -17,7 +17,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 
 from labspawner.model import Phase
-from labspawner.pages import i18n
+from labspawner.pages import callhome, i18n
 from labspawner.pages.admin import AdminHandler
 from labspawner.pages.form import TEMPLATES_DIR
 from labspawner.pages.handlers import (
@@ -314,7 +314,7 @@ def jinja_options() -> dict[str, Any]:
 
 def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
     """For `c.JupyterHub.extra_handlers`: our static files, the language switch, progress, Stop, Extend, Delete, the
-    home page's fresh data, and the administrator's page."""
+    home page's fresh data, the administrator's page, and where machines call for their environment."""
     return [
         (r"/labspawner/static/(.*)", StaticHandler, {"path": str(STATIC_DIR)}),
         (r"/labspawner/language", LanguageHandler, {}),
@@ -324,6 +324,7 @@ def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
         (r"/labspawner/discard/([^/]+)(?:/([^/]+))?", DiscardHandler, {}),
         (r"/labspawner/home", HomeHandler, {}),
         (r"/labspawner/admin", AdminHandler, {}),
+        *callhome.extra_handlers(),
     ]
 
 

@@ -226,5 +226,39 @@ class ScreenOffering(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HomeCall:
+    """What a machine says that calls the hub for its environment. Nothing of it is proven, but for `address`.
+
+    nonce: secret; good once. address: from where the connection came, as its socket says, and no header. uuid: the
+    machine's own, empty where it has none. versions: what it would run, by name (`jupyterhub`).
+    """
+
+    nonce: str = field(repr=False)
+    address: str
+    uuid: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HomeAnswer:
+    """What such a machine is told. body: JSON that it reads, secret; None: not yet, it is to ask again in
+    `retry_after_s` seconds."""
+
+    body: str | None = field(repr=False, default=None)
+    retry_after_s: float = 0.0
+
+
+@runtime_checkable
+class Welcoming(Protocol):
+    """A provider whose machines may call the hub for their environment, where nothing else reaches into them. Optional.
+    `labspawner.pages.callhome` is where they call."""
+
+    async def call_home(self, call: HomeCall) -> HomeAnswer | None:
+        """The environment of the machine that a start waits for, to the nonce of that start, from its own address, once.
+        None for everything else: who calls is not told why. Never raises for the caller's sake."""
+        ...
+
+
 class ProviderFactory(Protocol):
     def __call__(self, context: ProviderContext, settings: Mapping[str, Json]) -> Provider: ...

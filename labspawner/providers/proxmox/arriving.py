@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from ipaddress import ip_address
 from logging import getLogger
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from jupyterhub import __version__ as hub_version
-
-from labspawner.errors import LabError, SetupError, StartFailed, Transient
+from labspawner.errors import StartFailed
 from labspawner.guest import HELPER
 from labspawner.providers import probe
-from labspawner.providers.proxmox import handover, words
+from labspawner.providers.contract import HomeCall
+from labspawner.providers.proxmox import handover, verdicts, words
 from labspawner.providers.proxmox.agent import GuestAgent, Interface, Ran
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
 from labspawner.providers.proxmox.doing import Doing, TaskFailed
 from labspawner.providers.proxmox.handover import GuestReport
+from labspawner.providers.proxmox.homecalls import Expected, HomeCalls
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.options import ProxmoxSettings
 from labspawner.providers.proxmox.pace import Pace
 from labspawner.providers.redaction import redact, secrets_in
-from labspawner.sentences import Sentence
 
 log = getLogger(__name__)
 T = TypeVar("T")
@@ -35,6 +33,9 @@ _PING_EVERY_S, _LOOK_EVERY_S, _PROBE_EVERY_S = 3.0, 4.0, 0.5
 _WAKES_S = 1.0
 """Until the agent of a woken VM answers, as it was measured; a ping before that holds a worker of the node for 3 s."""
 _PROBES_A_LOOK = 10
+_IS_ON_EVERY_S = 15.0
+_AGENT_MAY_LAG_S = 30.0
+"""For which a guest agent is waited for once its VM has called: it comes up earlier than cloud-init is through."""
 _AGENT_CALL_S, _ASKING_S = 300.0, 60.0
 _START, _BOOT, _AGENT, _CONFIGURE, _JUPYTER = 45, 50, 65, 80, 90
 
@@ -43,34 +44,88 @@ class Arrival:
     """Brings VMs to the point where a student can work in them."""
 
     def __init__(
-        self, doing: Doing, agent: GuestAgent, settings: ProxmoxSettings, *, pace: Pace, runs: Callable[[int], None]
+        self,
+        doing: Doing,
+        agent: GuestAgent,
+        calls: HomeCalls,
+        settings: ProxmoxSettings,
+        *,
+        pace: Pace,
+        runs: Callable[[int], None],
     ) -> None:
         """runs: told of each VM that was switched on, since listings show that late."""
         self._doing = doing
         self._agent = agent
+        self._calls = calls
         self._settings = settings
         self._pace = pace
         self._runs = runs
 
     async def bring(self, job: Job) -> str:
         """The URL of the server once it answers. Raises LabError."""
-        await job.line.say(_START, words.WAKING if job.was_hibernated else words.STARTING)
-        await self.switch_on(job)
-        self._runs(job.vmid)
-        if not job.variant.serves_jupyter:
-            return await self._desktop(job)
-        await job.line.say(_BOOT, words.BOOTING)
+        with self._calls.expecting(job) as expected:
+            await job.line.say(_START, words.WAKING if job.was_hibernated else words.STARTING)
+            await self.switch_on(job)
+            self._runs(job.vmid)
+            if not job.variant.serves_jupyter:
+                return await self._desktop(job)
+            await job.line.say(_BOOT, words.BOOTING)
+            if expected is not None and not await self._agent_first(job, expected):
+                url = await self._called(job, expected)
+            else:
+                url = await self._through_agent(job)
+            await job.line.say(_JUPYTER, words.STARTING_JUPYTER)
+            await self._until_answering(job, url)
+            return url
+
+    async def _through_agent(self, job: Job) -> str:
+        """The URL of a server that was started by the guest agent. Raises LabError."""
         await self._until_agent(job)
         await job.line.say(_AGENT, words.AGENT_ANSWERS)
         report = await self._until_set_up(job)
-        check_versions(report)
-        address = await self._address(job)
+        verdicts.check_versions(report)
+        url = verdicts.url_of(job, await self._address(job))
         await job.line.say(_CONFIGURE, words.CONFIGURING)
-        url = f"http://{f'[{address}]' if ':' in address else address}:{job.variant.port}"
         await self._configure(job, url)
-        await job.line.say(_JUPYTER, words.STARTING_JUPYTER)
-        await self._until_answering(job, url)
         return url
+
+    # -- a VM that calls
+
+    async def _agent_first(self, job: Job, expected: Expected) -> bool:
+        """Whether the agent of a VM that may call answers; its call is nothing then. Raises as `_until_agent` does."""
+        if job.variant.handover == "call-home" or not await self._until_agent(job, expected):
+            return False
+        self._calls.forget(expected)
+        return True
+
+    async def _called(self, job: Job, expected: Expected) -> str:
+        """The URL of a server that the VM started, when it had called for its environment. Raises LabError."""
+        job.line.mention(_BOOT, words.WAITING_FOR_CALL)
+        expected.answers = True
+        call = await self._until_called(job, expected)
+        await job.line.say(_AGENT, words.AGENT_ANSWERS)
+        verdicts.check_versions(GuestReport(versions=call.versions))
+        url = verdicts.url_of(job, job.record.address)
+        await job.line.say(_CONFIGURE, words.CONFIGURING)
+        await job.checkpoint(called=True)
+        expected.give(self._configuration(job, url))
+        log.info("environment given to a VM that called %s", job)
+        return url
+
+    async def _until_called(self, job: Job, expected: Expected) -> HomeCall:
+        """The call. Raises StartFailed for a VM that goes off, or never calls."""
+        limit_s = job.variant.agent_timeout_s or self._settings.boot_timeout_s
+        begun, looked = self._pace.now(), self._pace.now()
+        while not expected.called.done():
+            now = self._pace.now()
+            if now - begun > limit_s:
+                raise verdicts.no_call(job, now - begun)
+            if now - looked > _IS_ON_EVERY_S:
+                looked = now
+                if not await self._patiently(lambda: self._is_on(job)):
+                    raise verdicts.went_off(job)
+            await self._pace.sleep(_PROBE_EVERY_S)
+        return expected.called.result()
 
     # -- power
 
@@ -85,7 +140,7 @@ class Arrival:
                 if exc.fault is Fault.ALREADY_RUNNING or await self._is_on(job):
                     return  # a time-out of PVE's says nothing of QEMU
                 if exc.fault is not Fault.START_TIMEOUT or last:
-                    raise _not_started(job, exc) from exc
+                    raise verdicts.not_started(job, exc) from exc
                 log.warning("starting the VM once more %s: %s", job, exc)
             except PveRefused as exc:
                 if exc.fault is Fault.ALREADY_RUNNING:
@@ -108,8 +163,9 @@ class Arrival:
 
     # -- the guest
 
-    async def _until_agent(self, job: Job) -> None:
-        """Return when the guest agent answers. Raises StartFailed for a VM that goes off, or whose agent never comes."""
+    async def _until_agent(self, job: Job, expected: Expected | None = None) -> bool:
+        """True when the guest agent answers; False where it does not and the VM has called, as `expected` knows. Raises
+        StartFailed for a VM that goes off, or whose agent never comes."""
         limit_s = job.variant.agent_timeout_s or self._settings.boot_timeout_s
         if job.was_hibernated:
             await self._pace.sleep(_WAKES_S)
@@ -117,17 +173,23 @@ class Arrival:
         while True:
             try:
                 if await self._patiently(lambda: self._ping(job)):
-                    return
+                    return True
             except PveRefused as exc:
+                if exc.fault is Fault.AGENT_OFF and expected is not None:
+                    return False
                 if exc.fault is Fault.AGENT_OFF:
-                    raise _no_agent(job, "it is switched off in the VM's configuration") from exc
+                    raise verdicts.no_agent(job, "it is switched off in the VM's configuration") from exc
                 if exc.fault is Fault.NOT_RUNNING and not await self._is_on(job):
-                    raise _went_off(job) from exc
+                    raise verdicts.went_off(job) from exc
                 if exc.fault not in {Fault.NOT_RUNNING, Fault.NO_AGENT, Fault.MOVED, Fault.NODE_AWAY}:
                     raise
+            heard_at = expected.heard_at if expected is not None else None
+            if heard_at is not None and self._pace.now() - heard_at > _AGENT_MAY_LAG_S:
+                log.info("no guest agent, and the VM called %s", job)
+                return False
             waited_s = self._pace.now() - begun
             if waited_s > limit_s and (reset or job.parked):
-                raise _no_agent(job, f"none in {waited_s:.0f} s")
+                raise verdicts.no_agent(job, f"none in {waited_s:.0f} s")
             if waited_s > limit_s / 2 and not reset and not job.parked:
                 reset = True
                 log.warning("no guest agent after %.0f s, resetting the VM %s", waited_s, job)
@@ -174,7 +236,7 @@ class Arrival:
         ran = await self._helper(job, "status")
         said = handover.answer_of(ran.out)
         if said is None or said.get("ok") is not True:
-            raise _bad_helper(job, "status", ran, said)
+            raise verdicts.bad_helper(job, "status", ran, said)
         return handover.report_of(said)
 
     async def _glance(self, job: Job) -> GuestReport | None:
@@ -193,9 +255,9 @@ class Arrival:
                 return await self._agent.run(node, job.vmid, [HELPER, *verb], stdin=stdin, within_s=_AGENT_CALL_S)
             except PveRefused as exc:
                 if exc.fault in {Fault.HELPER_MISSING, Fault.AGENT_BLOCKED}:
-                    raise _no_helper(job, exc) from exc
+                    raise verdicts.no_helper(job, exc) from exc
                 if exc.fault is Fault.NOT_RUNNING and not await self._is_on(job):
-                    raise _went_off(job) from exc
+                    raise verdicts.went_off(job) from exc
                 if last or exc.fault not in {Fault.NO_AGENT, Fault.NOT_RUNNING, Fault.MOVED, Fault.AGENT_PID}:
                     raise
             except PveSilent:
@@ -212,19 +274,20 @@ class Arrival:
         wanted = job.record.address
         while True:
             seen = await self._patiently(lambda: self._interfaces(job))
-            found = address_of(seen, mac=job.record.mac, wanted=wanted)
+            found = verdicts.address_of(seen, mac=job.record.mac, wanted=wanted)
             if found is not None:
                 if job.addresses is None and found != job.record.address:
                     await job.checkpoint(address=found, ssh=f"{job.variant.user}@{found}" if job.variant.ssh else "")
                 return found
             job.line.mention(_AGENT, words.WAITING_FOR_NETWORK)
             if job.left_s() <= _LOOK_EVERY_S:
-                raise _no_address(job, seen)
+                raise verdicts.no_address(job, seen)
             await self._pace.sleep(_LOOK_EVERY_S)
 
     # -- the server
 
-    async def _configure(self, job: Job, url: str) -> None:
+    def _configuration(self, job: Job, url: str) -> str:
+        """What `configure` reads; secret."""
         variant, request = job.variant, job.request
         environment = {
             **handover.environment_of(
@@ -237,7 +300,7 @@ class Arrival:
         }
         if variant.default_url is not None:
             environment["JUPYTERHUB_DEFAULT_URL"] = variant.default_url
-        stdin = handover.configuration(
+        return handover.configuration(
             request,
             user=variant.user,
             command=variant.command or request.command,
@@ -245,10 +308,13 @@ class Arrival:
             home=variant.home,
             stays=variant.offers_desktop,
         )
+
+    async def _configure(self, job: Job, url: str) -> None:
+        stdin = self._configuration(job, url)
         ran = await self._patiently(lambda: self._helper(job, "configure", stdin=stdin))
         said = handover.answer_of(ran.out)
         if said is None or said.get("ok") is not True:
-            raise _bad_helper(job, "configure", ran, said)
+            raise verdicts.bad_helper(job, "configure", ran, said)
 
     async def _until_answering(self, job: Job, url: str) -> None:
         """Return when the server answers. Raises StartFailed, with its last words, where it died."""
@@ -257,7 +323,10 @@ class Arrival:
             if await probe.answers(url + job.request.base_url + "api", timeout_s=max(0.05, min(2.0, job.left_s()))):
                 return
             probes += 1
-            if probes % _PROBES_A_LOOK == 0:
+            if probes % _PROBES_A_LOOK == 0 and job.record.called:
+                if not await self._patiently(lambda: self._is_on(job)):  # it goes off a minute after its server ended
+                    raise StartFailed(words.DIED, detail=f"the VM went off, so its server has ended {job}")
+            elif probes % _PROBES_A_LOOK == 0:
                 report = await self._glance(job)
                 if report is not None and report.died(lease):
                     raise StartFailed(
@@ -269,7 +338,7 @@ class Arrival:
 
     async def tail(self, job: Job, lines: int) -> str:
         """The last lines of the server's log, without secrets; empty where they cannot be had."""
-        if job.record.vmid is None:
+        if job.record.vmid is None or job.record.called or job.variant.handover == "call-home":
             return ""
         return redact(await self.logs(job.vmid, lines), secrets_in(job.request.environment))
 
@@ -288,87 +357,3 @@ class Arrival:
         ran = await self._agent.run(node, vmid, [HELPER, "status"], within_s=_ASKING_S)
         said = handover.answer_of(ran.out)
         return handover.report_of(said) if said is not None and said.get("ok") is True else None
-
-
-def address_of(interfaces: tuple[Interface, ...], *, mac: str, wanted: str) -> str | None:
-    """The address by which a VM is reached: `wanted`, where its card has that; without a wish the first of its card that
-    others can reach, IPv4 before IPv6. Cards that are not ours (docker0, loopback) do not count. Pure."""
-    ours = [card for card in interfaces if card.mac.lower() == mac.lower()] if mac else []
-    reachable = []
-    for card in ours:
-        for text in card.addresses:
-            try:
-                address = ip_address(text.partition("%")[0])
-            except ValueError:
-                continue
-            if wanted:
-                if address == ip_address(wanted):
-                    return wanted
-            elif not (address.is_link_local or address.is_unspecified or address.is_multicast):
-                reachable.append(address)
-    reachable.sort(key=lambda address: address.version)
-    return str(reachable[0]) if reachable else None
-
-
-def check_versions(report: GuestReport) -> None:
-    """Raises SetupError for a server that this hub cannot talk to: the one or the other has another major version."""
-    theirs = report.versions.get("jupyterhub")
-    if theirs is not None and theirs.split(".")[0] != hub_version.split(".")[0]:
-        raise SetupError(
-            Sentence(
-                "The software in this profile's virtual machine does not fit this hub: JupyterHub {theirs} there, {ours} "
-                "here. Tell your instructor.",
-                theirs=theirs,
-                ours=hub_version,
-            ),
-            detail=f"template has jupyterhub=={theirs}, the hub {hub_version}: install the same major version there",
-        )
-
-
-def _not_started(job: Job, exc: TaskFailed) -> LabError:
-    """A hibernated VM whose memory does not fit this machine any more starts only once an administrator dropped that."""
-    error = words.error_of_task(exc.end, doing=f"start {job}")
-    if not job.was_hibernated or isinstance(error, Transient):
-        return error
-    detail = (
-        f"{error}; to start it without its memory, as root: qm set {job.vmid} --delete vmstate; qm unlock {job.vmid}"
-    )
-    return StartFailed(words.KEPT_NO_MEMORY, detail=detail)
-
-
-def _went_off(job: Job) -> StartFailed:
-    return StartFailed(
-        Sentence("Your virtual machine went off while it was starting. Try again, or tell your instructor."),
-        detail=f"the VM stopped while starting {job}",
-    )
-
-
-def _no_agent(job: Job, why: str) -> StartFailed:
-    return StartFailed(words.NO_AGENT, detail=f"no guest agent ({why}) {job}")
-
-
-def _no_helper(job: Job, exc: PveRefused) -> SetupError:
-    return SetupError(
-        Sentence("This profile's virtual machine is not prepared for Jupyter. Tell your instructor."),
-        detail=f"{HELPER} cannot be run in the template: {exc.text} {job}",
-    )
-
-
-def _no_address(job: Job, seen: tuple[Interface, ...]) -> StartFailed:
-    cards = ", ".join(f"{card.name} {card.mac} {'/'.join(card.addresses) or '-'}" for card in seen) or "none"
-    return StartFailed(
-        Sentence("Your virtual machine did not get its network address. Tell your instructor."),
-        detail=f"net0 {job.record.mac} never had {job.record.address or 'an address'}: {cards} {job}",
-    )
-
-
-def _bad_helper(job: Job, verb: str, ran: Ran, said: Mapping[str, Any] | None) -> LabError:
-    reason = str(said.get("reason") or "") if said is not None else ""
-    message = str(said.get("message") or "") if said is not None else ran.err.strip()[-500:]
-    secrets = secrets_in(job.request.environment)
-    detail = redact(f"labspawner-guest {verb}: {reason} {message} exitcode={ran.exitcode} {job}", secrets)
-    if reason == "start_failed":
-        return StartFailed(words.DIED, detail=detail, log_tail=redact(message, secrets))
-    return SetupError(
-        Sentence("This profile's virtual machine is not prepared for Jupyter. Tell your instructor."), detail=detail
-    )

@@ -23,7 +23,7 @@ class Job:
     deadline: seconds of the event loop's clock. addresses: the pool of its static address, None for DHCP. record: what its
     handle says. full: a full copy. config: of the VM as it was cloned. parked: it resumes a VM, which a failure leaves as it
     was. making: what leaves a trace and is under way; a cancelled start leaves it to the roll-back, which waits for it.
-    worker: what does the start.
+    worker: what does the start. nonce: of its call home, secret; empty where its VM does not call.
     """
 
     request: LaunchRequest
@@ -41,6 +41,7 @@ class Job:
     making: asyncio.Future[None] | None = None
     worker: asyncio.Task[str] | None = None
     released: bool = False
+    nonce: str = field(default="", repr=False)
 
     @property
     def vmid(self) -> int:

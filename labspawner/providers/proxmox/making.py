@@ -16,9 +16,9 @@ from datetime import datetime, timezone
 from logging import getLogger
 from typing import Any
 
-from labspawner.errors import LabError, ProviderUnavailable
+from labspawner.errors import LabError, ProviderUnavailable, SetupError
 from labspawner.model import LeaseId
-from labspawner.providers.proxmox import nodes, recipe, words
+from labspawner.providers.proxmox import homecalls, nodes, recipe, words
 from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent, PveUntrusted, TaskEnd
 from labspawner.providers.proxmox.client import Client
 from labspawner.providers.proxmox.cloning import CloneQueue, Limits, Next, Trouble, Wish, after, pause_s
@@ -311,6 +311,7 @@ class Making:
         await job.line.say(_CONFIGURE, words.PREPARING)
         config, vmid = job.config, job.vmid
         network = recipe.Network(pool=job.addresses, address=job.record.address or None)
+        calls_home = await self.hint(job)
         drive = recipe.cloud_init_drive(config, job.variant)
         if drive is not None:
             await self._doing.task(vmid, "POST", "config", kind="qmconfig", within_s=_CONFIG_S, **drive)
@@ -321,6 +322,7 @@ class Making:
             settings=self._settings,
             resources=job.request.resources,
             network=network,
+            calls_home=calls_home,
         )
         await self._doing.put(vmid, "config", **params)
         growth = recipe.growth(config, job.request.resources.disk_bytes)
@@ -329,6 +331,18 @@ class Making:
         if self._settings.anti_spoofing:
             for method, path, more in recipe.firewall(job.variant, network):
                 await self._doing.order(vmid, method, path, **more)
+
+    async def hint(self, job: Job) -> str | None:
+        """What tells the VM to call home at its next boot, with a nonce of this start; None where it is not to. What the
+        nonce hashes to is stored before anybody has it. Raises SetupError where it has to call, and cannot."""
+        place = homecalls.place_of(job.request.environment, self._settings.hub_connect_url)
+        if not job.variant.may_call_home or job.addresses is None or not job.record.address or place is None:
+            if job.variant.handover == "call-home":
+                raise no_calls(f"address={job.record.address or 'none'} hub={place or 'has no address for VMs'} {job}")
+            return None
+        job.nonce = homecalls.new_nonce()
+        await job.checkpoint(nonce=homecalls.digest(job.nonce), called=False)
+        return homecalls.hint(job.nonce, place)
 
     def marker(self, job: Job) -> Marker:
         """Whose the job's VM is."""
@@ -341,6 +355,11 @@ class Making:
             profile=request.profile,
             address=job.record.address,
         )
+
+
+def no_calls(detail: str) -> SetupError:
+    """A profile whose VMs are to call home, on a hub that they cannot call."""
+    return SetupError(words.NO_CALLS, detail=f"call home: {detail}")
 
 
 def _trouble(fault: Fault) -> Trouble:

@@ -351,6 +351,11 @@ class ProxmoxVariant(BaseModel):
         le=3600,
         description="Seconds until the guest agent has to answer. Left out: the provider's.",
     )
+    handover: Literal["agent", "call-home", "auto"] = Field(
+        default="agent",
+        description="How the server gets its environment: through the guest agent, by the VM's calling the hub once where "
+        "its template has no agent, or the second where the first does not answer. Default: agent.",
+    )
 
     @field_validator("template", mode="before")
     @classmethod
@@ -420,6 +425,14 @@ class ProxmoxVariant(BaseModel):
             raise ValueError("JupyterLab is started in Linux only: leave jupyter out, and students get the desktop")
         if not self.serves_jupyter and self.desktop is False:
             raise ValueError("without JupyterLab and without a desktop there is nothing to open: leave desktop out")
+        if self.handover == "call-home" and not self.serves_jupyter:
+            raise ValueError("handover call-home is for JupyterLab, which does not run here: leave handover out")
+        if self.handover == "call-home" and not self.cloud_init:
+            raise ValueError("handover call-home needs cloud-init in the template, which brings the VM its nonce")
+        if self.handover == "call-home" and self.network == "dhcp":
+            raise ValueError(
+                "handover call-home needs a static address, which the hub knows the VM by: network: static"
+            )
         if self.hibernate and self.pci is not None:
             raise ValueError(devices.NO_HIBERNATE)
         if self.balloon is not None and self.pci is not None:
@@ -434,6 +447,11 @@ class ProxmoxVariant(BaseModel):
     def serves_jupyter(self) -> bool:
         """Whether a Jupyter server runs in the VM; else its desktop is all there is."""
         return self.os == "linux" if self.jupyter is None else self.jupyter
+
+    @property
+    def may_call_home(self) -> bool:
+        """Whether its VM may call the hub for its environment, as far as the profile goes."""
+        return self.handover != "agent" and self.serves_jupyter and self.cloud_init
 
     @property
     def offers_desktop(self) -> bool:

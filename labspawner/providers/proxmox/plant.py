@@ -19,7 +19,9 @@ from labspawner.providers.proxmox.answers import Fault, PveRefused, PveSilent
 from labspawner.providers.proxmox.arriving import Arrival
 from labspawner.providers.proxmox.doing import Doing, Patience, Vanished
 from labspawner.providers.proxmox.draining import Draining, ReservedMarks
-from labspawner.providers.proxmox.ending import Ending, check_not_stuck, no_quorum
+from labspawner.providers.proxmox.ending import SHUTDOWN_S, Ending, check_not_stuck, no_quorum
+from labspawner.providers.proxmox.homecalls import POOL as CALLS
+from labspawner.providers.proxmox.homecalls import HomeCalls
 from labspawner.providers.proxmox.janitor import Janitor
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.machines import Machine, Machines, NotOurs
@@ -70,7 +72,8 @@ class Plant:
         self.doing = Doing(self.client, self.tasks, self.snapshots, pace=pace, patience=patience)
         self.machines = Machines(self.doing, self.snapshots, settings, hub_id=self._hub_id, now=pace.now)
         self.watch = Watch(self.doing, self.snapshots, hub_id=self._hub_id)
-        self.arrival = Arrival(self.doing, self.agent, settings, pace=pace, runs=self.watch.runs)
+        self.calls = HomeCalls(now=pace.now, tell=self._tell_of_call)
+        self.arrival = Arrival(self.doing, self.agent, self.calls, settings, pace=pace, runs=self.watch.runs)
         self.ending = Ending(
             self.machines, self.doing, self.tasks, self.snapshots, settings, pace=pace, stopped=self.watch.stopped
         )
@@ -119,6 +122,10 @@ class Plant:
         status = await self.doing.get(machine.vmid, "status/current")
         return isinstance(status, Mapping) and status.get("status") == "running"
 
+    async def _tell_of_call(self, lease_id: LeaseId, wrong: str) -> None:
+        """Keep it for `labspawner doctor`. Raises StoreUnavailable."""
+        await self.reservations.set_aside(CALLS, lease_id, datetime.now(timezone.utc) + LEFT_FOR, why=wrong[:500])
+
     # -- start
 
     async def start(self, job: Job) -> str:
@@ -155,6 +162,9 @@ class Plant:
     async def _take_up(self, job: Job, machine: Machine, view: View) -> None:
         now = await self.machines.look(machine)
         check_not_stuck(machine, now.lock)
+        if now.running and job.variant.handover == "call-home":
+            await self.ending.switch_off(machine, grace_s=SHUTDOWN_S)  # it calls when it boots, and never again
+            now = await self.machines.look(machine)
         if not now.running:
             self._check_room(job, machine, now.config, view)
         marker = read_marker(now.config.get("description"))
@@ -172,6 +182,7 @@ class Plant:
             uuid=uuid_of(now.config) or "",
             mac=mac_of(now.config) or "",
             desktop=not job.variant.serves_jupyter,
+            nonce="",
         )
         lease_id, instant = job.request.lease_id, datetime.now(timezone.utc)
         await self.reservations.adopt(VMID, str(machine.vmid), lease_id, instant)
@@ -195,6 +206,7 @@ class Plant:
     async def _as_the_profile_says(self, job: Job, machine: Machine) -> None:
         """A VM that is off gets what its profile says by now, and this lease's marker."""
         network = recipe.Network(pool=job.addresses, address=job.record.address or None)
+        calls_home = await self.making.hint(job)
         wanted = recipe.configuration(
             job.config,
             self.making.marker(job),
@@ -202,6 +214,7 @@ class Plant:
             settings=self._settings,
             resources=job.request.resources,
             network=network,
+            calls_home=calls_home,
         )
         changes = {key: value for key, value in wanted.items() if str(job.config.get(key)) != str(value)}
         if changes:
@@ -232,6 +245,9 @@ class Plant:
         if not machines:
             self._check_believable(view, record)
             await self._put_half_aside(lease_id, view)
+        if mode is ReleaseMode.HIBERNATE and record.called:
+            log.warning("stopped instead of hibernated: it gets its environment when it boots lease=%s", lease_id)
+            mode = ReleaseMode.STOP
         kept = await self._end_all([_with_uuid(each, record) for each in machines], mode, grace_s=grace_s)
         if not kept:
             await self.reservations.free(lease_id, datetime.now(timezone.utc), cool_down=self._settings.cool_down)

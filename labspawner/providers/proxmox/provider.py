@@ -30,7 +30,7 @@ from labspawner.model import (
     ServerState,
     Usage,
 )
-from labspawner.providers.contract import ConsoleTicket, Ear, ProviderContext
+from labspawner.providers.contract import ConsoleTicket, Ear, HomeAnswer, HomeCall, ProviderContext
 from labspawner.providers.findings import Asked, Finding, error
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
@@ -40,8 +40,10 @@ from labspawner.providers.proxmox.answers import PveRefused, PveSilent
 from labspawner.providers.proxmox.console import open_console, why_ended
 from labspawner.providers.proxmox.diagnosis import Subject, diagnose, wants_of, who_asks
 from labspawner.providers.proxmox.doing import TaskFailed, Vanished
+from labspawner.providers.proxmox.homecalls import place_of
 from labspawner.providers.proxmox.job import Job
 from labspawner.providers.proxmox.machines import NotOurs
+from labspawner.providers.proxmox.making import no_calls
 from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
 from labspawner.providers.proxmox.plant import Plant
 from labspawner.providers.proxmox.record import record_of
@@ -112,8 +114,9 @@ class ProxmoxProvider:
 
     async def activity(self, handle: Handle) -> Activity | None:
         """What the helper in the VM reports: its server's own word, and people at its screen and terminals."""
-        vmid = record_of(handle).vmid
-        if vmid is None:
+        record = record_of(handle)
+        vmid = record.vmid
+        if vmid is None or record.called:
             return None
         try:
             report = await self._plant.arrival.report(vmid)
@@ -132,8 +135,9 @@ class ProxmoxProvider:
 
     async def logs(self, handle: Handle, lines: int) -> str:
         """The last lines of the server's log, which the helper keeps free of its token; empty where it does not answer."""
-        vmid = record_of(handle).vmid
-        if vmid is None or lines <= 0:
+        record = record_of(handle)
+        vmid = record.vmid
+        if vmid is None or record.called or lines <= 0:
             return ""
         try:
             return await self._plant.arrival.logs(vmid, lines)
@@ -205,6 +209,12 @@ class ProxmoxProvider:
                     Sentence("This profile has no network addresses to give. Tell your instructor."),
                     detail=f"{where}: network is static, and no pool of addresses is for {request.profile}",
                 )
+        if variant.handover == "call-home" and request.parked is None:
+            place = place_of(request.environment, self.settings.hub_connect_url)
+            if pool is None or place is None:
+                raise no_calls(
+                    f"{where}: addresses={pool.name if pool else 'none'} hub={place or 'none that VMs reach'}"
+                )
         return Job(
             request=request,
             variant=variant,
@@ -213,6 +223,10 @@ class ProxmoxProvider:
             addresses=pool,
             parked=request.parked is not None,
         )
+
+    async def call_home(self, call: HomeCall) -> HomeAnswer | None:
+        """The environment of a VM that calls for it; see the contract."""
+        return await self._plant.calls.answer(call)
 
     async def _too_late(self, job: Job) -> LabError:
         """The error of a start that took too long, with the server's last words where it has some."""

@@ -1,6 +1,6 @@
 """What is asked of PVE for one VM: parameters of the clone, of its configuration, of its disk and its firewall. Pure.
 
-Nothing secret is in here: tokens go through the guest agent, never into a configuration.
+No token is in here: these never go into a configuration. A nonce that is good for one call may.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def configuration(
     settings: ProxmoxSettings,
     resources: Resources,
     network: Network,
+    calls_home: str | None = None,
 ) -> Params:
-    """Parameters of PUT `/nodes/{node}/qemu/{vmid}/config`. config: of the VM as it was cloned."""
+    """Parameters of PUT `/nodes/{node}/qemu/{vmid}/config`. config: of the VM as it was cloned. calls_home: what tells it
+    to call the hub (`homecalls.hint`); this alone is secret, until it was used once."""
     params: Params = {
         "name": host_name(marker.user, marker.lease_id),
         "tags": tags_of(marker.hub_id, marker.lease_id, address=marker.address),
@@ -91,7 +93,7 @@ def configuration(
         **_size(config, variant, resources),
         **_card(config, variant, settings),
     }
-    if not agent_enabled(config):
+    if not agent_enabled(config) and variant.handover != "call-home":
         params["agent"] = "enabled=1"
     if str(config.get("protection", 0)) == "1":
         params["protection"] = 0  # of the template; its copies have to go one day
@@ -103,6 +105,9 @@ def configuration(
         params["hostpci0"] = hostpci(variant.pci)
     if variant.cloud_init:
         params.update(_cloud_init(variant, network))
+        if calls_home is not None:
+            # Of all that PVE writes into a guest's user data this one alone it shows to nobody, and the guest to root only.
+            params["cipassword"] = calls_home
     return params
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from labspawner.model import Handle, Json, LeaseId
 
+_TEXTS = ("node", "name", "address", "source", "upid", "uuid", "mac", "ssh", "nonce")
+
 
 class Stage(str, Enum):
     """How far a launch was when it wrote the handle. RESERVING: it takes an id and an address. CLONING: it asks for the
@@ -26,7 +28,9 @@ class Record:
 
     node: where the VM was made; it may have moved since. template, source: of the clone, and the template's node. since:
     when the clone was asked for, in seconds of the epoch. upid: of its task. uuid, mac: of the VM as it was made. ssh: what
-    stands after `ssh `, where the profile has that. desktop: it has a screen and no Jupyter.
+    stands after `ssh `, where the profile has that. desktop: it has a screen and no Jupyter. nonce: what the nonce of its
+    call home hashes to, where it was given one for this start; the nonce itself is kept nowhere. called: it had its
+    environment by that call, so nothing in it answers the hub later.
     """
 
     stage: Stage = Stage.RESERVING
@@ -42,6 +46,8 @@ class Record:
     mac: str = ""
     ssh: str = ""
     desktop: bool = False
+    nonce: str = ""
+    called: bool = False
 
     def with_(self, **changes: Any) -> Record:
         """The same with `changes`."""
@@ -67,7 +73,8 @@ def record_of(handle: Handle) -> Record:
         template=_number(data, "template") or None,
         since=_number(data, "since"),
         desktop=data.get("desktop") is True,
-        **{name: _text(data, name) for name in ("node", "name", "address", "source", "upid", "uuid", "mac", "ssh")},
+        called=data.get("called") is True,
+        **{name: _text(data, name) for name in _TEXTS},
     )
 
 

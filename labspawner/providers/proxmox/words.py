@@ -20,6 +20,7 @@ BOOTING = Sentence("Your virtual machine is booting")
 BOOTING_AGAIN = Sentence("Your virtual machine does not answer, so it is started once more")
 AGENT_ANSWERS = Sentence("Your virtual machine is up")
 SETTING_UP = Sentence("Your virtual machine is being set up")
+WAITING_FOR_CALL = Sentence("Waiting for your virtual machine to call")
 WAITING_FOR_NETWORK = Sentence("Waiting for the network of your virtual machine")
 CONFIGURING = Sentence("Handing over to JupyterLab")
 STARTING_JUPYTER = Sentence("Starting JupyterLab in your virtual machine")
@@ -37,6 +38,14 @@ GONE = Sentence("Your virtual machine was deleted. Start your server again.")
 NO_AGENT = Sentence(
     "Your virtual machine was started, and nothing in it answers. Try again; if it happens again, tell your instructor: "
     "the guest agent may be missing from its template."
+)
+NO_CALL = Sentence(
+    "Your virtual machine was started, and did not call this hub. Try again; if it happens again, tell your instructor: "
+    "its template may not be made ready for that."
+)
+NO_CALLS = Sentence(
+    "This profile's virtual machines are to call this hub, and cannot: they need static addresses, and the hub an address "
+    "that they reach. Tell your instructor."
 )
 KEPT_NO_MEMORY = Sentence(
     "What was open in your server could not be brought back. Tell your administrator; the files on its disk are still there."

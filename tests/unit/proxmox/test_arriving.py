@@ -9,7 +9,6 @@ import pytest
 
 from labspawner.errors import SetupError
 from labspawner.providers.proxmox.agent import Interface
-from labspawner.providers.proxmox.arriving import address_of, check_versions
 from labspawner.providers.proxmox.handover import (
     GuestReport,
     answer_of,
@@ -17,6 +16,7 @@ from labspawner.providers.proxmox.handover import (
     environment_of,
     report_of,
 )
+from labspawner.providers.proxmox.verdicts import address_of, check_versions
 from labspawner.testing.requests import launch_request
 
 MAC = "bc:24:11:00:00:01"

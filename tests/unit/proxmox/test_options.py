@@ -219,3 +219,33 @@ def test_who_has_no_jupyterlab_has_a_desktop(given: dict[str, Any], jupyter: boo
 )
 def test_a_variant_that_cannot_be_is_refused_in_a_sentence(given: dict[str, Any], says: str):
     assert says in _refusal(ProxmoxVariant, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "may"),
+    [
+        ({}, False),
+        ({"handover": "auto"}, True),
+        ({"handover": "call-home"}, True),
+        ({"handover": "auto", "cloud_init": False}, False),
+        ({"handover": "auto", "os": "windows"}, False),
+    ],
+)
+def test_a_vm_may_call_home_where_its_profile_says_so_and_its_template_can(given: dict[str, Any], may: bool) -> None:
+    assert _variant(template="t", **given).may_call_home is may
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"os": "windows"}, "is for JupyterLab"),
+        ({"cloud_init": False}, "needs cloud-init"),
+        ({"network": "dhcp"}, "needs a static address"),
+    ],
+)
+def test_calling_home_without_what_it_needs_is_refused_with_what_to_write(given: dict[str, Any], said: str) -> None:
+    assert said in _refusal(ProxmoxVariant, {"template": "t", "handover": "call-home", **given})
+
+
+def test_another_way_to_hand_over_is_refused_with_those_that_there_are() -> None:
+    assert "'agent', 'call-home' or 'auto'" in _refusal(ProxmoxVariant, {"template": "t", "handover": "ssh"})

@@ -30,6 +30,7 @@ def _configured(
     network: Network = STATIC,
     settings: dict[str, Any] | None = None,
     resources: Resources = TWO_CORES,
+    calls_home: str | None = None,
     **config: Any,
 ) -> dict[str, Any]:
     return recipe.configuration(
@@ -39,6 +40,7 @@ def _configured(
         settings=settings_of(**(settings or {})),
         resources=resources,
         network=network,
+        calls_home=calls_home,
     )
 
 
@@ -334,3 +336,14 @@ def test_a_vm_with_dhcp_is_held_to_its_mac_alone():
 
     assert path == "firewall/options"
     assert (options["ipfilter"], options["macfilter"], options["dhcp"]) == (0, 1, 1)
+
+
+def test_a_vm_that_is_to_call_gets_its_hint_as_a_password_and_no_agent_where_its_template_has_none():
+    calls = _configured({"handover": "call-home"}, calls_home="$6$labspawner$n$u", agent="0")
+    auto = _configured({"handover": "auto"}, calls_home="$6$labspawner$n$u", agent="0")
+
+    assert calls["cipassword"] == auto["cipassword"] == "$6$labspawner$n$u"
+    assert "agent" not in calls
+    assert auto["agent"] == "enabled=1"
+    assert "cipassword" not in _configured({"handover": "auto"})
+    assert "cipassword" not in _configured({"cloud_init": False}, calls_home="$6$labspawner$n$u")
