@@ -9,9 +9,10 @@ It runs as root in the guest. The hub calls it through the guest agent (`[HELPER
 answers an unknown program with a broken connection). Secrets come on its standard input alone, never on a command line;
 it prints none, and takes the token out of the log lines that it shows. Windows guests have no helper: they are desktops.
 
-Every verb but `logs`, `unit` and `run` prints ONE line of JSON, `{"protocol": 1, "ok": true, ...}`, and exits with 0 when ok,
-1 when it refuses, 2 for a wrong command line. A refusal: `{"protocol": 1, "ok": false, "reason": CODE, "message": SENTENCE}`;
-CODE is one of `REASONS`. Unknown keys are to be ignored on both sides; another protocol than 1 is refused.
+Every verb but `logs`, `unit`, `call-home-unit` and `run` prints ONE line of JSON, `{"protocol": 1, "ok": true, ...}`, and
+exits with 0 when ok, 1 when it refuses, 2 for a wrong command line. A refusal: `{"protocol": 1, "ok": false, "reason": CODE,
+"message": SENTENCE}`; CODE is one of `REASONS`. Unknown keys are to be ignored on both sides; another protocol than 1 is
+refused.
 
 configure
     Reads standard input (at most 64 KiB, UTF-8):
@@ -59,16 +60,22 @@ run
     What the unit runs: becomes the user, then the server. (`ended` is what the unit runs after it.)
 call-home
     The fallback where no guest agent can be used: asks the hub, once and with a nonce, for what `configure` reads, and does
-    it. /etc/labspawner/call-home.json says {"url": "http://hub:8081/hub/labspawner/guest", "nonce": "...", "ca_file": ""}; a
-    nonce that is not there is SMBIOS' serial number `labspawner:NONCE` (the template then bakes the url). It sends
+    it, when cloud-init is through. Nonce and url are in the user data that cloud-init keeps for root, as a password that
+    none fits: `password: $6$labspawner$NONCE$URL`, the url in base64url; the hub writes that. What stands in
+    /etc/labspawner/call-home.json goes first: {"url": "http://hub:8081/hub/labspawner/guest", "nonce": "...", "ca_file": ""};
+    a nonce that is in neither is SMBIOS' serial number `labspawner:NONCE`. It sends, from its own address,
         POST {url}/call-home
-        {"protocol": 1, "nonce": "...", "uuid": SMBIOS' uuid or "", "hostname": "...", "addresses": ["10.0.0.5"]}
+        {"protocol": 1, "nonce": "...", "uuid": SMBIOS' uuid or "", "hostname": "...", "addresses": ["10.0.0.5"],
+         "versions": {"jupyterhub": "6.1.1", ...}}
     and understands: 200 with the JSON of `configure` (the hub forgets the nonce before it answers), 202 or 503 "not yet" (it
     asks again, as Retry-After says); any other status is final. It gives up after ten minutes.
+call-home-unit
+    The text of a systemd unit that calls home at each boot, for a template without a guest agent.
 
 Where there is no systemd, or LABSPAWNER_GUEST_INIT=process says so, the helper keeps the server as a process of its own
 (log and state in /run/labspawner): for containers and for the test double. LABSPAWNER_GUEST_ROOT=FOLDER puts all paths
-below a folder and leaves accounts alone; it is for tests.
+below a folder and leaves accounts alone; it is for tests, and so are, with it, LABSPAWNER_GUEST_ADDRESS (from which it calls
+home) and LABSPAWNER_GUEST_VARIABLES (JSON: more variables of the server).
 """
 
 from __future__ import annotations

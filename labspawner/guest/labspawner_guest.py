@@ -8,10 +8,13 @@ labspawner/guest/__init__.py. It runs as root. No secret is ever printed or put 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import fcntl
 import glob
 import hashlib
+import http.client
 import json
 import os
 import pwd
@@ -41,6 +44,10 @@ SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 STOP_S = 20.0
 ASK_S = 3.0
 CALL_HOME_FOR_S = 600.0
+USER_DATA = "/var/lib/cloud/instance/user-data.txt"
+HINT = re.compile(
+    r"""^password:[ ]*["']?\$6\$labspawner\$([A-Za-z0-9_-]{22,200})\$([A-Za-z0-9_-]{0,1000})["']?[ ]*$""", re.M
+)
 MIN_FREE_BYTES = 1 << 30
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|COOKIE|KEY")
@@ -55,6 +62,19 @@ ExecStopPost=-{helper} ended
 KillMode=mixed
 TimeoutStopSec=20
 OOMPolicy=continue
+"""
+CALL_HOME_UNIT_TEXT = """\
+[Unit]
+Description=Asks the hub for the Jupyter server of this machine's student (labspawner)
+Wants=network-online.target
+After=network-online.target cloud-config.service
+
+[Service]
+Type=oneshot
+ExecStart=-{helper} call-home
+
+[Install]
+WantedBy=cloud-init.target
 """
 
 
@@ -167,6 +187,9 @@ class Machine:
         self.request_file = self.run + "/server.json"
         self.log_file = self.run + "/server.log"
         self.told_file = self.run + "/server.told"  # is there while the server ends because it was told to
+        tested = environment if self.root else {}  # in tests many VMs are one machine
+        self.source = tested.get("LABSPAWNER_GUEST_ADDRESS", "")
+        self.variables: dict[str, str] = json.loads(tested.get("LABSPAWNER_GUEST_VARIABLES", "{}"))
         asked = environment.get("LABSPAWNER_GUEST_INIT", "")
         self.systemd = asked != "process" and os.path.isdir("/run/systemd/system")
 
@@ -515,6 +538,7 @@ def server_environment(
     }
     found.update(request["environment"])
     found.update({name: os.path.join(machine.run, "files", name) for name in request["files"]})
+    found.update(machine.variables)
     return found, home
 
 
@@ -684,6 +708,10 @@ def unit_text() -> str:
     return UNIT_TEXT.format(helper=HELPER)
 
 
+def call_home_unit_text() -> str:
+    return CALL_HOME_UNIT_TEXT.format(helper=HELPER)
+
+
 # -- what a good template has ------------------------------------------------------------------------------------------
 
 
@@ -827,20 +855,45 @@ def call_home(machine: Machine) -> dict[str, Any]:
     """Ask the hub for what `configure` reads, with a nonce that is good once."""
     settings = machine.json(machine.etc + "/call-home.json")
     settings = settings if isinstance(settings, dict) else {}
-    serial = _line(machine.path("/sys/class/dmi/id/product_serial")) or ""
-    nonce = str(settings.get("nonce") or (serial[len("labspawner:") :] if serial.startswith("labspawner:") else ""))
-    url = str(settings.get("url") or "")
+    nonce, url = _invitation(machine, settings)
     if not nonce or urlsplit(url).scheme not in ("http", "https"):
         raise Refused("no_nonce", "This VM has nothing to call home with: see /etc/labspawner/call-home.json.")
+    _until_set_up(machine)
+    versions = machine.versions(machine.program("jupyterhub-singleuser"))
     body = {
         "protocol": PROTOCOL,
         "nonce": nonce,
         "uuid": (_line(machine.path("/sys/class/dmi/id/product_uuid")) or "").lower(),
         "hostname": socket.gethostname(),
         "addresses": _addresses(url),
+        "versions": {name: versions[name] for name in versions if versions[name]},
     }
-    raw = _fetched(url.rstrip("/") + "/call-home", json.dumps(body).encode(), str(settings.get("ca_file") or ""))
+    raw = _fetched(
+        url.rstrip("/") + "/call-home",
+        json.dumps(body).encode(),
+        str(settings.get("ca_file") or ""),
+        source=machine.source,
+    )
     return configure(machine, raw)
+
+
+def _invitation(machine: Machine, settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Nonce and URL: of the template's own file, of this boot's cloud-init, or of SMBIOS; empty where there is none."""
+    said = HINT.search(_text(machine.path(USER_DATA)))
+    serial = _line(machine.path("/sys/class/dmi/id/product_serial")) or ""
+    serial = serial[len("labspawner:") :] if serial.startswith("labspawner:") else ""
+    url = ""
+    if said:
+        with contextlib.suppress(binascii.Error, ValueError):
+            url = base64.urlsafe_b64decode(said.group(2) + "=" * (-len(said.group(2)) % 4)).decode("utf-8")
+    return str(settings.get("nonce") or (said.group(1) if said else serial)), str(settings.get("url") or url)
+
+
+def _until_set_up(machine: Machine, patience_s: float = CALL_HOME_FOR_S) -> None:
+    """Return when cloud-init is through, or does not get through: the student's account is its work."""
+    until = time.monotonic() + patience_s
+    while machine.cloud_init() in ("running", "not started") and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _addresses(url: str) -> list[str]:
@@ -859,9 +912,23 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """A nonce goes where it was meant to go, and nowhere else."""
 
 
-def _fetched(url: str, body: bytes, ca_file: str, patience_s: float = CALL_HOME_FOR_S) -> bytes:
+class _From(urllib.request.HTTPHandler):
+    """Speaks from an address of this machine; for tests, where many VMs are one machine."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._source = source
+
+    def http_open(self, req: urllib.request.Request) -> Any:
+        def line(host: str, **more: Any) -> http.client.HTTPConnection:
+            return http.client.HTTPConnection(host, source_address=(self._source, 0), **more)
+
+        return self.do_open(line, req)
+
+
+def _fetched(url: str, body: bytes, ca_file: str, patience_s: float = CALL_HOME_FOR_S, source: str = "") -> bytes:
     """The hub's answer. Raises Refused when it is final, or does not come."""
-    handlers: list[Any] = [urllib.request.ProxyHandler({}), _NoRedirect()]
+    handlers: list[Any] = [urllib.request.ProxyHandler({}), _NoRedirect(), *([_From(source)] if source else [])]
     if url.startswith("https:"):
         handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_file or None)))
     opener, until, pause = urllib.request.build_opener(*handlers), time.monotonic() + patience_s, 1.0
@@ -910,8 +977,8 @@ def main(words: Sequence[str]) -> int:
         if verb == "logs" and len(words) == 2 and re.match(r"\d{1,4}\Z", words[1]):
             sys.stdout.write(logs(machine, min(max(int(words[1]), 1), MAX_LOG_LINES)))
             return 0
-        if verb == "unit" and len(words) == 1:
-            sys.stdout.write(unit_text())
+        if verb in ("unit", "call-home-unit") and len(words) == 1:
+            sys.stdout.write(unit_text() if verb == "unit" else call_home_unit_text())
             return 0
         if verb == "ended" and len(words) == 1:
             ended(machine)
@@ -920,7 +987,7 @@ def main(words: Sequence[str]) -> int:
             become(machine)
         if verb == "supervise" and len(words) == 1:
             return Own(machine).supervise()
-        raise Refused("usage", "Verbs: configure, status, logs N, stop, check, unit, run, call-home.")
+        raise Refused("usage", "Verbs: configure, status, logs N, stop, check, unit, run, call-home, call-home-unit.")
     except Refused as refused:
         _print({"protocol": PROTOCOL, "ok": False, "reason": refused.reason, "message": refused.message})
         return 2 if refused.reason == "usage" else 1

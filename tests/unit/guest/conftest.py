@@ -61,9 +61,9 @@ class Vm:
             command, input=stdin, capture_output=True, env=environment, timeout=300, check=False, cwd=self.root
         )
 
-    def say(self, *words, request=None):
+    def say(self, *words, request=None, **variables):
         """The one line of JSON that a verb prints."""
-        done = self.run(*words, stdin=b"" if request is None else json.dumps(request).encode())
+        done = self.run(*words, stdin=b"" if request is None else json.dumps(request).encode(), **variables)
         assert done.stderr == b""
         (line,) = done.stdout.decode().splitlines()
         answer = json.loads(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import os
 import stat
@@ -37,7 +38,8 @@ def test_it_is_one_file_that_python_3_8_reads_and_that_imports_the_standard_libr
     }
     imported |= {node.module.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported <= {
-        "__future__", "collections", "contextlib", "datetime", "fcntl", "glob", "hashlib", "json", "os", "pwd", "re",
+        "__future__", "base64", "binascii", "collections", "contextlib", "datetime", "fcntl", "glob", "hashlib", "http",
+        "json", "os", "pwd", "re",
         "shutil", "signal", "socket", "ssl", "stat", "subprocess", "sys", "time", "typing", "urllib",
     }  # fmt: skip
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -440,6 +442,80 @@ def test_call_home_takes_the_nonce_of_smbios_where_the_template_has_the_url_alon
 
     assert hub.heard[0][1]["nonce"] == "nonce-2"
     assert hub.heard[0][1]["uuid"] == "abc-def"
+
+
+def user_data(vm, text):
+    kept = vm.root / labspawner_guest.USER_DATA.lstrip("/")
+    kept.parent.mkdir(parents=True)
+    kept.write_text(text)
+
+
+def invitation(hub, nonce="n" * 43):
+    url = base64.urlsafe_b64encode(hub.url.encode()).decode().rstrip("=")
+    return f"password: $6$labspawner${nonce}${url}\n"
+
+
+def test_call_home_takes_nonce_and_url_of_what_cloud_init_was_told_and_needs_no_file_of_the_template(vm, hub):
+    user_data(vm, f"#cloud-config\nuser: alice\n{invitation(hub)}chpasswd:\n  expire: False\n")
+    hub.answers = [(200, {}, json.dumps(vm.request()).encode())]
+
+    answer = vm.say("call-home", LABSPAWNER_GUEST_ADDRESS=vm.address)
+
+    assert answer["started"]
+    assert hub.heard[0][1]["nonce"] == "n" * 43
+    assert set(hub.heard[0][1]["versions"]) <= {"python", "jupyterhub", "jupyterlab", "labspawner"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: $6$salt$abc/def\n",
+        "password: $6$labspawner$short$aHR0cDovL3g\n",
+        "#password: $6$labspawner$" + "n" * 43 + "$aHR0cDovL3g\n",
+        "password: $6$labspawner$" + "n" * 43 + "$\n",
+        "password: $6$labspawner$" + "n" * 43 + "$____\n",
+        "password: $6$labspawner$" + "n" * 43 + "$ZmlsZTovLy9ldGMvcGFzc3dk\n",
+    ],
+    ids=["a password", "too short", "a comment", "no url", "no text", "a file"],
+)
+def test_call_home_takes_a_password_for_no_invitation(vm, hub, text):
+    user_data(vm, text)
+
+    assert vm.say("call-home")["reason"] == "no_nonce"
+    assert hub.heard == []
+
+
+def test_call_home_waits_for_cloud_init_which_makes_the_account(vm, hub):
+    user_data(vm, invitation(hub))
+    folder = vm.root / "run/cloud-init"
+    folder.mkdir(parents=True)
+    (folder / "status.json").write_text('{"v1": {"stage": "init"}}')
+    hub.answers = [(200, {}, json.dumps(vm.request()).encode())]
+    machine = labspawner_guest.Machine({"LABSPAWNER_GUEST_ROOT": str(vm.root)})
+
+    labspawner_guest._until_set_up(machine, patience_s=0.2)
+    assert machine.cloud_init() == "running"
+    (folder / "result.json").write_text('{"v1": {"errors": []}}')
+
+    assert vm.say("call-home")["started"]
+
+
+def test_the_unit_that_calls_home_runs_the_helper_where_it_belongs_and_after_the_network(vm):
+    text = vm.run("call-home-unit").stdout.decode()
+
+    assert f"ExecStart=-{HELPER} call-home\n" in text
+    assert "After=network-online.target" in text
+    assert "WantedBy=" in text
+
+
+def test_addresses_and_variables_of_a_test_mean_nothing_outside_of_one(tmp_path):
+    given = {"LABSPAWNER_GUEST_ADDRESS": "127.9.9.9", "LABSPAWNER_GUEST_VARIABLES": '{"A": "b"}'}
+
+    real = labspawner_guest.Machine(given)
+    tested = labspawner_guest.Machine({**given, "LABSPAWNER_GUEST_ROOT": str(tmp_path)})
+
+    assert (real.source, real.variables) == ("", {})
+    assert (tested.source, tested.variables) == ("127.9.9.9", {"A": "b"})
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 410, 500])

@@ -31,6 +31,7 @@ class Behaviour:
     to that. exec_s: how long a program takes at least. exec_blocked: the agent's own list forbids guest-exec.
     helper: labspawner-guest is installed, speaking `protocol`. versions: what `status` says is installed; jupyterhub None:
     the template has no jupyterhub-singleuser. server_s: `configure` until a server listens.
+    calls_home: what is installed calls the hub at each boot, when cloud-init is over, as `call-home-unit` has it.
     network: "usual" (loopback and one address), "none" (no address at all), "link-local" (a link-local address first),
     "docker" (docker0 before the real one), "apipa" (169.254.x.y first, as Windows shows it).
     """
@@ -46,6 +47,7 @@ class Behaviour:
     exec_s: Span = (0.02, 0.1)
     exec_blocked: bool = False
     helper: bool = True
+    calls_home: bool = False
     protocol: int = 1
     versions: Mapping[str, str | None] = field(default_factory=_installed)
     server_s: Span = (1.0, 3.0)

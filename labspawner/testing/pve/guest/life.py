@@ -26,6 +26,9 @@ class Helper(Protocol):
     """labspawner-guest in one guest, and the server that it keeps."""
 
     async def run(self, verb: Sequence[str], stdin: bytes) -> Exited: ...
+    async def call_home(self, user_data: str) -> Exited:
+        """`labspawner-guest call-home`, where cloud-init keeps this user data."""
+
     async def pause(self) -> None: ...
     async def resume(self) -> None: ...
     async def shutdown(self) -> None:
@@ -121,6 +124,18 @@ class LivingGuests:
         guest.cloud_init_at = self._in(guest.behaviour.cloud_init_s, guest.agent_at)
         guest.address, guest.prefix = self._address(guest, vm)
         guest.hostname, guest.windows = vm.name, str(vm.config.get("ostype") or "").startswith("win")
+        if guest.behaviour.calls_home and not guest.windows:
+            self.in_guest(guest, self._call_home(guest, vm))
+
+    async def _call_home(self, guest: Guest, vm: Vm) -> None:
+        """What the unit of a template without an agent does at each boot."""
+        password = vm.config.get("cipassword")
+        user_data = f"#cloud-config\nhostname: {vm.name}\n" + (f"password: {password}\n" if password else "")
+        ready = max(guest.network_at, guest.cloud_init_at)
+        await self.host.clock.sleep(max(0.0, ready - self.host.clock.now()))
+        if guest.helper is None:
+            guest.helper = self.helper_of(guest)
+        await guest.helper.call_home(user_data)
 
     def _address(self, guest: Guest, vm: Vm) -> tuple[str, int]:
         given = properties(vm.config.get("ipconfig0")).get("ip", "")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labspawner.guest import labspawner_guest
+from labspawner.guest.labspawner_guest import USER_DATA
 from labspawner.testing.kube import sitter
 from labspawner.testing.pve.guest.behaviour import Behaviour
 from labspawner.testing.pve.guest.life import Guest, Helper, LivingGuests
@@ -27,7 +28,7 @@ from labspawner.testing.pve.world import Vm
 Json = dict[str, Any]
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _MEMORY = ("run", "tmp", "dev/shm")  # folders that a reboot empties
-_HELPER_S = 120.0
+_HELPER_S, _CALL_S = 120.0, 900.0
 
 
 class RealGuests(LivingGuests):
@@ -108,19 +109,38 @@ class RealHelper:
             self._watch()
         return done
 
-    def _call(self, verb: Sequence[str], stdin: bytes) -> Exited:
+    async def call_home(self, user_data: str) -> Exited:
+        """Not alone: it may ask for minutes, and the agent's verbs go on meanwhile."""
+        kept, address = self._root / USER_DATA.lstrip("/"), self._guest.address
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(user_data, encoding="utf-8")
+        variables = {
+            "PATH": f"{self._guests.environment / 'bin'}:{_SYSTEM_PATH}",
+            "JUPYTER_CONFIG_PATH": str(self._config()),
+            sitter.MARK: self._mark,
+        }
+        settings = {"path": [str(self._guests.environment / "bin")]}
+        (self._root / "etc/labspawner").mkdir(parents=True, exist_ok=True)
+        (self._root / "etc/labspawner/guest.json").write_text(json.dumps(settings), encoding="utf-8")
+        more = {"LABSPAWNER_GUEST_ADDRESS": address, "LABSPAWNER_GUEST_VARIABLES": json.dumps(variables)}
+        done = await asyncio.to_thread(self._call, ["call-home"], b"", _CALL_S, **more)
+        self._watch()
+        return done
+
+    def _call(self, verb: Sequence[str], stdin: bytes, within_s: float = _HELPER_S, **more: str) -> Exited:
         self._tell_cloud_init()
         done = subprocess.run(  # noqa: S603 - our own file
             [sys.executable, "-I", "-S", labspawner_guest.__file__, *verb],
             input=stdin,
             capture_output=True,
-            timeout=_HELPER_S,
+            timeout=within_s,
             check=False,
             env={
                 "PATH": _SYSTEM_PATH,
                 "LABSPAWNER_GUEST_ROOT": str(self._root),
                 "LABSPAWNER_GUEST_INIT": "process",
                 sitter.MARK: self._mark,
+                **more,
             },
         )
         out, err = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
