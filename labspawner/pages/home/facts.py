@@ -37,7 +37,8 @@ class Outlook:
     idle_since: its last use; idle_limit_s: seconds without use after which it is stopped; None: no such rule, or
     nothing is known of its use. idle_ends_at: when that rule stops it; None while something keeps it, which `kept`
     says. idle_cause: `idle`, or `gpu` where it is the GPU that does nothing. age_ends_at, age_limit_s: the end that no
-    use puts off. held_until: its owner asked to keep it till then.
+    use puts off. held_until: its owner asked to keep it till then. hibernates: these rules put it to sleep, and its
+    programs go on at the next start.
     """
 
     idle_since: datetime | None = None
@@ -48,6 +49,7 @@ class Outlook:
     age_limit_s: float | None = None
     kept: Sentence | None = None
     held_until: datetime | None = None
+    hibernates: bool = False
     extension: Extension | None = None
 
 

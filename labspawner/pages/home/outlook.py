@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from labspawner.culling import CullPolicy, ServerView
 from labspawner.culling.idleness import Quiet, gpu_idleness, idleness
-from labspawner.model import Evidence, Json, WorkKind
+from labspawner.model import Evidence, Json, ReleaseMode, WorkKind
 from labspawner.pages.home.facts import Inside, Outlook
 from labspawner.sentences import Sentence
 
@@ -33,6 +33,7 @@ def outlook_of(view: ServerView, pinned: Mapping[str, Json], now: datetime) -> O
         age_limit_s=age_s,
         kept=kept if policy.after_s is not None else None,
         held_until=held if held is not None and held > now else None,
+        hibernates=policy.action is ReleaseMode.HIBERNATE,
     )
 
 

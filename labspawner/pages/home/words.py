@@ -155,11 +155,20 @@ def _end(facts: ServerFacts, outlook: Outlook, now: datetime) -> tuple[Sentence,
 
 
 def _idle_line(outlook: Outlook, now: datetime) -> Sentence | None:
+    sleeps = outlook.hibernates
     if outlook.kept is not None:
-        return Sentence("Not stopped as idle now: {why}.", why=outlook.kept)
+        said = Sentence("Not hibernated as idle now: {why}.", why=outlook.kept)
+        return said if sleeps else Sentence("Not stopped as idle now: {why}.", why=outlook.kept)
     if outlook.held_until is not None and outlook.held_until > now:
-        return Sentence("Not stopped as idle before {at}: you asked to keep it.", at=outlook.held_until)
-    return None if outlook.idle_limit_s is None else _idle_stop(outlook, outlook.idle_limit_s, now)
+        said = Sentence("Not hibernated as idle before {at}: you asked to keep it.", at=outlook.held_until)
+        return (
+            said
+            if sleeps
+            else Sentence("Not stopped as idle before {at}: you asked to keep it.", at=outlook.held_until)
+        )
+    if outlook.idle_limit_s is None:
+        return None
+    return (_idle_sleep if sleeps else _idle_stop)(outlook, outlook.idle_limit_s, now)
 
 
 def _idle_stop(outlook: Outlook, limit_s: float, now: datetime) -> Sentence:
@@ -179,6 +188,20 @@ def _idle_stop(outlook: Outlook, limit_s: float, now: datetime) -> Sentence:
     if idle < IN_USE:
         return Sentence("In use. Stops after {limit} without use.", limit=limit)
     return Sentence("Stops in {left} unless used: idle for {idle}.", left=_span_left(left), idle=_span(idle))
+
+
+def _idle_sleep(outlook: Outlook, limit_s: float, now: datetime) -> Sentence:
+    """The same of a server that goes on where it was. Machines that hibernate have no slice of a GPU."""
+    limit = _span(timedelta(seconds=limit_s))
+    if outlook.idle_ends_at is None or outlook.idle_since is None:
+        return Sentence("Hibernates after {limit} without use.", limit=limit)
+    idle = now - outlook.idle_since
+    left = outlook.idle_ends_at - now
+    if left <= timedelta(0):
+        return Sentence("Hibernates any moment unless used: idle for {idle}.", idle=_span(idle))
+    if idle < IN_USE:
+        return Sentence("In use. Hibernates after {limit} without use.", limit=limit)
+    return Sentence("Hibernates in {left} unless used: idle for {idle}.", left=_span_left(left), idle=_span(idle))
 
 
 def _age_line(outlook: Outlook, now: datetime) -> Sentence | None:

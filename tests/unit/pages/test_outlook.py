@@ -16,6 +16,8 @@ from labspawner.pages.home.words import Tone, card, ends_at
 from labspawner.pages.i18n import CHINESE, catalog
 from labspawner.sentences import Sentence
 
+SLEEPS = {"after_s": 1200, "action": "hibernate"}
+
 
 def ago(**span):
     return NOW - timedelta(**span)
@@ -45,6 +47,14 @@ def lines(view, **cull):
     [
         (a_view(), {"after_s": 1200}, "Stops in 12 min unless used: idle for 8 min."),
         (a_view(last_activity=NOW), {"after_s": 1200}, "In use. Stops after 20 min without use."),
+        (a_view(), SLEEPS, "Hibernates in 12 min unless used: idle for 8 min."),
+        (a_view(last_activity=NOW), SLEEPS, "In use. Hibernates after 20 min without use."),
+        (a_view(last_activity=ago(minutes=25)), SLEEPS, "Hibernates any moment unless used: idle for 25 min."),
+        (
+            a_view(known=Evidence(held_until=NOW + timedelta(hours=2))),
+            SLEEPS,
+            f"Not hibernated as idle before {NOW + timedelta(hours=2)}: you asked to keep it.",
+        ),
         (a_view(last_activity=ago(minutes=25)), {"after_s": 1200}, "Stops any moment unless used: idle for 25 min."),
         (a_view(), {}, "It has no time limit."),
         (a_view(), {"after_s": "nonsense"}, "It has no time limit."),
@@ -224,3 +234,12 @@ def test_parked_without_an_end_is_kept_for_ever():
 def test_each_state_has_a_word_in_chinese():
     for status in ServerStatus:
         assert card(ServerFacts(name="", label="", status=status), NOW).state in catalog(CHINESE)
+
+
+def test_a_server_that_sleeps_is_not_said_to_stop_while_something_keeps_it_or_nothing_is_known_of_its_use():
+    kept = Outlook(idle_limit_s=1200, kept=Sentence("a kernel is busy"), hibernates=True)
+
+    assert [str(line) for line in said(kept).end] == ["Not hibernated as idle now: a kernel is busy."]
+    assert [str(line) for line in said(Outlook(idle_limit_s=1200, hibernates=True)).end] == [
+        "Hibernates after 20 min without use."
+    ]
