@@ -268,3 +268,13 @@ def test_a_large_pool_is_probed_from_end_to_end():
     assert len(probed) == 100
     assert not set(probed) & set(every[:10])
     assert every.index(probed[-1]) > 900
+
+
+def test_vms_that_call_home_and_are_to_hibernate_are_told_since_they_are_stopped():
+    wants, wrong = wants_of(
+        [Asked(profile="c/vm", settings={"template": "t", "handover": "call-home"}, hibernates=True)]
+    )
+
+    assert len(wants) == 1
+    assert ["they are stopped instead" in each.detail for each in wrong] == [True]
+    assert wants_of([Asked(profile="c/vm", settings={"template": "t", "handover": "auto"}, hibernates=True)])[1] == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labspawner.errors import BadConfig
-from labspawner.providers.findings import Asked, Finding, error
+from labspawner.providers.findings import Asked, Finding, error, warning
 from labspawner.providers.options import read_options
 from labspawner.providers.proxmox.diagnosis.cluster import Wanted
 from labspawner.providers.proxmox.options import ProxmoxSettings, ProxmoxVariant
@@ -24,6 +24,9 @@ def wants_of(asked: Sequence[Asked]) -> tuple[tuple[Wanted, ...], tuple[Finding,
         if variant.template is None:
             wrong.append(error("profiles", f"{each.profile} names no template", "write template: NAME beside provider"))
             continue
+        if variant.handover == "call-home" and (variant.hibernate or each.hibernates):
+            said = f"{each.profile} hibernates, and its VMs call home when they boot: they are stopped instead"
+            wrong.append(warning("profiles", said, "write idle: {action: stop}, or handover: agent"))
         hibernates = (variant.hibernate or each.hibernates) and variant.pci is None
         wants.append(
             Wanted(
