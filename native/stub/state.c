@@ -45,15 +45,31 @@ static off_t slot_byte(uint32_t slot)
         return INIT_BYTE + 1 + (off_t)slot;
 }
 
-bool stub_slot_is_alive(uint32_t slot)
+static bool is_locked(uint32_t slot)
 {
         struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot_byte(slot), .l_len = 1};
 
+        return fcntl(state_fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+}
+
+bool stub_slot_is_alive(uint32_t slot)
+{
         if ((int)slot == stub_own_slot)
                 return true;
-        if (!atomic_load_explicit(&stub_state->slot[slot].taken, memory_order_acquire))
+        return atomic_load_explicit(&stub_state->slot[slot].taken, memory_order_acquire) && is_locked(slot);
+}
+
+/* Of a dead process that held something: whether the card has it back. Whoever sees first that it is dead starts the time. */
+static bool is_torn_down(uint32_t slot)
+{
+        uint64_t now = stub_now(), died = 0;
+
+        if (!stub_state->teardown_ns)
+                return true;
+        if (atomic_compare_exchange_strong_explicit(&stub_state->slot[slot].died, &died, now, memory_order_relaxed,
+                                                    memory_order_relaxed))
                 return false;
-        return fcntl(state_fd, F_OFD_GETLK, &lock) < 0 || lock.l_type != F_UNLCK;
+        return now >= died + stub_state->teardown_ns;
 }
 
 static int make_robust(pthread_mutex_t *mutex)
@@ -71,6 +87,7 @@ static int make_robust(pthread_mutex_t *mutex)
 
 static int fill(struct stub_state *s)
 {
+        const char *teardown;
         int r = make_robust(&s->slots_lock);
 
         for (uint32_t i = 0; !r && i < STUB_DEVICES; i++)
@@ -79,6 +96,8 @@ static int fill(struct stub_state *s)
                 r = stub_devices_parse(s, getenv("STUB_CUDA_DEVICES"));
         if (r)
                 return r;
+        if ((teardown = getenv("STUB_CUDA_TEARDOWN_MS")))
+                s->teardown_ns = strtoull(teardown, NULL, 10) * 1000000ULL;
         s->layout = STUB_LAYOUT;
         s->size_kib = sizeof(*s) >> 10;
         s->driver_version = 13000;
@@ -195,6 +214,7 @@ static void describe_self(struct stub_slot *s)
         int fd;
         ssize_t n = 0;
 
+        atomic_store_explicit(&s->died, 0, memory_order_relaxed);
         s->pid = (int32_t)getpid();
         s->pid_namespace = stat("/proc/self/ns/pid", &st) < 0 ? 0 : st.st_ino;
         memset(s->name, 0, sizeof(s->name));
@@ -207,7 +227,18 @@ static void describe_self(struct stub_slot *s)
                 s->name[n - 1] = '\0';
 }
 
-/* Takes the first slot whose byte can be locked: a dead process's byte can. */
+/* Whether nobody lives in the slot, and nothing is left of who did. */
+static bool is_vacant(uint32_t slot)
+{
+        uint64_t held = 0;
+
+        for (uint32_t d = 0; d < STUB_DEVICES; d++)
+                held += stub_state->slot[slot].use[d].held;
+        return !is_locked(slot) && (held == 0 || is_torn_down(slot));
+}
+
+/* Takes the first slot that is vacant. `slots_lock` keeps it so; and it is marked as free before it is locked, or what the
+ * dead one held would look like a living one's until it is cleared. */
 static int take_slot(void)
 {
         int r = -EMFILE;
@@ -216,6 +247,9 @@ static int take_slot(void)
         for (uint32_t i = 0; i < STUB_SLOTS; i++) {
                 struct stub_slot *s = &stub_state->slot[i];
 
+                if (!is_vacant(i))
+                        continue;
+                atomic_store_explicit(&s->taken, 0, memory_order_release);
                 if (lock_byte(state_fd, slot_byte(i), F_WRLCK, false) < 0)
                         continue;
                 stub_own_slot = (int)i;
@@ -298,11 +332,13 @@ void stub_reap(uint32_t device)
 
                 if ((use->held == 0 && use->submitted == use->done && use->contexts == 0) || stub_slot_is_alive(i))
                         continue;
+                atomic_store_explicit(&use->submitted, use->done, memory_order_relaxed);
+                if (use->held && !is_torn_down(i))
+                        continue;
                 stub_state->device[device].used -= use->held;
                 use->held = 0;
                 use->managed = 0;
                 use->contexts = 0;
-                atomic_store_explicit(&use->submitted, use->done, memory_order_relaxed);
         }
 }
 

@@ -2,8 +2,10 @@
  *
  * Promise: what a card holds is exact. Bytes are booked under a robust mutex of the card, so a process that is killed at
  * any instruction leaves a sum that the next one repairs; a process lives as long as its open-file-description lock on
- * its slot's byte, so its bytes are gone when the kernel has closed its files, as a real card's are. Before a new peak is
- * noted, dead processes are taken out: a peak is never made of bytes of the dead.
+ * its slot's byte, so its bytes are gone when the kernel has closed its files. Before a new peak is noted, dead processes
+ * are taken out: a peak is never made of bytes of the dead. But where STUB_CUDA_TEARDOWN_MS says so, they stay on the card,
+ * and in NVML's list, for that long after somebody first saw that their process is dead: as while a real driver takes down
+ * what a killed process had.
  * Units: bytes, nanoseconds of CLOCK_MONOTONIC, device time in nanoseconds.
  * Returns: 0 or -Exxx unless said.
  *
@@ -27,7 +29,7 @@ enum {
 };
 
 #define STUB_MAGIC 0x62757473646e6574ULL        /* "tendstub" */
-#define STUB_LAYOUT 3
+#define STUB_LAYOUT 4
 #define STUB_BUCKET_NS 100000000ULL             /* busy time is kept per tenth of a second, for utilisation */
 #define STUB_QUANTUM_NS 2000000ULL              /* a context runs so long before another one's turn */
 #define MIB (1ULL << 20)
@@ -70,6 +72,7 @@ struct stub_slot {
         _Atomic uint32_t taken;
         int32_t pid;                    /* in the PID namespace of the process */
         uint64_t pid_namespace;         /* inode */
+        _Atomic uint64_t died;          /* when it was first seen dead while it held something; 0: not yet */
         char name[32];
         struct stub_use use[STUB_DEVICES];
 };
@@ -96,6 +99,7 @@ struct stub_state {
         pthread_mutex_t slots_lock;     /* robust; taken before a card's lock */
         uint32_t slots_used;            /* slots above were never taken */
         uint64_t next_id;
+        uint64_t teardown_ns;           /* how long the dead keep what they held */
         struct stub_fault fault[STUB_FAULTS];
         struct stub_device device[STUB_DEVICES];
         struct stub_slot slot[STUB_SLOTS];
@@ -129,7 +133,7 @@ uint64_t stub_now(void);
 void stub_lock_device(uint32_t device);
 void stub_unlock_device(uint32_t device);
 bool stub_slot_is_alive(uint32_t slot);
-/* Takes dead processes' bytes and queues out. Lock of the card: held. */
+/* Takes dead processes' queues out, and their bytes when they are torn down. Lock of the card: held. */
 void stub_reap(uint32_t device);
 
 /* Books device memory of this process: 0, -ENOMEM (the card is full), -ENODEV (it is gone). Lock: taken inside. */
