@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from labspawner.culling import Cull, CullPolicy, Forecast, ServerView, decide, forecast
 from labspawner.model import GpuRefusal, GpuUsage, Json
 from labspawner.pages import i18n
+from labspawner.providers.contract import Departure
+from labspawner.providers.departures import told
 from labspawner.sentences import Sentence
 from labspawner.store import Allowance
 
@@ -86,6 +88,18 @@ def _notice(refused: GpuRefusal) -> dict[str, Json]:
         "at": refused.at.isoformat(),
         "text": in_all_languages(refused.words),
         "hints": [in_all_languages(hint) for hint in refused.hints],
+    }
+
+
+def leaving(departure: Departure | None) -> Json:
+    """What the student should read once for each `id`, and no longer when it is gone. `{at}` in the text is for the
+    browser to fill in by its own clock."""
+    if departure is None:
+        return None
+    return {
+        "id": departure.said_at.isoformat(),
+        "at": departure.at.isoformat(),
+        "text": in_all_languages(told("{at}")),
     }
 
 

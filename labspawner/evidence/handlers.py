@@ -14,10 +14,11 @@ from jupyterhub import scopes
 from jupyterhub.handlers import BaseHandler
 
 from labspawner.errors import LabError, NotAllowed, StoreUnavailable, UnknownLease
-from labspawner.evidence.answers import refusal
+from labspawner.evidence.answers import leaving, refusal
 from labspawner.evidence.book import EvidenceBook
 from labspawner.evidence.report import parse_hold, parse_object
 from labspawner.model import Json, Lease
+from labspawner.providers.departures import departure_of
 from labspawner.sentences import Sentence
 
 log = logging.getLogger(__name__)
@@ -129,10 +130,12 @@ class ServerHandler(BaseHandler):  # type: ignore[misc]
 
 
 class ReportHandler(ServerHandler):
-    """Takes a report."""
+    """Takes a report, and says in its answer what is announced for the host of its server."""
 
     async def answer(self, book: EvidenceBook, lease: Lease, now: datetime) -> dict[str, Json]:
-        return await book.report(lease, self.request.body, now)
+        said = await book.report(lease, self.request.body, now)
+        providers = getattr(self.users.settings.get("labspawner"), "providers", None) or {}
+        return {**said, "leaving": leaving(await departure_of(providers.get(lease.provider), lease))}
 
 
 class ExtendHandler(ServerHandler):

@@ -260,5 +260,24 @@ class Welcoming(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """A host that an administrator announced to take away. at: when; said_at: when it was announced, which tells one
+    announcement from the next. Both carry a timezone."""
+
+    at: datetime
+    said_at: datetime
+
+
+@runtime_checkable
+class Forewarning(Protocol):
+    """A provider whose hosts can be announced to go away, so that students are warned. Optional."""
+
+    async def departures(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Departure]:
+        """Of these servers, those on a host that goes away; as known for some seconds. Raises LabError where nobody can
+        tell."""
+        ...
+
+
 class ProviderFactory(Protocol):
     def __call__(self, context: ProviderContext, settings: Mapping[str, Json]) -> Provider: ...

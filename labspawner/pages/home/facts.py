@@ -110,7 +110,7 @@ class ServerFacts:
 
     held: its GPU slice. stage, percent: what its start does now. inside: None while nothing can be known of that.
     parked, kept_until: of a parked one, its lease and its end; free: nothing else runs under its name. desktop: it has a
-      screen that may be opened.
+      screen that may be opened. leaves_at: when the host under it is taken away.
     """
 
     name: str
@@ -131,6 +131,7 @@ class ServerFacts:
     kept_until: datetime | None = None
     free: bool = False
     desktop: bool = False
+    leaves_at: datetime | None = None
 
     @property
     def key(self) -> str:

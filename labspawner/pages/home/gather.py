@@ -16,6 +16,7 @@ from labspawner.pages.home.facts import Again, Extension, LastEnd, ServerFacts, 
 from labspawner.pages.home.outlook import inside_of, outlook_of
 from labspawner.pages.home.words import ServerCard, card
 from labspawner.pages.views import Notice
+from labspawner.providers.departures import departure_of
 from labspawner.providers.screens import offers_screen
 from labspawner.sentences import Sentence
 
@@ -160,7 +161,9 @@ async def _running(
         lease_id=lease.id,
         known=known or Evidence(),
     )
+    departure = await departure_of(desk.providers.get(lease.provider), lease)
     return {
+        "leaves_at": departure.at if departure is not None else None,
         "outlook": replace(outlook_of(view, lease.pinned, now), extension=await desk.extension(lease, now)),
         "used": used_of(use) if use else None,
         "inside": inside_of(view.known),

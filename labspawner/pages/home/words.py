@@ -9,6 +9,7 @@ from enum import Enum
 
 from labspawner.pages.home.facts import Inside, LastEnd, Outlook, ServerFacts, ServerStatus, Used
 from labspawner.pages.home.gpu import Badge, badge_of, news_of, time_used
+from labspawner.providers.departures import told
 from labspawner.sentences import Sentence, plain
 from labspawner.units import human_bytes, human_duration
 
@@ -76,7 +77,7 @@ def card(facts: ServerFacts, now: datetime) -> ServerCard:
     running = facts.status is ServerStatus.RUNNING
     outlook = facts.outlook if running and facts.outlook else Outlook()
     state = _STATES[facts.status]
-    tone = _tone(outlook, now)
+    tone = _tone(outlook, facts.leaves_at if running else None, now)
     return ServerCard(
         facts=facts,
         state=state,
@@ -110,7 +111,9 @@ def ends_at(outlook: Outlook) -> datetime | None:
     return min(ends) if ends else None
 
 
-def _tone(outlook: Outlook, now: datetime) -> Tone:
+def _tone(outlook: Outlook, leaves_at: datetime | None, now: datetime) -> Tone:
+    if leaves_at is not None and leaves_at - now <= SOON:
+        return Tone.URGENT if leaves_at - now <= URGENT else Tone.SOON
     end = ends_at(outlook)
     if end is None or end - now > _soon(outlook):
         return Tone.CALM
@@ -148,10 +151,11 @@ def _end(facts: ServerFacts, outlook: Outlook, now: datetime) -> tuple[Sentence,
         return (Sentence("It is kept until {at}.", at=facts.kept_until),)
     if facts.status is not ServerStatus.RUNNING or facts.outlook is None:
         return ()
+    leaves = (told(facts.leaves_at),) if facts.leaves_at is not None else ()
     lines = [line for line in (_age_line(outlook, now), _idle_line(outlook, now)) if line is not None]
     if outlook.idle_ends_at and (outlook.age_ends_at is None or outlook.idle_ends_at <= outlook.age_ends_at):
         lines.reverse()  # the nearer end first
-    return tuple(lines) or (Sentence("It has no time limit."),)
+    return (*leaves, *lines) or (Sentence("It has no time limit."),)
 
 
 def _idle_line(outlook: Outlook, now: datetime) -> Sentence | None:

@@ -24,6 +24,7 @@ from labspawner.providers.proxmox.homecalls import POOL as CALLS
 from labspawner.providers.proxmox.homecalls import HomeCalls
 from labspawner.providers.proxmox.janitor import Janitor
 from labspawner.providers.proxmox.job import Job
+from labspawner.providers.proxmox.leaving import Leaving
 from labspawner.providers.proxmox.machines import Machine, Machines, NotOurs
 from labspawner.providers.proxmox.making import Making
 from labspawner.providers.proxmox.marks import mac_of, read_marker, uuid_of
@@ -68,6 +69,7 @@ class Plant:
         self.reservations: Reserving = context.reservations or _own_reservations(context)
         self._reserver = Reserver(self.reservations, settings)
         self.draining = Draining(ReservedMarks(self.reservations))
+        self.leaving = Leaving(self.reservations)
         patience = Patience(locks_s=settings.lock_patience_s, cluster_s=settings.patience_s)
         self.doing = Doing(self.client, self.tasks, self.snapshots, pace=pace, patience=patience)
         self.machines = Machines(self.doing, self.snapshots, settings, hub_id=self._hub_id, now=pace.now)

@@ -30,7 +30,7 @@ from labspawner.model import (
     ServerState,
     Usage,
 )
-from labspawner.providers.contract import ConsoleTicket, Ear, HomeAnswer, HomeCall, ProviderContext
+from labspawner.providers.contract import ConsoleTicket, Departure, Ear, HomeAnswer, HomeCall, ProviderContext
 from labspawner.providers.findings import Asked, Finding, error
 from labspawner.providers.launches import Launches
 from labspawner.providers.options import read_options
@@ -56,7 +56,7 @@ log = getLogger(__name__)
 T = TypeVar("T")
 
 _LET_GO_S = 30.0
-_CONSOLE_AGE_S = 2.0
+_CONSOLE_AGE_S, _PLACES_AGE_S = 2.0, 60.0
 
 
 class ProxmoxProvider:
@@ -73,6 +73,7 @@ class ProxmoxProvider:
         self._plant = plant = Plant(context, self.settings)
         self.client, self.tasks, self.agent = plant.client, plant.tasks, plant.agent
         self.snapshots, self.reservations, self.draining = plant.snapshots, plant.reservations, plant.draining
+        self.leaving = plant.leaving
         self._launches = Launches(self.settings.max_servers)
         self._jobs: dict[LeaseId, Job] = {}
         self._ends: WeakValueDictionary[LeaseId, asyncio.Lock] = WeakValueDictionary()
@@ -315,6 +316,21 @@ class ProxmoxProvider:
     def announce_to(self, ear: Ear) -> None:
         """Tell `ear` of servers that end by themselves."""
         self._plant.watch.ear = ear
+
+    async def departures(self, handles: Sequence[Handle]) -> Mapping[LeaseId, Departure]:
+        """Servers on nodes that are announced to go away, by where their VMs were seen last."""
+        leaving = await self.leaving.nodes()
+        if not leaving:
+            return {}
+        view = await self._view(_PLACES_AGE_S)
+        found: dict[LeaseId, Departure] = {}
+        for handle in handles:
+            record = record_of(handle)
+            vm = view.vms.get(record.vmid) if record.vmid is not None else None
+            node = vm.node if vm is not None else record.node
+            if node in leaving:
+                found[handle.lease_id] = leaving[node]
+        return found
 
     async def diagnose_profiles(self, asked: Sequence[Asked]) -> Sequence[Finding]:
         """For `labspawner doctor`: what servers like these will need of this cluster."""

@@ -49,6 +49,7 @@ class View {
     this.node = document.createElement('span');
     this.node.className = 'labspawner-bar jp-StatusBar-TextItem';
     this._toast = null;
+    this._leaves = null;
   }
 
   warn(answer, endsAt, now, fresh) {
@@ -102,6 +103,19 @@ class View {
     };
     const actions = hints.length ? [{ label: this.words.t.whatNow, displayType: 'accent', callback: help }] : [];
     Notification.emit(text, 'warning', { autoClose: false, actions });
+  }
+
+  leaving(said) {
+    const text = this.words.whole(said.text).replace('{at}', this.words.clock(Date.parse(said.at)));
+    const actions = [{ label: this.words.t.saveAll, callback: () => this.actions.save() }];
+    this._leaves = this.jupyter.Notification.emit(text, 'warning', { autoClose: false, actions });
+  }
+
+  stays() {
+    if (this._leaves) {
+      this.jupyter.Notification.dismiss(this._leaves);
+      this._leaves = null;
+    }
   }
 
   bar(answer, endsAt, now) {

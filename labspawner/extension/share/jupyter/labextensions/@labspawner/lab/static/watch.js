@@ -17,7 +17,8 @@ const GONE_AFTER_MS = 5000; // the hub may be late, our answer a few seconds old
 export class Watch {
   /* server: {status(), client(body), extend()}, promises; each rejects where nobody answers.
    * lab: {unsaved(), save()}, the open documents.
-   * view: {warn(answer, endsAt, now), calm(), saved(paths), bar(answer, endsAt, now), news(notice), ended(answer, endsAt)}.
+   * view: {warn(answer, endsAt, now), calm(), saved(paths), bar(answer, endsAt, now), news(notice),
+   * leaving(said), stays(), ended(answer, endsAt)}.
    * page: {now(), hidden(), id}. */
   constructor(server, lab, view, page) {
     this.server = server;
@@ -34,6 +35,7 @@ export class Watch {
     this._mark = 0;
     this._saved = new Set();
     this._told = 0;
+    this._leaving = '';
   }
 
   /* Somebody uses the keyboard or the mouse. */
@@ -108,6 +110,7 @@ export class Watch {
     this._offset = Date.parse(answer.now) + age * 1000 - this.page.now();
     this.answer = answer;
     this._tell(answer.notice);
+    this._leave(answer.leaving);
     const marks = (answer.warn_at || []).filter(mark => Date.parse(mark) <= this.hubNow()).length;
     if (answer.verdict === 'keep' || !this.endsAt) {
       this._mark = 0;
@@ -129,6 +132,21 @@ export class Watch {
       if (this.hubNow() - Date.parse(notice.at) < NEWS_FOR_MS) {
         this.view.news(notice);
       }
+    }
+  }
+
+  /* The machine below is announced to go away: said once, and taken back when that is. */
+  _leave(leaving) {
+    const id = (leaving && leaving.id) || '';
+    if (id === this._leaving) {
+      return;
+    }
+    if (this._leaving) {
+      this.view.stays();
+    }
+    this._leaving = id;
+    if (id) {
+      this.view.leaving(leaving);
     }
   }
 
