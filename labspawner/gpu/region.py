@@ -80,7 +80,8 @@ class Slot(ctypes.LittleEndianStructure):
         ("uid", u32),
         ("serial", u32),
         ("comm", ctypes.c_char * 16),
-        ("reserved", u64 * 2),
+        ("joined_boot_ns", u64),
+        ("died_boot_ns", u64),
     ]
 
 
@@ -165,7 +166,8 @@ class SliceProcess:
 class DeviceUse:
     """What the slice uses of one device, in the order of the limits file.
 
-    used_bytes: what counts against the limit. physical_bytes: what the driver said last; None: nothing yet.
+    used_bytes: what the living hold; what the dead still owe (native/src/debt.c) counts against the limit, too.
+    physical_bytes: what the driver said last; None: nothing yet.
     gpu_time_s: of all processes, the dead too. last_launch: the slice's last sign of work.
     """
 

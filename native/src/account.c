@@ -4,7 +4,7 @@
  * Why the sum of what was granted never passes the limit: take, at any instant, the granted charge whose addition came last.
  * Its sum was made after that addition, so it saw every other granted byte, or a word that has only shrunk since. That sum was
  * within the limit. It needs one order of all additions and loads of `used` and `slots_high`: they are seq_cst (on x86-64 the
- * loads are plain). A death removes a word whole; nothing else depends on where it happened.
+ * loads are plain). A death removes a word whole, at once or when its debt is paid; nothing else depends on where it happened.
  *
  * A word also counts the threads of its process that are between addition and check, in its upper bits: a refusal that may
  * come only from others' attempts is tried again, so that what fits is granted.
@@ -92,7 +92,7 @@ static inline int publish_and_check(struct slice_region *region, unsigned device
         return -ENOMEM;
 }
 
-/* Until it is granted, or refused with nobody dead in the sum and nobody else trying. */
+/* Until it is granted, or refused with nobody dead in the sum but those who owe, and nobody else trying. */
 static int charge_among_the_refused(struct slice_region *region, unsigned device, uint64_t bytes, int descriptor)
 {
         uint64_t others = 0, deadline_ns = slice_monotonic_ns() + WAIT_FOR_TRIERS_NS;

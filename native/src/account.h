@@ -2,7 +2,7 @@
  *
  * Promise: what slice_charge() has granted and slice_refund() has not given back never exceeds the limit, by one byte, over
  * all processes of the slice, whatever runs at the same time; a process that dies at any instruction takes only its own
- * charges with it. An allocation that fits is not refused because others try and fail at the same time. Charge before the
+ * charges with it, and where there is a driver not before that has the memory back. An allocation that fits is not refused because others try and fail at the same time. Charge before the
  * driver allocates, refund after it has freed.
  * Costs: charge and refund together about 20 ns, no lock, no system call; a refusal takes microseconds to a few milliseconds
  * (reaps the dead, waits 2 ms at most for charges that others are just trying).
@@ -24,6 +24,10 @@
  * line was printed (bad region, full file system, all slots taken); may be tried again. After a fork the child joins by
  * itself at its first charge, with nothing charged and an empty allocation map. */
 int slice_account_start(const struct slice_settings *settings);
+
+/* From now on the dead owe what they held until slice_settle() says that the driver has it back. For processes with a driver,
+ * before the two starts; without it what the dead held is gone with them. */
+void slice_account_with_driver(void);
 
 /* Map the region without a slot, for programs that only look (NVML): used, limit and processes answer; a later
  * slice_account_start() joins. 0, also when called again; -EINVAL: refused, one line was printed. */
@@ -48,6 +52,17 @@ struct slice_room {
 struct slice_room slice_room(unsigned device);
 /* Bytes this process holds now. */
 uint64_t slice_used_here(unsigned device);
+
+/* Bytes that the dead still owe on `device`: part of slice_used(), found by a refusal or slice_tidy(). No system call. */
+uint64_t slice_owed(unsigned device);
+
+/* Clear the debts that are paid. `pids`: the processes that the driver has on cards of the slice, numbered as in the PID
+ * namespace of the caller; `count` below 0: it cannot tell, and time decides. A few system calls per debt. */
+void slice_settle(const uint32_t *pids, int count);
+
+/* Charge `bytes` that slice_charge() has refused, where only debts are in the way: `settle_them` (which calls slice_settle()) is
+ * called again and again, for 5 ms at most. 0; -ENOMEM: no room, or not in that time. */
+int slice_charge_after_debts(unsigned device, uint64_t bytes, void (*settle_them)(void));
 
 /* Clear the slots of the dead, look whether the limits file was replaced, stamp launches: once a second at most, else it costs
  * one coarse clock read (5 ns). For paths that can afford some system calls once a second. True when it did. */

@@ -1,6 +1,6 @@
 /* What the files of accounting share, and nobody else includes.
  *
- * Promise: account.c charges, account_start.c opens, joins and reloads, account_view.c tells. All their mutable state is
+ * Promise: account.c charges, account_start.c opens, joins and reloads, account_view.c tells, debt.c settles. All their mutable state is
  * slice_here (cleared in a child of fork) and slice_account (kept there).
  * Locks: `slice_here->starting` for joining and reloading, `slice_here->refusing` for refusals; never both. Neither is held
  * over a call of the program's, and no limit depends on them: whoever waits too long goes on without.
@@ -18,6 +18,7 @@
 struct slice_account {
         struct slice_file file;
         bool fork_handled;
+        bool owing;                 /* see slice_account_with_driver(); set before the first start */
         uint64_t limits_inode;      /* the limits file as it was last looked at; 0: not yet */
         uint64_t limits_changed_ns;
 };
@@ -32,8 +33,11 @@ void slice_account_look(void);
 /* The limits generation has changed: read the limits file again. What cannot be read changes nothing. */
 void slice_account_catch_up(void);
 
-/* Clear the slots of the dead, where the region can be opened. */
+/* Clear the slots of the dead or note their debts, where the region can be opened. */
 void slice_account_reap(void);
+
+/* Inode of our PID namespace; 0 unknown. */
+uint64_t slice_own_namespace(void);
 
 /* Take `lock`, waiting at most until `deadline_ns` of CLOCK_MONOTONIC (0: not at all). False: go on without, and do not
  * unlock. */

@@ -106,6 +106,7 @@ static int open_and_join(const struct slice_settings *settings, bool join)
 
         if (bad < 0)
                 return bad;
+        file.owing = slice_account.owing;
         if (join)
                 bad = slice_region_join(&file, &slot);
         if (bad < 0) {

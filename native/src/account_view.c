@@ -119,7 +119,7 @@ void slice_add_gpu_time(unsigned device, uint64_t ns)
         stamp(region, device, line);
 }
 
-static uint64_t own_namespace(void)
+uint64_t slice_own_namespace(void)
 {
         struct stat about;
 
@@ -163,7 +163,7 @@ int slice_processes(unsigned device, struct slice_process *ret, int most)
 
         if (region == NULL)
                 return 0;
-        uint64_t namespace = own_namespace();
+        uint64_t namespace = slice_own_namespace();
         uint32_t high = slice_high(region);
         for (uint32_t slot = 0; slot < high; slot++) {
                 if (!describe(region, device, slot, namespace, &one))
@@ -183,7 +183,7 @@ int slice_offender(unsigned device, struct slice_process *ret)
         if (region == NULL)
                 return -ENOENT;
         slice_account_reap();
-        uint64_t namespace = own_namespace();
+        uint64_t namespace = slice_own_namespace();
         uint32_t high = slice_high(region);
         for (uint32_t slot = 0; slot < high; slot++)
                 if (describe(region, device, slot, namespace, &one) && one.used_bytes > most.used_bytes)

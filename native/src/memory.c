@@ -29,12 +29,13 @@ static bool is_above_soft_limit(unsigned device)
         return slice_used(device) > slice_settings_now()->device[device].soft_bytes;
 }
 
-/* The first look said no. Pools may have shrunk inside the driver, and NVML knows what this process really holds. */
+/* The first look said no. Pools may have shrunk inside the driver, NVML knows what this process really holds,
+ * and the driver needs a moment for what the dead had. */
 static enum slice_grant look_again(unsigned device, uint64_t bytes, const char *api, bool managed_will_do)
 {
         slice_memory_settle();
         slice_truth_check();
-        if (slice_charge(device, bytes) == 0)
+        if (slice_charge(device, bytes) == 0 || slice_charge_after_debts(device, bytes, slice_truth_settle) == 0)
                 return SLICE_GRANTED;
         if (managed_will_do && oversubscribes())
                 return SLICE_AS_MANAGED;

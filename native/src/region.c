@@ -18,6 +18,14 @@ static uint64_t now_ns(void)
         return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+uint64_t slice_boot_ns(void)
+{
+        struct timespec now;
+
+        clock_gettime(CLOCK_BOOTTIME, &now);
+        return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 /* Bytes of the file that must have pages for `device_count` devices. */
 static off_t needed(uint32_t device_count)
 {
@@ -135,6 +143,7 @@ static int map(int descriptor, struct slice_file *ret)
         ret->device = about.st_dev;
         ret->inode = about.st_ino;
         ret->descriptor = descriptor;
+        ret->owing = false;
         return 0;
 }
 
@@ -250,6 +259,8 @@ static void introduce(struct slice_slot *slot)
         slot->pid = getpid();
         slot->pid_namespace = stat("/proc/self/ns/pid", &about) == 0 ? about.st_ino : 0;
         slot->joined_ns = now_ns();
+        slot->joined_boot_ns = slice_boot_ns();
+        slot->died_boot_ns = 0;
         slot->uid = geteuid();
         slot->serial++;
         memset(slot->comm, 0, sizeof(slot->comm));
@@ -258,15 +269,56 @@ static void introduce(struct slice_slot *slot)
         atomic_store_explicit(&slot->state, SLICE_SLOT_TAKEN, memory_order_release);
 }
 
-/* The first slot that nobody holds, locked. -EUSERS: none. */
-static int lock_a_slot(int descriptor)
+/* Whether the dead owner of a slot had anything. Only with the lock of the slot. */
+static bool held_something(struct slice_region *region, uint32_t slot)
+{
+        uint32_t count = __atomic_load_n(&region->header.device_count, __ATOMIC_RELAXED);
+
+        for (uint32_t i = 0; i < count && i < SLICE_MAX_DEVICES; i++)
+                if (atomic_load(&region->device[i].used[slot]) & SLICE_USED_MASK)
+                        return true;
+        return false;
+}
+
+/* Mark that the dead owner of a slot owes. Only with the lock of the slot. A thread of it that was between addition and check
+ * is no more; whether the driver had its bytes already, nobody knows. */
+static void note_debt(struct slice_region *region, uint32_t slot)
+{
+        uint32_t count = __atomic_load_n(&region->header.device_count, __ATOMIC_RELAXED);
+
+        for (uint32_t i = 0; i < count && i < SLICE_MAX_DEVICES; i++)
+                atomic_fetch_and(&region->device[i].used[slot], SLICE_USED_MASK);
+        region->slot[slot].died_boot_ns = slice_boot_ns();
+        /* Release: who sees that it owes sees since when. */
+        atomic_store_explicit(&region->slot[slot].state, SLICE_SLOT_OWES, memory_order_release);
+}
+
+static bool owes(const struct slice_region *region, uint32_t slot)
+{
+        return atomic_load_explicit(&region->slot[slot].state, memory_order_acquire) == SLICE_SLOT_OWES;
+}
+
+/* Whether a slot that we have just locked is not for us: its last owner owes. */
+static bool is_spoken_for(const struct slice_file *file, uint32_t slot, bool forget_old)
+{
+        if (!file->owing || !held_something(file->region, slot))
+                return false;
+        if (!owes(file->region, slot))
+                note_debt(file->region, slot);
+        return !forget_old || slice_boot_ns() - file->region->slot[slot].died_boot_ns < SLICE_DEBT_OLD_NS;
+}
+
+/* The first slot that nobody holds and whose last owner owes nothing, locked. -EUSERS: none. */
+static int lock_a_slot(const struct slice_file *file, bool forget_old)
 {
         for (uint32_t slot = 0; slot < SLICE_SLOTS; slot++) {
-                int bad = lock_byte(descriptor, F_WRLCK, byte_of(slot));
+                int bad = lock_byte(file->descriptor, F_WRLCK, byte_of(slot));
 
-                if (bad == 0)
+                if (bad == 0 && !is_spoken_for(file, slot, forget_old))
                         return (int)slot;
-                if (bad != -EAGAIN)
+                if (bad == 0)
+                        lock_byte(file->descriptor, F_UNLCK, byte_of(slot));
+                else if (bad != -EAGAIN)
                         return bad == -EINVAL || bad == -ENOLCK ? -EOPNOTSUPP : bad;
         }
         return -EUSERS;
@@ -275,10 +327,10 @@ static int lock_a_slot(int descriptor)
 int slice_region_join(struct slice_file *file, uint32_t *ret_slot)
 {
         struct slice_region_header *header = &file->region->header;
-        int slot = lock_a_slot(file->descriptor);
+        int slot = lock_a_slot(file, false);
 
-        if (slot == -EUSERS)   /* once more: who clears after the dead holds their slots for a moment */
-                slot = lock_a_slot(file->descriptor);
+        if (slot == -EUSERS)   /* once more: who looks after the dead holds their slots for a moment */
+                slot = lock_a_slot(file, true);
         if (slot == -EUSERS)
                 atomic_fetch_add_explicit(&header->slots_refused, 1, memory_order_relaxed);
         if (slot < 0)
@@ -294,23 +346,44 @@ int slice_region_join(struct slice_file *file, uint32_t *ret_slot)
         return 0;
 }
 
+/* Only with the lock of the slot. */
+static void free_slot(struct slice_region *region, uint32_t slot)
+{
+        clear(region, slot);
+        atomic_store_explicit(&region->slot[slot].state, SLICE_SLOT_FREE, memory_order_release);
+}
+
 int slice_region_reap(const struct slice_file *file, int descriptor)
 {
         uint32_t high = atomic_load(&file->region->header.slots_high);
-        int dead = 0;
+        int cleared = 0;
 
         for (uint32_t slot = 0; slot < high && slot < SLICE_SLOTS; slot++) {
-                struct slice_slot *owner = &file->region->slot[slot];
+                uint32_t state = atomic_load_explicit(&file->region->slot[slot].state, memory_order_acquire);
 
-                if (atomic_load_explicit(&owner->state, memory_order_acquire) == SLICE_SLOT_FREE ||
+                if (state == SLICE_SLOT_FREE || (state == SLICE_SLOT_OWES && file->owing) ||
                     lock_byte(descriptor, F_WRLCK, byte_of(slot)) < 0)
                         continue;
-                clear(file->region, slot);
-                atomic_store_explicit(&owner->state, SLICE_SLOT_FREE, memory_order_release);
+                if (file->owing && held_something(file->region, slot)) {
+                        note_debt(file->region, slot);
+                } else {
+                        free_slot(file->region, slot);
+                        cleared++;
+                }
                 lock_byte(descriptor, F_UNLCK, byte_of(slot));
-                dead++;
         }
-        return dead;
+        return cleared;
+}
+
+bool slice_region_forgive(const struct slice_file *file, int descriptor, uint32_t slot, uint32_t serial)
+{
+        if (lock_byte(descriptor, F_WRLCK, byte_of(slot)) < 0)
+                return false;
+        bool same = owes(file->region, slot) && file->region->slot[slot].serial == serial;
+        if (same)
+                free_slot(file->region, slot);
+        lock_byte(descriptor, F_UNLCK, byte_of(slot));
+        return same;
 }
 
 bool slice_region_alive(int descriptor, uint32_t slot)

@@ -6,11 +6,16 @@
  * drops the lock when, and only when, the address space that could write those words is gone, whatever ended it and in
  * whatever PID namespace. Who can take the lock of a slot may clear what its dead owner left.
  *
+ * Debts: the lock of a killed process may be free before the driver has taken down what the process had. Where there is a
+ * driver (slice_file.owing), a dead owner's slot is marked SLICE_SLOT_OWES and keeps its words in the sum until
+ * slice_settle() (account.h) knows better; nobody joins on it meanwhile. Who held nothing owes nothing.
+ *
  * One gap: a child that another thread forks within the 40 us of a join inherits the descriptor; should it neither exec nor
  * end, the slot of a parent that died stays taken until it does.
  * Truncating the file while it is mapped kills its own slice (SIGBUS), and nobody else.
  *
- * Layout: little endian, version 1, mirrored by labspawner/gpu/region.py; a test compares both, offset by offset.
+ * Layout: little endian, version 1 (`joined_boot_ns` and `died_boot_ns` were reserved at first, and are 0 where nobody knew of
+ * them: regions of then go on), mirrored by labspawner/gpu/region.py; a test compares both, offset by offset.
  *   0      header, 4096 bytes
  *   4096   ring of SLICE_REFUSALS refusals, 128 bytes each
  *   12288  SLICE_SLOTS slots, 64 bytes each
@@ -75,7 +80,11 @@ struct slice_refusal {
         char api[40];                        /* "cuMemAlloc_v2" */
 };
 
-enum { SLICE_SLOT_FREE = 0, SLICE_SLOT_TAKEN = 1 };
+enum {
+        SLICE_SLOT_FREE = 0,
+        SLICE_SLOT_TAKEN = 1,
+        SLICE_SLOT_OWES = 2,   /* its owner died; the driver may still hold what `used` says */
+};
 
 /* Who owns a slot. Written by the owner when it joins; a slot is live only while its lock is held. */
 struct slice_slot {
@@ -86,7 +95,8 @@ struct slice_slot {
         uint32_t uid;
         uint32_t serial;                     /* grows with each owner of this slot */
         char comm[16];
-        uint64_t reserved[2];
+        uint64_t joined_boot_ns;             /* CLOCK_BOOTTIME, as the kernel counts when a process began; 0 unknown */
+        uint64_t died_boot_ns;               /* OWES: when that was noted */
 };
 
 /* What one process did on one device, beside `used`. */
@@ -134,6 +144,7 @@ struct slice_file {
         struct slice_region *region;
         uint64_t device, inode;              /* of the file, to know it again when it is opened by path */
         int descriptor;                      /* -1 after slice_region_detach() */
+        bool owing;                          /* the dead owe; set after slice_region_open(), which says no */
 };
 
 /* Map the region at `path`, checked: regular file, size, magic, version, pages for `device_count` devices. With `make` it is
@@ -141,8 +152,9 @@ struct slice_file {
  * system is full; -ENOENT and what else open(2) says. */
 int slice_region_open(const char *path, bool make, int device_count, struct slice_file *ret);
 
-/* Take a free slot: lock it, clear what a dead owner left, write who we are. 0; -EUSERS: all taken; -EOPNOTSUPP: the file
- * system has no such locks; -EBADF: detached. */
+/* Take a free slot: lock it, clear what a dead owner left, write who we are. Slots that owe are left alone; where no other is
+ * free, an old debt goes (SLICE_DEBT_OLD_NS). 0; -EUSERS: all taken; -EOPNOTSUPP: the file system has no such locks; -EBADF:
+ * detached. */
 int slice_region_join(struct slice_file *file, uint32_t *ret_slot);
 
 /* Close the descriptor. The mapping stays, and with it the lock of the slot. */
@@ -154,9 +166,16 @@ void slice_region_close(struct slice_file *file);
 /* Open `path` anew, for locks. A descriptor, or -Exxx (-ESTALE: another file stands there than the mapped one). */
 int slice_region_reopen(const struct slice_file *file, const char *path);
 
-/* Clear the slots whose owners died. `descriptor` is from slice_region_reopen(). Returns how many there were. At most two
- * system calls per slot ever used. */
+/* Clear the slots whose owners died, or mark that they owe. `descriptor` is from slice_region_reopen(). Returns how many were
+ * cleared. At most two system calls per slot ever used. */
 int slice_region_reap(const struct slice_file *file, int descriptor);
+
+/* Clear `slot`, which owes, unless it has had another owner since `serial`. True when it was cleared. */
+bool slice_region_forgive(const struct slice_file *file, int descriptor, uint32_t slot, uint32_t serial);
+
+/* A debt that is so old is not believed any more when there is no other room. */
+#define SLICE_DEBT_OLD_NS UINT64_C(10000000000)
+uint64_t slice_boot_ns(void);
 
 /* Whether somebody holds the lock of `slot`; the owner itself counts. True when that cannot be told. `descriptor` is from
  * slice_region_reopen(). */

@@ -48,6 +48,7 @@ static enum slice_mode start(_Atomic(int) *ret_mode, int (*account)(const struct
         enum slice_mode mode = settings_mode();
         bool final = true;
 
+        slice_account_with_driver();
         if (mode == SLICE_ACTIVE && account(&slice_state.settings) < 0) {
                 mode = SLICE_REFUSED;
                 final = false;

@@ -66,6 +66,42 @@ static bool physical_here(unsigned device, uint64_t *ret_bytes)
         return false;
 }
 
+/* All processes on the cards of the slice; -1: that is not known, or not in numbers of our own PID namespace, since we are not
+ * among them. Returns how many there are. */
+static int list_all(uint32_t *ret_pids, int most)
+{
+        static nvmlProcessInfo_t list[MOST_PROCESSES];   /* under the lock of look() */
+        int all = 0, own = getpid();
+        bool found = false;
+
+        for (int device = 0; device < slice_state.settings.device_count; device++) {
+                unsigned int count = MOST_PROCESSES;
+                nvmlDevice_t handle;
+
+                if (!handle_of((unsigned)device, &handle) ||
+                    slice_real_nvml()->nvmlDeviceGetComputeRunningProcesses_v3(handle, &count, list) != NVML_SUCCESS ||
+                    count > MOST_PROCESSES || (int)count > most - all)
+                        return -1;
+                for (unsigned int i = 0; i < count; i++) {
+                        ret_pids[all++] = list[i].pid;
+                        found = found || (int)list[i].pid == own;
+                }
+        }
+        return found ? all : -1;
+}
+
+/* Under the lock of look(). */
+static void settle(void)
+{
+        static uint32_t pids[2 * MOST_PROCESSES];
+        uint64_t owed = 0;
+
+        for (int device = 0; device < slice_state.settings.device_count; device++)
+                owed += slice_owed((unsigned)device);
+        if (owed != 0)
+                slice_settle(pids, have_nvml() ? list_all(pids, 2 * MOST_PROCESSES) : -1);
+}
+
 /* Where the whole slice holds more than it may (its limit shrank, or something no hook sees has grown), the process that
  * holds most ends, and only itself: nobody ends another one's process. */
 static void end_offender(unsigned device)
@@ -73,7 +109,7 @@ static void end_offender(unsigned device)
         struct slice_process offender;
         struct slice_room room = slice_room(device);
 
-        if (!slice_settings_now()->oom_killer || room.used <= room.limit || slice_offender(device, &offender) < 0 || !offender.own)
+        if (!slice_settings_now()->oom_killer || room.used <= room.limit + slice_owed(device) || slice_offender(device, &offender) < 0 || !offender.own)
                 return;
         slice_log(1, "this slice holds %llu MiB of %llu MiB, and this process %llu MiB of it: it is ended (ACTIVE_OOM_KILLER)",
                   (unsigned long long)(room.used >> 20), (unsigned long long)(room.limit >> 20),
@@ -103,7 +139,16 @@ static void look(uint64_t age_ns)
         if (have_nvml())
                 for (int device = 0; device < slice_state.settings.device_count; device++)
                         look_at((unsigned)device);
+        settle();
         atomic_store_explicit(&slice_state.truth_at_ns, now_ns(), memory_order_relaxed);
+        atomic_store_explicit(&slice_state.truth_looking, false, memory_order_release);
+}
+
+void slice_truth_settle(void)
+{
+        if (atomic_exchange_explicit(&slice_state.truth_looking, true, memory_order_acquire))
+                return;
+        settle();
         atomic_store_explicit(&slice_state.truth_looking, false, memory_order_release);
 }
 

@@ -5,7 +5,9 @@
  *   charge D BYTES              0 or -errno
  *   refund D BYTES, physical D BYTES, own-physical D BYTES, refuse D BYTES API, launch D, gpu-time D NS,
  *   managed D BYTES             ok
- *   used D | limit D | here D   bytes
+ *   driver                      ok: from now on the dead owe; before start
+ *   settle PID, settle-unsure   ok: the driver lists this one process; it cannot tell
+ *   used D | limit D | here D | owed D   bytes
  *   tidy                        0 or 1, as soon as it is due again
  *   processes D                 slot:own:pid:pid_there:bytes:comm ...
  *   offender D                  the same for one, or -errno
@@ -158,6 +160,12 @@ static bool quiet(const char *verb, unsigned device, uint64_t bytes, const char 
                 slice_add_gpu_time(device, bytes);
         else if (strcmp(verb, "managed") == 0)
                 slice_add_managed(device, (int64_t)bytes);
+        else if (strcmp(verb, "driver") == 0)
+                slice_account_with_driver();
+        else if (strcmp(verb, "settle") == 0)   /* by a driver that lists this one process */
+                slice_settle((uint32_t[]){device}, 1);
+        else if (strcmp(verb, "settle-unsure") == 0)
+                slice_settle(NULL, -1);
         else
                 return false;
         printf("ok\n");
@@ -184,6 +192,8 @@ static bool tell(const char *verb, unsigned device, uint64_t bytes)
                 crowd(device);
         else if (strcmp(verb, "descriptors") == 0)
                 print_descriptors();
+        else if (strcmp(verb, "owed") == 0)
+                printf("%" PRIu64 "\n", slice_owed(device));
         else
                 return false;
         return true;

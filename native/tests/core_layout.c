@@ -52,6 +52,8 @@ static void slot_and_line(void)
         FIELD(slice_slot, uid);
         FIELD(slice_slot, serial);
         FIELD(slice_slot, comm);
+        FIELD(slice_slot, joined_boot_ns);
+        FIELD(slice_slot, died_boot_ns);
         END(slice_slot);
         printf(", ");
         BEGIN(slice_line);

@@ -60,7 +60,10 @@ def test_a_slice_beside_another_one_is_not_touched_by_its_storm(a_slice, native,
     assert a_slice.card()["peak"] <= 2 * LIMIT
 
 
-def test_processes_that_are_killed_at_any_moment_leave_nothing_behind(a_slice):
+@pytest.mark.parametrize("teardown_ms", ["0", "3"], ids=["at once", "after a moment"])
+def test_processes_that_are_killed_at_any_moment_leave_nothing_behind(native, stub_state, tmp_path, teardown_ms):
+    bare = {**stub_state, "STUB_CUDA_TEARDOWN_MS": teardown_ms}  # until the card has their memory back
+    a_slice = make_slice(native, bare, tmp_path / "slice", LIMIT)
     chance = random.Random(4)
     storm = a_slice.native.program("hook_storm")
 

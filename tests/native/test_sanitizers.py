@@ -220,6 +220,28 @@ def test_a_slice_is_joined_filled_resized_and_left(sanitized, tmp_path):
     assert (sanitized.found(), said) == ("", "")
 
 
+def test_what_a_killed_process_owes_is_noted_and_settled(sanitized, tmp_path):
+    folder = slice_files(tmp_path / "ada", memory_bytes=GIB)
+    command = [str(sanitized.native.program("core_account")), str(folder.limits.parent)]
+    victim, other = (Guest(command, {**environment_without_slices(), **sanitized.options}) for _ in range(2))
+    try:
+        for guest in (victim, other):
+            guest.ask("driver")
+            guest.join()
+        victim.ask(f"charge 0 {GIB}")
+        victim.kill()
+        refused, owed = other.ask("charge 0 1"), other.number("owed 0")
+        other.ask(f"settle {victim.process.pid}")
+        other.ask("settle-unsure")
+        other.ask(f"settle {other.process.pid}")
+        granted = other.ask(f"charge 0 {GIB}")
+    finally:
+        said = victim.kill() + other.kill()
+
+    assert (refused, owed, granted) == ("-12", GIB, "0")
+    assert (sanitized.found(), said) == ("", "")
+
+
 def test_many_processes_charge_at_once(sanitized, tmp_path):
     folder = slice_files(tmp_path / "ada", memory_bytes=1_000_000_007)
     numbers = (3, 3, 400 * TIMES, 0)
