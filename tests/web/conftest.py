@@ -98,14 +98,16 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     (folder / "courses").mkdir()
     (folder / "courses" / "py101.yaml").write_text(COURSE, encoding="utf-8")
     (folder / "config.py").write_text(CONFIG, encoding="utf-8")
+    port, hub_port, proxy_port = free_ports(3)
     environment = {
         **os.environ,
         "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
         "LABSPAWNER_COURSES_DIR": str(folder / "courses"),
         "LABSPAWNER_CULLER_INTERVAL_S": "1",
+        "LABSPAWNER_HUB_PORT": str(hub_port),
+        "LABSPAWNER_PROXY_API_PORT": str(proxy_port),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    (port,) = free_ports(1)
     common = ["--config", str(folder / "config.py"), "--data-dir", str(folder / "data")]
     labspawner = [sys.executable, "-c", "from labspawner.cli import main; main()"]
     with (folder / "up.log").open("w") as log:

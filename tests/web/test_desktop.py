@@ -55,7 +55,7 @@ class Lab:
 
     def __init__(self, folder: Path, pve: PveDouble) -> None:
         self.folder, self.pve = folder, pve
-        (self._port,) = free_ports(1)
+        self._port, self._hub_port, self._proxy_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -65,6 +65,8 @@ class Lab:
             **os.environ,
             "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
             "LABSPAWNER_COURSES_DIR": str(self.folder / "courses"),
+            "LABSPAWNER_HUB_PORT": str(self._hub_port),
+            "LABSPAWNER_PROXY_API_PORT": str(self._proxy_port),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         where = ["--port", str(self._port), "--config", str(self.folder / "config.py")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from native.conftest import native  # noqa: F401 - library and pretended driver,
 from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.pretend import PRETEND_ENV
 from labspawner.providers.local.ladder import find_sandbox
+from labspawner.testing.hub import free_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -85,16 +85,16 @@ def product(driver: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("gpu-lab")
     (folder / "courses").mkdir()
     (folder / "courses" / "dl101.yaml").write_text(COURSE, encoding="utf-8")
+    port, hub_port, proxy_port = free_ports(3)
     environment = {
         **os.environ,
         **driver,
         "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
         "LABSPAWNER_COURSES_DIR": str(folder / "courses"),
+        "LABSPAWNER_HUB_PORT": str(hub_port),
+        "LABSPAWNER_PROXY_API_PORT": str(proxy_port),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     common = ["--config", str(REPO / "jupyterhub_config.py"), "--data-dir", str(folder / "data")]
     labspawner = [sys.executable, "-c", "from labspawner.cli import main; main()"]
     with (folder / "up.log").open("w") as log:

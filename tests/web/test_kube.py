@@ -157,13 +157,15 @@ def _up(folder: Path, cluster: Any, *, image: str, provider: dict[str, Any], mor
     provider |= {"kubeconfig": str(cluster.kubeconfig(folder)), "namespace": cluster.namespace}
     text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), provider=provider, more=more)
     (folder / "config.py").write_text(text, encoding="utf-8")
+    port, hub_port, proxy_port = free_ports(3)
     environment = {
         **os.environ,
         "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
         "LABSPAWNER_COURSES_DIR": str(folder / "courses"),
+        "LABSPAWNER_HUB_PORT": str(hub_port),
+        "LABSPAWNER_PROXY_API_PORT": str(proxy_port),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    (port,) = free_ports(1)
     common = ["--config", str(folder / "config.py"), "--data-dir", str(folder / "data")]
     labspawner = [sys.executable, "-c", "from labspawner.cli import main; main()"]
     with (folder / "up.log").open("w") as log:
