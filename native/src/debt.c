@@ -12,7 +12,9 @@
 
 #include "account_inside.h"
 
-#define DEBT_GRACE_NS UINT64_C(1000000000)   /* a driver needs tens of milliseconds for what a process had */
+/* A driver needs tens of milliseconds for what a process had. No more than that: a program that starts alone notes only then
+ * what the one before it left, perhaps long ago, and makes its context in this time. */
+#define DEBT_GRACE_NS UINT64_C(200000000)
 #define WAIT_FOR_DRIVER_NS UINT64_C(5000000)
 #define PAUSE_US 200
 

@@ -13,6 +13,7 @@ import pytest
 from native.core_guests import GIB, a_slice, guests
 from native.hook_guests import MIB, Slice, make_slice
 
+from labspawner.gpu import region
 from labspawner.testing.waiting import eventually_sync
 
 LIMIT = 600 * MIB
@@ -198,6 +199,18 @@ def joined(invite, folder):
     return guest.join()
 
 
+def overwrite(folder, field, value: int) -> None:
+    """Write a word of the first slot."""
+    with folder.region.open("r+b") as file:
+        file.seek(region.SLOTS_AT + field.offset)
+        file.write(value.to_bytes(field.size, "little"))
+
+
+def long_ago(folder) -> None:
+    """Let the death of who had the first slot have been noted when the machine started."""
+    overwrite(folder, region.Slot.died_boot_ns, 1)
+
+
 def test_a_debt_stays_while_the_driver_lists_the_dead_and_goes_when_it_does_not(invite, folder):
     victim, other = joined(invite, folder), joined(invite, folder)
     victim.ask(f"charge 0 {4 * GIB}")
@@ -205,6 +218,7 @@ def test_a_debt_stays_while_the_driver_lists_the_dead_and_goes_when_it_does_not(
 
     assert other.number(f"charge 0 {4 * GIB}") == NO_ROOM
     assert other.number("owed 0") == 4 * GIB
+    long_ago(folder)
     other.ask(f"settle {victim.process.pid}")
     assert other.number("owed 0") == 4 * GIB
     other.ask(f"settle {other.process.pid}")
@@ -234,11 +248,33 @@ def test_a_debt_in_another_pid_namespace_goes_after_a_while(invite, folder):
     victim.kill()
     eventually_sync(lambda: other.ask("tidy") and other.number("owed 0") == 4 * GIB, 60, "the death is noted")
 
-    other.ask(f"settle {other.process.pid}")  # that the driver does not list its number says nothing
-    assert other.number("owed 0") == 4 * GIB
-
     def settled() -> bool:
-        other.ask("settle-unsure")
+        other.ask(f"settle {other.process.pid}")
         return other.number("owed 0") == 0
 
     eventually_sync(settled, 60, "the debt is forgotten")
+
+
+def test_where_the_driver_cannot_tell_time_decides(invite, folder):
+    victim, other = joined(invite, folder), joined(invite, folder)
+    victim.ask(f"charge 0 {4 * GIB}")
+    victim.kill()
+    assert other.number(f"charge 0 {4 * GIB}") == NO_ROOM
+
+    long_ago(folder)
+    other.ask("settle-unsure")
+
+    assert other.number("owed 0") == 0
+
+
+def test_a_number_that_is_another_process_by_now_owes_nothing(invite, folder):
+    victim, other = joined(invite, folder), joined(invite, folder)
+    victim.ask(f"charge 0 {4 * GIB}")
+    victim.kill()
+    assert other.number(f"charge 0 {4 * GIB}") == NO_ROOM
+
+    overwrite(folder, region.Slot.pid, other.process.pid)
+    overwrite(folder, region.Slot.joined_boot_ns, 1)  # long before that one began
+    other.ask(f"settle {other.process.pid}")
+
+    assert other.number("owed 0") == 0
