@@ -3,21 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench install clean
 
 run: $(VENV)/.run-installed
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner up $(ARGS)
 
 # First all that may run side by side, then what measures; either may be empty where ARGS names files (status 5).
+# Only files that name the marker are read again: reading all takes twenty seconds.
+ALONE = $(shell grep -rlE 'mark\.alone' tests --include='*.py')
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 test: $(VENV)/.dev-installed
 	$(PYTEST) -n 3 --dist worksteal -m "not alone" $(ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -m alone $(filter-out --cov%,$(ARGS)) || [ $$? -eq 5 ]
+	$(PYTEST) -m alone $(filter-out --cov%,$(ARGS)) $(if $(filter tests/%,$(ARGS)),,$(ALONE)) || [ $$? -eq 5 ]
 
 check: $(VENV)/.dev-installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# All that test and check need, and nothing else.
+install: $(VENV)/.dev-installed
 
 bench: $(VENV)/.dev-installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/labspawner bench $(or $(ARGS),engine)
