@@ -61,7 +61,7 @@ uint64_t slice_owed(unsigned device);
 void slice_settle(const uint32_t *pids, int count);
 
 /* Charge `bytes` that slice_charge() has refused, where only debts are in the way: `settle_them` (which calls slice_settle()) is
- * called again and again, for 5 ms at most. 0; -ENOMEM: no room, or not in that time. */
+ * called again and again, for 3 ms at most. 0; -ENOMEM: no room, or not in that time. */
 int slice_charge_after_debts(unsigned device, uint64_t bytes, void (*settle_them)(void));
 
 /* Clear the slots of the dead, look whether the limits file was replaced, stamp launches: once a second at most, else it costs

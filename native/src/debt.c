@@ -15,7 +15,7 @@
 /* A driver needs tens of milliseconds for what a process had. No more than that: a program that starts alone notes only then
  * what the one before it left, perhaps long ago, and makes its context in this time. */
 #define DEBT_GRACE_NS UINT64_C(200000000)
-#define WAIT_FOR_DRIVER_NS UINT64_C(5000000)
+#define WAIT_FOR_DRIVER_NS UINT64_C(3000000)
 #define PAUSE_US 200
 
 /* A process as /proc tells of it. */
