@@ -94,6 +94,11 @@ def lease_of_tags(tags: Iterable[str], hub_id: str) -> LeaseId | None:
     return LeaseId(leases[0]) if len(leases) == 1 else None
 
 
+def hub_of_tags(tags: Iterable[str]) -> frozenset[str]:
+    """The ids of the hubs that the tags name, in small letters; one, of a VM that nobody has edited."""
+    return frozenset(tag.removeprefix(_HUB) for tag in tags if tag.startswith(_HUB))
+
+
 def address_of_tags(tags: Iterable[str]) -> str:
     """The static address that the tags name; empty where there is none."""
     found = sorted(tag.removeprefix(_ADDRESS) for tag in tags if tag.startswith(_ADDRESS))

@@ -192,6 +192,24 @@ def test_addresses_that_answer_are_told():
     assert "8 of 10 are free" in judging.addresses("default", 10, 2, ())[0].detail
 
 
+def test_addresses_of_the_pool_that_another_hubs_vms_have_are_told():
+    lease = LeaseId("l0123456789abcde")
+    vms = [
+        {"vmid": 30001, "tags": tags_of("Other", lease, address="10.0.0.7")},
+        {"vmid": 30002, "tags": tags_of("Other", lease, address="10.0.9.7")},
+        {"vmid": 20001, "tags": tags_of("Lab", lease, address="10.0.0.8")},
+        {"vmid": 7, "tags": "web;ls-ip-10.0.0.9"},
+        {"vmid": 8},
+    ]
+
+    (found,) = judging.shared_addresses("default", {"10.0.0.7", "10.0.0.8", "10.0.0.9"}, vms, "Lab")
+
+    assert found.level is Level.WARNING
+    assert "10.0.0.7 (VM 30001 of hub other)" in found.detail
+    assert "10.0.0.8" not in found.detail
+    assert judging.shared_addresses("default", {"10.0.0.8"}, vms, "lab") == ()
+
+
 def test_clocks_that_differ_are_told_by_how_much():
     found = judging.skew({"pve1": 12.4, "pve2": 0.4, "pve3": -60.0})
 

@@ -96,7 +96,7 @@ async def diagnose(subject: Subject) -> tuple[Finding, ...]:
     found += await _mappings(subject, seen)
     vmids = subject.settings.vmids
     found += judging.ids(seen.vms, first=vmids.first, last=vmids.last, hub_id=subject.hub_id)
-    found += await _addresses(subject)
+    found += await _addresses(subject, seen)
     found += await _clock(subject, seen)
     found += _endpoints(subject)
     return tuple(found)
@@ -295,7 +295,7 @@ async def _mappings(subject: Subject, seen: _Seen) -> list[Finding]:
     return [finding for name in names for finding in judging.mapping(name, listed, seen.online)]
 
 
-async def _addresses(subject: Subject) -> list[Finding]:
+async def _addresses(subject: Subject, seen: _Seen) -> list[Finding]:
     found: list[Finding] = []
     for name, pool in sorted(subject.settings.addresses.items()):
         every = list(pool.addresses())
@@ -304,6 +304,7 @@ async def _addresses(subject: Subject) -> list[Finding]:
         if subject.settings.probe_addresses:
             probed = await answering(spread(every, _PROBED, without=held))
         found += judging.addresses(name, len(every), len(held), probed)
+        found += judging.shared_addresses(name, pool, seen.vms, subject.hub_id)
     if not subject.settings.addresses:
         found.append(note("addresses", "no pool: VMs ask a DHCP server, and their agents say what they got"))
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 from labspawner.providers.findings import Finding, error, note, ok, warning
-from labspawner.providers.proxmox.marks import lease_of_name, lease_of_tags
+from labspawner.providers.proxmox.marks import address_of_tags, hub_of_tags, lease_of_name, lease_of_tags
 from labspawner.units import human_bytes
 
 OLDEST, NEWEST = 8, 9
@@ -242,9 +242,29 @@ def mapping(name: str, listed: Sequence[Mapping[str, Any]], online: Collection[s
     return (ok("device", f"{name}: " + ", ".join(f"{count} on {node}" for node, count in sorted(there.items()))),)
 
 
+def shared_addresses(
+    name: str, pool: Container[str], vms: Sequence[Mapping[str, Any]], hub_id: str
+) -> tuple[Finding, ...]:
+    """Whether VMs of another hub have addresses of this pool, as their tags say. Two hubs with databases of their own do
+    not know what the other one gives out."""
+    used = []
+    for each in vms:
+        tags = _tags(each)
+        address, whose = address_of_tags(tags), sorted(hub_of_tags(tags) - {hub_id.lower()})
+        if address and whose and address in pool:
+            used.append(f"{address} (VM {each.get('vmid')} of hub {whose[0]})")
+    if not used:
+        return ()
+    said = f"pool {name}: another hub gives out addresses of it: {_some(sorted(used))}"
+    return (warning("addresses", said, "give each hub addresses of its own"),)
+
+
+def _tags(vm: Mapping[str, Any]) -> list[str]:
+    return str(vm.get("tags") or "").replace(",", ";").split(";")
+
+
 def _ours(vm: Mapping[str, Any], hub_id: str) -> bool:
-    tags = str(vm.get("tags") or "").replace(",", ";").split(";")
-    return lease_of_tags(tags, hub_id) is not None or lease_of_name(str(vm.get("name") or "")) is not None
+    return lease_of_tags(_tags(vm), hub_id) is not None or lease_of_name(str(vm.get("name") or "")) is not None
 
 
 def _is_address(text: str) -> bool:
