@@ -39,22 +39,35 @@ static bool read_stat(int32_t pid, char *ret, size_t room)
         return length > 0;
 }
 
+/* A field of the line, as a number; the first one is 0. No sscanf: built with glibc 2.38, it needs that. */
+static uint64_t number_in(const char *line, int field)
+{
+        uint64_t number = 0;
+
+        for (; field > 0 && line != NULL; field--) {
+                line = strchr(line, ' ');
+                line = line != NULL ? line + 1 : NULL;
+        }
+        for (; line != NULL && *line >= '0' && *line <= '9'; line++)
+                number = number * 10 + (uint64_t)(*line - '0');
+        return number;
+}
+
 static struct about look_at(int32_t pid)
 {
+        enum { THREADS = 17, BEGAN = 19 };   /* counted from the state on, see proc(5) */
         struct about about = { false, false, 0 };
-        char text[512], state;
-        unsigned long long threads, began;
+        char text[512];
 
         if (!read_stat(pid, text, sizeof(text)))
                 return about;
         const char *behind_name = strrchr(text, ')');   /* a name may have any letter in it */
-        if (behind_name == NULL ||
-            sscanf(behind_name, ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %*s %llu", &state,
-                   &threads, &began) != 3)
+        if (behind_name == NULL || behind_name[1] != ' ')
                 return about;
+        const char *line = behind_name + 2;
         about.there = true;
-        about.over = (state == 'Z' || state == 'X') && threads <= 1;
-        about.began_ns = began * (UINT64_C(1000000000) / (uint64_t)sysconf(_SC_CLK_TCK));
+        about.over = (line[0] == 'Z' || line[0] == 'X') && number_in(line, THREADS) <= 1;
+        about.began_ns = number_in(line, BEGAN) * (UINT64_C(1000000000) / (uint64_t)sysconf(_SC_CLK_TCK));
         return about;
 }
 

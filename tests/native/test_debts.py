@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -199,10 +200,10 @@ def joined(invite, folder):
     return guest.join()
 
 
-def overwrite(folder, field, value: int) -> None:
-    """Write a word of the first slot."""
+def overwrite(folder, field, value: int, *, slot: int = 0) -> None:
+    """Write a word of a slot."""
     with folder.region.open("r+b") as file:
-        file.seek(region.SLOTS_AT + field.offset)
+        file.seek(region.SLOTS_AT + slot * ctypes.sizeof(region.Slot) + field.offset)
         file.write(value.to_bytes(field.size, "little"))
 
 
@@ -268,13 +269,15 @@ def test_where_the_driver_cannot_tell_time_decides(invite, folder):
 
 
 def test_a_number_that_is_another_process_by_now_owes_nothing(invite, folder):
-    victim, other = joined(invite, folder), joined(invite, folder)
+    other, victim = joined(invite, folder), joined(invite, folder)
     victim.ask(f"charge 0 {4 * GIB}")
     victim.kill()
     assert other.number(f"charge 0 {4 * GIB}") == NO_ROOM
 
-    overwrite(folder, region.Slot.pid, other.process.pid)
-    overwrite(folder, region.Slot.joined_boot_ns, 1)  # long before that one began
+    overwrite(folder, region.Slot.pid, other.process.pid, slot=1)
+    other.ask(f"settle {other.process.pid}")  # it began before the one in the slot joined
+    assert other.number("owed 0") == 4 * GIB
+    overwrite(folder, region.Slot.joined_boot_ns, 1, slot=1)  # long before that one began
     other.ask(f"settle {other.process.pid}")
 
     assert other.number("owed 0") == 0
