@@ -147,6 +147,7 @@ class Watchdog:
     slices: Callable[[], Iterable[Watched]]
     kill: bool = True
     _memory: Memory = field(default_factory=Memory)
+    _dying: frozenset[Identity] = frozenset()
     _last: Inventory | None = None
     _silent: bool = False
 
@@ -165,6 +166,7 @@ class Watchdog:
         holders = holders_of(inventory, self.identify, self.slice_of)
         decision, self._memory = decide(holders, self.slices(), self._memory)
         self._say(changes, decision)
+        self._dying &= {holder.identity for holder in holders}
         ended = [pair for pair in decision.killed if self.kill and self._end(pair[1])]
         return Look(decision=decision, changes=changes, ended=tuple(ended))
 
@@ -185,9 +187,10 @@ class Watchdog:
             )
 
     def _end(self, holder: Holder) -> bool:
-        """Kill exactly this process; whether it was there to be killed."""
+        """Kill exactly this process; whether it was there to be killed, and is not dying already: that may take a while,
+        in which it still holds its memory."""
         pid = holder.identity[0]
-        if pid in {0, 1, os.getpid()} or self.identify(pid) != holder.identity:
+        if pid in {0, 1, os.getpid()} or holder.identity in self._dying or self.identify(pid) != holder.identity:
             return False
         try:
             os.kill(pid, signal.SIGKILL)
@@ -196,6 +199,7 @@ class Watchdog:
         except PermissionError:
             log.error("over its GPU limit, and we may not kill it: pid=%s slice=%s", pid, holder.slice_name)
             return False
+        self._dying |= {holder.identity}
         log.warning("killed: pid=%s slice=%s went around its GPU limit", pid, holder.slice_name)
         return True
 

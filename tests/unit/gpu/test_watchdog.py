@@ -124,6 +124,16 @@ def test_an_offender_is_killed_at_the_second_look_and_the_log_says_both(process,
     assert "killed" in caplog.records[1].message
 
 
+def test_who_is_killed_and_takes_a_while_to_die_is_killed_and_counted_once(process):
+    watchdog = watching(process.pid, 7)
+
+    # Nobody waits for the process here: it stays, as one does that dies slowly.
+    looks = [watchdog.look() for _ in range(5)]
+
+    assert [len(look.ended) for look in looks] == [0, 1, 0, 0, 0]
+    assert process.wait(60) == -9
+
+
 def test_a_watchdog_that_only_reports_kills_nobody(process):
     watchdog = watching(process.pid, 7, kill=False)
 
