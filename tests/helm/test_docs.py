@@ -63,9 +63,10 @@ def test_commands_of_labspawner_exist_with_their_options() -> None:
 
     assert said
     for words in said:
-        command: click.Command = main
+        command: click.Command | None = main
         while isinstance(command, click.Group):
-            command = command.commands[words.pop(0)]
+            command = command.get_command(click.Context(command), words.pop(0))
+        assert command is not None, words
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known
 
