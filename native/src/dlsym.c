@@ -234,15 +234,14 @@ static bool is_called(const struct link_map *map, const char *prefix)
         return (soname && starts(soname, prefix)) || starts(base ? base + 1 : map->l_name, prefix);
 }
 
+static bool is_another(const struct slice_symbol *symbol, void *name)
+{
+        return !symbol->hook || strcmp(symbol->name, name) != 0;
+}
+
 static bool is_hooked(enum slice_library library, const char *name)
 {
-        size_t count;
-        const struct slice_symbol *symbols = slice_symbols(library, &count);
-
-        for (size_t i = 0; i < count; i++)
-                if (symbols[i].hook && strcmp(symbols[i].name, name) == 0)
-                        return true;
-        return false;
+        return !slice_each_symbol(library, is_another, (void *)(uintptr_t)name);
 }
 
 /* The answer for a name that begins like the driver's: decided by the address, not by the name. */

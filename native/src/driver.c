@@ -22,52 +22,77 @@ static nvmlReturn_t missing_nvml(void)
         return NVML_ERROR_FUNCTION_NOT_FOUND;
 }
 
-static const struct slice_symbol cuda_symbols[] = {
-#define X(symbol) { #symbol, (slice_function)symbol, offsetof(struct slice_cuda, symbol) },
+/* Kept out of line, so that its arguments stay code: a table of them would be relocated at the start of every program. */
+static __attribute__((noinline)) bool row(slice_symbol_seen *seen, void *about, const char *name, slice_function hook, size_t offset)
+{
+        struct slice_symbol symbol = { name, hook, offset };
+
+        return seen(&symbol, about);
+}
+
+static bool each_cuda_symbol(slice_symbol_seen *seen, void *about)
+{
+#define X(symbol)                                                                                                          \
+        if (!row(seen, about, #symbol, (slice_function)symbol, offsetof(struct slice_cuda, symbol)))                       \
+                return false;
 #include "hooks_life.def"
 #include "hooks_memory.def"
 #include "hooks_launch.def"
 #undef X
-#define X(symbol) { #symbol, NULL, offsetof(struct slice_cuda, symbol) },
+#define X(symbol)                                                                                                          \
+        if (!row(seen, about, #symbol, NULL, offsetof(struct slice_cuda, symbol)))                                         \
+                return false;
 #include "needs_cuda.def"
 #undef X
-};
+        return true;
+}
 
-static const struct slice_symbol nvml_symbols[] = {
-#define X(symbol) { #symbol, (slice_function)symbol, offsetof(struct slice_nvml, symbol) },
+static bool each_nvml_symbol(slice_symbol_seen *seen, void *about)
+{
+#define X(symbol)                                                                                                          \
+        if (!row(seen, about, #symbol, (slice_function)symbol, offsetof(struct slice_nvml, symbol)))                       \
+                return false;
 #include "hooks_nvml.def"
 #undef X
-#define X(symbol) { #symbol, NULL, offsetof(struct slice_nvml, symbol) },
+#define X(symbol)                                                                                                          \
+        if (!row(seen, about, #symbol, NULL, offsetof(struct slice_nvml, symbol)))                                         \
+                return false;
 #include "needs_nvml.def"
 #undef X
-        { NULL, NULL, 0 },   /* a table needs a row while the lists are empty */
+        return true;
+}
+
+bool slice_each_symbol(enum slice_library library, slice_symbol_seen *seen, void *about)
+{
+        return library == SLICE_LIBNVML ? each_nvml_symbol(seen, about) : each_cuda_symbol(seen, about);
+}
+
+/* What a library is asked for, and where the answers go. */
+struct looking_up {
+        struct link_map *map;
+        void *table;
+        slice_function missing;
 };
 
-const struct slice_symbol *slice_symbols(enum slice_library library, size_t *ret_count)
+static bool look_up(const struct slice_symbol *symbol, void *about)
 {
-        if (library == SLICE_LIBNVML) {
-                *ret_count = sizeof(nvml_symbols) / sizeof(nvml_symbols[0]) - 1;
-                return nvml_symbols;
-        }
-        *ret_count = sizeof(cuda_symbols) / sizeof(cuda_symbols[0]);
-        return cuda_symbols;
+        const struct looking_up *looking = about;
+        void *address = slice_dlsym_next()(looking->map, symbol->name);
+        slice_function function = address ? (slice_function)(uintptr_t)address : looking->missing;
+
+        memcpy((char *)looking->table + symbol->offset, &function, sizeof(function));
+        if (address && symbol->hook)
+                slice_hook_put(address, symbol->hook);
+        return true;
 }
 
 /* Fill `table` with what `map` exports, and remember which addresses are hooked. */
 static void look_up_all(enum slice_library library, struct link_map *map, void *table)
 {
         slice_function missing = library == SLICE_LIBNVML ? (slice_function)missing_nvml : (slice_function)missing_cuda;
-        size_t count;
-        const struct slice_symbol *symbols = slice_symbols(library, &count);
+        struct looking_up looking = { map, table, missing };
 
-        for (size_t i = 0; i < count; i++) {
-                void *address = slice_dlsym_next()(map, symbols[i].name);
-                slice_function function = address ? (slice_function)(uintptr_t)address : missing;
-
-                memcpy((char *)table + symbols[i].offset, &function, sizeof(function));
-                if (address && symbols[i].hook)
-                        slice_hook_put(address, symbols[i].hook);
-        }
+        slice_each_symbol(library, look_up, &looking);
 }
 
 enum { UNBOUND = 0, BINDING, BOUND };

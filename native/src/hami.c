@@ -131,7 +131,7 @@ static int parse_bool(slice_getenv *get, const char *variable, bool *ret, struct
 
 static int policy_and_switches(slice_getenv *get, struct slice_settings *set, struct slice_fault *fault)
 {
-        static const char *const names[] = {[SLICE_FAIR] = "default", [SLICE_CAP] = "force", [SLICE_OFF] = "disable"};
+        static const char names[][8] = {[SLICE_FAIR] = "default", [SLICE_CAP] = "force", [SLICE_OFF] = "disable"};
         const char *value = get("GPU_CORE_UTILIZATION_POLICY");
 
         set->policy = SLICE_FAIR;

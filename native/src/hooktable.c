@@ -47,7 +47,7 @@ void slice_hook_put(const void *address, slice_function hook)
 /* Names of one function that a request for its plain name can mean, where the number alone does not tell which: from which
  * version of CUDA on. Elsewhere the highest number is meant since long before the oldest version that we know. */
 static const struct {
-        const char *name;
+        char name[28];
         int since;
 } later[] = {
         { "cuCtxCreate_v3", 11040 },
@@ -79,31 +79,42 @@ static size_t parts(const char *symbol, int *ret_number, bool *ret_per_thread)
         return length;
 }
 
+/* What a request means, and the best hook for it until now. */
+struct request {
+        const char *name;
+        int version;
+        bool per_thread;
+        slice_function best;
+        int best_rank;
+};
+
+static bool weigh(const struct slice_symbol *symbol, void *about)
+{
+        struct request *request = about;
+        bool its_per_thread;
+        int number;
+        size_t length = parts(symbol->name, &number, &its_per_thread);
+
+        if (!symbol->hook || strncmp(symbol->name, request->name, length) != 0 || request->name[length] != '\0')
+                return true;
+        if (since(symbol->name) > request->version || (its_per_thread && !request->per_thread))
+                return true;
+        /* Per-thread variants exist for some functions only; where there is one, the flag means it. */
+        int rank = number * 2 + (its_per_thread ? 1 : 0);
+        if (rank > request->best_rank) {
+                request->best_rank = rank;
+                request->best = symbol->hook;
+        }
+        return true;
+}
+
 /* The hook that a request for (`name`, `version`) means, by name. */
 static slice_function meant(const char *name, int version, bool per_thread)
 {
-        slice_function best = NULL;
-        int best_rank = 0;
-        size_t count;
-        const struct slice_symbol *symbols = slice_symbols(SLICE_LIBCUDA, &count);
+        struct request request = { name, version, per_thread, NULL, 0 };
 
-        for (size_t i = 0; i < count; i++) {
-                bool its_per_thread;
-                int number;
-                size_t length = parts(symbols[i].name, &number, &its_per_thread);
-
-                if (!symbols[i].hook || strncmp(symbols[i].name, name, length) != 0 || name[length] != '\0')
-                        continue;
-                if (since(symbols[i].name) > version || (its_per_thread && !per_thread))
-                        continue;
-                /* Per-thread variants exist for some functions only; where there is one, the flag means it. */
-                int rank = number * 2 + (its_per_thread ? 1 : 0);
-                if (rank > best_rank) {
-                        best_rank = rank;
-                        best = symbols[i].hook;
-                }
-        }
-        return best;
+        slice_each_symbol(SLICE_LIBCUDA, weigh, &request);
+        return request.best;
 }
 
 void *slice_hook_for(void *address, const char *name, int version, uint64_t flags, slice_ask *ask)

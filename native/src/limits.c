@@ -86,7 +86,7 @@ static int path_value(struct reader *in, const char *key, char *ret, size_t room
 
 static int policy_value(struct reader *in, struct slice_settings *set)
 {
-        static const char *const names[] = {[SLICE_FAIR] = "fair", [SLICE_CAP] = "cap", [SLICE_OFF] = "off"};
+        static const char names[][8] = {[SLICE_FAIR] = "fair", [SLICE_CAP] = "cap", [SLICE_OFF] = "off"};
         const char *value = after(in->text, "policy ");
 
         for (unsigned i = 0; value != NULL && i < sizeof(names) / sizeof(names[0]); i++) {

@@ -25,8 +25,9 @@ struct slice_symbol {
         size_t offset;          /* of its member in struct slice_cuda or slice_nvml */
 };
 
-/* All symbols of a library, from the hook lists (driver.c). */
-const struct slice_symbol *slice_symbols(enum slice_library library, size_t *ret_count);
+/* Show `seen` each symbol of a library, from the hook lists (driver.c), until it says false; whether it never did. */
+typedef bool slice_symbol_seen(const struct slice_symbol *symbol, void *about);
+bool slice_each_symbol(enum slice_library library, slice_symbol_seen *seen, void *about);
 
 /* The hook of an address, NULL when it is not hooked. */
 slice_function slice_hook_at(const void *address);

@@ -13,7 +13,7 @@
 
 /* Part of a loaded library's path -> the name that its users know. The first line that matches wins. */
 static const struct {
-        const char *part, *name;
+        char part[20], name[16];   /* not pointers, which would be relocated at the start of every program */
 } libraries[] = {
         {"/libtorch_cuda", "PyTorch"},  {"/libtorch_python", "PyTorch"}, {"/xla_extension", "JAX"},
         {"/jax_cuda", "JAX"},           {"/xla_cuda_plugin", "JAX"},     {"/libtensorflow", "TensorFlow"},

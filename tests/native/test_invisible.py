@@ -39,6 +39,12 @@ def test_the_library_needs_nothing_of_the_driver(native):
     assert all(name.startswith(("libc.so", "ld-linux", "libdl.so", "libpthread.so")) for name in needed), needed
 
 
+def test_the_library_has_no_tables_that_every_exec_relocates(native):
+    done = subprocess.run(["readelf", "-rW", native.libvgpu], capture_output=True, text=True, check=True)
+
+    assert done.stdout.count("_RELATIVE") < 20  # it had 435, which were a third of what it adds to each exec
+
+
 @pytest.mark.parametrize("question", ["wrapper", "other"])
 def test_lookups_of_other_libraries_are_answered_as_without_us(native, preloaded, question):
     library = native.folder / f"tests/libhook_{question}.so"
