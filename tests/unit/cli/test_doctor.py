@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from traitlets.config import Config
 
 from labspawner.cli import main
-from labspawner.cli.doctor import looks, table
-from labspawner.cli.doctor.hub import hub_findings
+from labspawner.cli.doctor import table
 from labspawner.config import Labspawner, Settings
+from labspawner.doctor import looks
+from labspawner.doctor.hub import hub_findings
 from labspawner.providers.findings import Finding, Level, error, ok, warning
 
 GOOD = {
