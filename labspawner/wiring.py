@@ -16,7 +16,7 @@ from jupyterhub.app import JupyterHub
 from jupyterhub.proxy import ConfigurableHTTPProxy
 from traitlets.config import Config
 
-from labspawner import gate
+from labspawner import gate, inner
 from labspawner.config import Labspawner, course_of_profile_list, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
@@ -51,7 +51,11 @@ def wire(c: Any, *, demo: bool = False) -> None:
     # A refused choice answers at once with its sentence; whatever takes longer than this gets the progress page.
     c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 1, **_given(c.JupyterHub, "tornado_settings", {})}
     configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
-    c.JupyterHub.extra_handlers = [*c.JupyterHub.extra_handlers, *evidence_handlers.extra_handlers()]
+    c.JupyterHub.extra_handlers = [
+        *c.JupyterHub.extra_handlers,
+        *evidence_handlers.extra_handlers(),
+        *inner.extra_handlers(),
+    ]
     tune_all_sqlite()
     for shortcut in (gate.lookups, gate.tokens, gate.activity):
         shortcut.install()
