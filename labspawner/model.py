@@ -50,6 +50,22 @@ class ReleaseMode(str, Enum):
     DESTROY = "destroy"
 
 
+class CourseState(str, Enum):
+    """Who sees a course that is written in the console: its staff, those whom it names, or nobody any more."""
+
+    DRAFT = "draft"
+    PUBLISHED = "published"
+    ARCHIVED = "archived"
+
+
+class CourseRole(str, Enum):
+    """What somebody is in a course. An assistant helps: sees all of it, and changes neither profiles nor roster."""
+
+    MEMBER = "member"
+    ASSISTANT = "assistant"
+    INSTRUCTOR = "instructor"
+
+
 class Feature(str, Enum):
     """What a provider can do beyond starting and stopping."""
 

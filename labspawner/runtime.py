@@ -58,7 +58,7 @@ class Runtime:
         if isinstance(found, cls):
             return found
         settings = Labspawner(config=config).settings()
-        store = Store.open(settings.database_url)
+        store = Store.open(settings.database_url, hub_id=settings.hub_id)
         engine = Engine(
             store=store,
             providers=open_providers(settings),
