@@ -1,0 +1,8 @@
+"""The REST API, below `api/v1/`: one table of routes, which the OpenAPI document is made of too."""
+
+from __future__ import annotations
+
+from labspawner.service.console.api.about import ROUTES as ABOUT
+from labspawner.service.console.api.route import Route
+
+ROUTES: tuple[Route, ...] = (*ABOUT,)
