@@ -43,7 +43,7 @@ def open_house(wanted: ConsoleSettings, auth: HubOAuth, *, environment: Mapping[
     settings = wanted.settings()
     prefix = environment.get("JUPYTERHUB_SERVICE_PREFIX", "/services/labspawner/")
     return House(
-        store=Store.open(settings.database_url),
+        store=Store.open(settings.database_url, hub_id=settings.hub_id),
         hub=Hub(auth, ssl_context=tls(environment, ssl.Purpose.SERVER_AUTH)),
         settings=settings,
         catalog=Catalog(settings.courses_dir),
