@@ -14,6 +14,7 @@ from traitlets.config import Config
 from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.courses import Catalog, Snapshot
 from labspawner.evidence import EvidenceBook, HubFacts, Sampler
+from labspawner.evidence.messages import Messages
 from labspawner.lifecycle import Engine, EngineSettings, Notice
 from labspawner.lifecycle.usages import Usages, Use
 from labspawner.model import Evidence, Feature, Lease, LeaseId
@@ -107,6 +108,11 @@ class Runtime:
         if self.catalog.problems != before:
             for problem in self.catalog.problems:
                 log.error("course file not used: %s", problem)
+
+    @property
+    def messages(self) -> Messages:
+        """What course staff say to those who use servers."""
+        return self.evidence.messages
 
     def notice(self, user_name: str, server_name: str) -> Notice | None:
         """Why the last server of this name ended, unless the student ended it."""

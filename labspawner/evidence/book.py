@@ -14,6 +14,7 @@ from labspawner.culling.idleness import Quiet, idleness
 from labspawner.culling.words import span
 from labspawner.errors import Permanent, UnknownLease
 from labspawner.evidence.answers import Outlook, answer, every_s, outlook, valid_for
+from labspawner.evidence.messages import Messages
 from labspawner.evidence.report import parse_report
 from labspawner.model import Activity, Evidence, GpuUsage, HostLook, Json, Lease, LeaseId, Phase
 from labspawner.sentences import Sentence
@@ -76,6 +77,7 @@ class EvidenceBook:
         self._today = today
         self._report_every_s = report_every_s
         self._flush_s = flush_s
+        self.messages = Messages()
         self._standings: dict[LeaseId, Standing] = {}
         self._used: dict[LeaseId, tuple[str, Allowance]] = {}
         self._started: dict[LeaseId, tuple[datetime | None, datetime | None]] = {}
@@ -266,6 +268,7 @@ class EvidenceBook:
             held_until=self._standing(lease.id).evidence.held_until,
             report_every_s=self._every_s(policy),
             gpu=gpu,
+            message=self.messages.newest(lease.id, now),
         )
 
     def _why_not_extend(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from labspawner.inner.acting import ROUTES as ACTING
 from labspawner.inner.base import PREFIX, SCOPE
 from labspawner.inner.examining import ROUTES as EXAMINING
 from labspawner.inner.reading import ROUTES as READING
@@ -17,4 +18,4 @@ __all__ = ["PREFIX", "SCOPE", "extra_handlers"]
 
 def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
     """For `c.JupyterHub.extra_handlers`. Every room of the inner API gives its ROUTES: (path below PREFIX, handler)."""
-    return [(f"{PREFIX}{path}", handler, {}) for path, handler in (*READING, *EXAMINING, *RECONCILING)]
+    return [(f"{PREFIX}{path}", handler, {}) for path, handler in (*ACTING, *READING, *EXAMINING, *RECONCILING)]

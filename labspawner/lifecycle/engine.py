@@ -324,6 +324,10 @@ class Engine:
         """A provider says that it may have more room: whoever is next in line need not wait for the next question."""
         self._admission.wake(provider)
 
+    async def intend(self, lease_id: LeaseId, ending: Ending, mode: ReleaseMode) -> None:
+        """Write down why, and how, a server is about to be stopped; the next `stop` does it so. Raises LabError."""
+        await self._store.intend(lease_id, ending, mode)
+
     async def end(self, lease_id: LeaseId, ending: Ending, mode: ReleaseMode) -> None:
         """Release all that a lease holds. Raises LabError when that failed; it is then tried again."""
         lease = self.book.get(lease_id)
