@@ -80,6 +80,11 @@ def place(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resour
     return Ledger(capacity, admitted).place(need)
 
 
+def emptied(capacity: Capacity) -> Capacity:
+    """The same hosts and cards with nothing on them, whatever runs there now."""
+    return replace(capacity, hosts=tuple(_emptied(host) for host in capacity.hosts), counted=frozenset())
+
+
 def places(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources], *, most: int) -> int:
     """How many servers like `need` could start now, counted up to `most`."""
     ledger = Ledger(capacity, admitted)
@@ -326,7 +331,7 @@ def _emptied(host: HostCapacity) -> HostCapacity:
             card,
             memory_free_bytes=card.memory_total_bytes,
             compute_free_pct=card.compute_total_pct,
-            slots_free=None,
+            slots_free=card.slots_total,
         )
         for card in host.cards
     )

@@ -33,6 +33,7 @@ CardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
 Cpu = Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False, strict=True)]
 MEMBER_GROUP = "course-{slug}"
 STAFF_GROUP = "course-{slug}-instructors"
+ASSISTANT_GROUP = "course-{slug}-assistants"
 
 
 class Gpu(Model):
