@@ -77,14 +77,15 @@ class Bounds:
         """These, for a course that an administrator lets be open to everyone."""
         return replace(self, everyone=True)
 
-    def beside(self, file_courses: Iterable[Course], groups: Collection[str] = ()) -> Bounds:
-        """These, beside what there is: courses in files, the groups that decide about them, and `groups`, which are the
-        hub's when a course is new: a group that exists already has another meaning."""
+    def beside(self, file_courses: Iterable[Course], groups: Collection[str] | None = None) -> Bounds:
+        """These, beside the courses in files. groups: those that the hub has; for a course that is new, and only then: a
+        group that is there already, or that a file names, decides about something else."""
         courses = tuple(file_courses)
+        taken = frozenset() if groups is None else claimed(courses) | frozenset(groups)
         return replace(
             self,
             taken_courses=self.taken_courses | {course.course for course in courses},
-            taken_groups=self.taken_groups | claimed(courses) | frozenset(groups),
+            taken_groups=self.taken_groups | taken,
         )
 
     def to_json(self) -> dict[str, Json]:

@@ -47,9 +47,8 @@ def matches(pattern: str, value: str) -> bool:
     """
     if len(value) > MAX_VALUE:
         return False
-    if (regular := machine(pattern)) is not None:
-        return regular.matches(value)
-    return compiled(pattern).fullmatch(value) is not None
+    pythons, regular = compiled(pattern), machine(pattern)
+    return regular.matches(value) if regular is not None else pythons.fullmatch(value) is not None
 
 
 def is_regular(pattern: str) -> bool:
