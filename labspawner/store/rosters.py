@@ -60,6 +60,11 @@ class Rosters:
         query = query.order_by(table.c.course)
         return await self._read(lambda conn: [_seat(row) for row in conn.execute(query).mappings()])
 
+    async def courses(self) -> list[str]:
+        """Every course that has somebody on its roster, by name."""
+        query = sa.select(table.c.course).where(table.c.hub_id == self._hub_id).distinct().order_by(table.c.course)
+        return await self._read(lambda conn: list(conn.scalars(query)))
+
     async def put(self, course: str, seats: Collection[Seat], *, audit: Sequence[AuditEntry] = ()) -> None:
         """Add people to a course's roster; who is on it already gets the new role and source."""
         await self._write(lambda conn: self._put(conn, course, seats, audit))
