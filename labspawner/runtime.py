@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from jupyterhub import orm
 from traitlets.config import Config
 
+from labspawner.availability import Availability, Viewer
+from labspawner.availability.streams import People, Streams
 from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
-from labspawner.courses import Catalog, Snapshot
+from labspawner.coursefeed import CourseFeed
+from labspawner.courses import Catalog, Snapshot, parse_choice
 from labspawner.evidence import EvidenceBook, HubFacts, Sampler
 from labspawner.evidence.messages import Messages
 from labspawner.lifecycle import Engine, EngineSettings, Notice
+from labspawner.lifecycle.holds import Hold
 from labspawner.lifecycle.usages import Usages, Use
 from labspawner.model import Evidence, Feature, Lease, LeaseId
+from labspawner.ordering import order_for
 from labspawner.pages.home.facts import Extension
 from labspawner.reconciler import Rules
 from labspawner.rounds import Rounds
@@ -33,9 +39,17 @@ class Runtime:
     """Built from the configuration, once per hub. It is the `Desk` of the pages: they ask nothing but this."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, catalog: Catalog, evidence: EvidenceBook, usages: Usages
+        self,
+        settings: Settings,
+        engine: Engine,
+        catalog: Catalog,
+        evidence: EvidenceBook,
+        usages: Usages,
+        store: Store,
+        people: Callable[[Collection[str]], People] = lambda _names: {},
     ) -> None:
         self.settings = settings
+        self.store = store
         self.engine = engine
         self.catalog = catalog
         self.evidence = evidence
@@ -47,8 +61,13 @@ class Runtime:
             reporting=[name for name, provider in engine.providers.items() if Feature.REPORTS in provider.features],
             interval_s=settings.usage_interval_s,
         )
+        self.availability = Availability(engine, self.courses, _utcnow, ends=evidence.ends)
+        self.streams = Streams(
+            self.availability, engine.book, room_changed=engine.room_changed, people=people, clock=_utcnow
+        )
         self.rounds = Rounds(engine.look, lambda server: engine.sees_running(server.user.name, server.name))
         self._sampling: asyncio.Task[None] | None = None
+        self._feed = CourseFeed(store, catalog)
         self._refreshed_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -77,8 +96,10 @@ class Runtime:
             report_every_s=settings.report_every_s,
         )
         listed = course_of_profile_list(settings)
-        catalog = Catalog(settings.courses_dir, given=[listed] if listed is not None else [])
-        runtime = cls(settings, engine, catalog, evidence, usages)
+        given = [listed] if listed is not None else []
+        catalog = Catalog(settings.courses_dir, given=given, bounds=settings.bounds)
+        people = functools.partial(_people, hub_settings)
+        runtime = cls(settings, engine, catalog, evidence, usages, store, people)
         hub_settings[KEY] = runtime
         return runtime
 
@@ -101,9 +122,18 @@ class Runtime:
             await asyncio.shield(self._refreshing)
         return self.catalog
 
+    async def courses_changed(self) -> Catalog:
+        """The catalog after a look that began now: somebody says that a course was written."""
+        if self._refreshing is not None:
+            await asyncio.wait({self._refreshing})
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+        return self.catalog
+
     async def _refresh(self) -> None:
         before = self.catalog.problems
-        await asyncio.to_thread(self.catalog.refresh)
+        await asyncio.gather(asyncio.to_thread(self.catalog.refresh), self._feed.refresh())
         self._refreshed_at = asyncio.get_running_loop().time()
         if self.catalog.problems != before:
             for problem in self.catalog.problems:
@@ -113,6 +143,14 @@ class Runtime:
     def messages(self) -> Messages:
         """What course staff say to those who use servers."""
         return self.evidence.messages
+
+    async def hold(self, viewer: Viewer, options: object) -> Hold:
+        """Keep a place for a moment for what `options` would start, checked as a start checks them. Raises LabError."""
+        now = _utcnow()
+        catalog = await self.courses()
+        choice = parse_choice(options, catalog.snapshot, viewer.groups, viewer.admin, now)
+        order = order_for(choice, user=viewer.user, server_name=viewer.server, base_url="/", command=(), environment={})
+        return await self.engine.hold(order)
 
     def notice(self, user_name: str, server_name: str) -> Notice | None:
         """Why the last server of this name ended, unless the student ended it."""
@@ -176,6 +214,24 @@ def _engine_settings(settings: Settings) -> EngineSettings:
             brake_share=settings.brake_share,
         ),
     )
+
+
+def _utcnow() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _people(hub_settings: Mapping[str, Any], names: Collection[str]) -> People:
+    """The groups of these users, and whether they are administrators, by the hub's own database: one query for all."""
+    rows = (
+        hub_settings["db"]
+        .query(orm.User.name, orm.User.admin, orm.Group.name)
+        .outerjoin(orm.User.groups)
+        .filter(orm.User.name.in_(list(names)))
+    )
+    found: dict[str, tuple[set[str], bool]] = {}
+    for name, admin, group in rows:
+        found.setdefault(name, (set(), bool(admin)))[0].update({group} if group is not None else ())
+    return {name: (frozenset(groups), admin) for name, (groups, admin) in found.items()}
 
 
 def _active_servers(hub_settings: Mapping[str, Any]) -> Collection[tuple[str, str]] | None:

@@ -14,6 +14,7 @@ from tornado import web
 from traitlets import Any as Any_
 from traitlets import default
 
+from labspawner.availability import Viewer
 from labspawner.courses import Choice, options_from_form, parse_choice
 from labspawner.errors import BadChoice, LabError, Transient
 from labspawner.evidence import every_s
@@ -77,6 +78,8 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
     _choice: Choice | None = None
     _order: Order | None = None
     _lease_id: LeaseId | None = None
+    asked: Mapping[str, Any] | None = None
+    """What the link to the spawn page names."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -113,6 +116,14 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
     def group_names(self) -> frozenset[str]:
         """The groups of the user that the server is for, whoever asks."""
         return frozenset(group.name for group in self.user.groups)
+
+    async def run_auth_state_hook(self, auth_state: Any) -> None:
+        """Before it shows the form, JupyterHub would start whatever the address names, and so could any page that a
+        student opens. Here a link chooses, and the student starts."""
+        request = getattr(self.handler, "request", None)
+        if request is not None and request.method == "GET":
+            self.asked = take_choice(request)
+        await super().run_auth_state_hook(auth_state)
 
     # -- start -----------------------------------------------------------------------------------------------------
 
@@ -319,16 +330,36 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
 
 async def _spawn_form(spawner: LabSpawner) -> str:
     """The inside of the spawn form, for the user that the server is for."""
-    catalog = await spawner.runtime.courses()
-    return await render(
-        catalog,
-        spawner.runtime.engine,
-        user_name=spawner.user.name,
+    runtime = spawner.runtime
+    viewer = Viewer(
+        user=spawner.user.name,
         groups=spawner.group_names(),
         admin=bool(spawner.user.admin),
         last=spawner.user_options or getattr(spawner.orm_spawner, "user_options", None),
-        language=request_language(spawner.handler),
+        server=spawner.name,
     )
+    return await render(
+        runtime.availability,
+        runtime.engine.providers,
+        viewer,
+        language=request_language(spawner.handler),
+        asked=spawner.asked,
+    )
+
+
+def take_choice(request: Any) -> dict[str, Any] | None:
+    """The choice in the query of a link, taken out of it: `profile=course/slug`, with the names of our form for options;
+    each may begin with `opt-`, as JupyterHub 6 wants it. None where there is none."""
+    kept, named = {}, {}
+    for name, values in request.query_arguments.items():
+        if name in {"next", "display_name", "lang", "_xsrf"}:
+            kept[name] = values
+        else:
+            named[name.removeprefix("opt-")] = values
+    for name in request.query_arguments.keys() - kept.keys():
+        del request.query_arguments[name]
+        request.arguments.pop(name, None)
+    return options_from_form(named) or None
 
 
 def _options_from_form(form: Mapping[str, list[str]]) -> dict[str, Any]:

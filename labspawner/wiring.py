@@ -17,6 +17,7 @@ from jupyterhub.proxy import ConfigurableHTTPProxy
 from traitlets.config import Config
 
 from labspawner import gate, inner
+from labspawner.availability import handlers as availability_handlers
 from labspawner.config import Labspawner, course_of_profile_list, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
@@ -59,6 +60,7 @@ def wire(c: Any, *, demo: bool = False) -> None:
     c.JupyterHub.extra_handlers = [
         *c.JupyterHub.extra_handlers,
         *evidence_handlers.extra_handlers(),
+        *availability_handlers.extra_handlers(),
         *inner.extra_handlers(),
     ]
     tune_all_sqlite()

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from labspawner.availability.words import Blocked
-from labspawner.model import Json
+from labspawner.model import Json, Resources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elsewhere:
-    """Another variant of the profile that has room now, where its course lets students pick one. variant: counted from 1."""
+    """Another variant of the profile that has room now, where its course lets students pick one. variant: counted from 1.
+    title: text by language, where the course gives it one."""
 
     variant: int
     title: dict[str, str]
     provider: str
+    resources: Resources
     free: int | None
 
 
@@ -26,7 +28,8 @@ class Answer:
     free_now: how many more such servers fit, per host and per card; None: not limited, or not known (`blocked_by` says
     so). total: how many fit empty hosts; None as before. free_for_you: what of it this viewer may start: a place that is
     held for them counts, places that others wait for do not.
-    blocked_by: why not, the weightiest first; empty: it starts at once. opens_at: the next class hour. next_free_at: the
+    blocked_by: why not, the weightiest first; empty: it starts at once. queues: whether its course lets people wait in
+    line. opens_at: the next class hour. next_free_at: the
     first end of a server here that makes room, as far as ends are known. waiting: how many stand in line; place: what
     the viewer's place would be, or is where they wait already; wait_low, wait_high: a range for that.
     typical_s: how long a start of it usually takes, in seconds. hold_until: a place is held for this viewer.
@@ -38,6 +41,7 @@ class Answer:
     total: int | None
     free_for_you: int | None
     blocked_by: tuple[Blocked, ...] = ()
+    queues: bool = True
     opens_at: datetime | None = None
     next_free_at: datetime | None = None
     waiting: int = 0
@@ -57,7 +61,7 @@ class Answer:
     @property
     def joinable(self) -> bool:
         """Whether a start is possible and would wait in line."""
-        return bool(self.blocked_by) and all(reason.joinable for reason in self.blocked_by)
+        return self.queues and bool(self.blocked_by) and all(reason.joinable for reason in self.blocked_by)
 
     def to_json(self) -> dict[str, Json]:
         """For the REST API; instants are ISO 8601 with a time zone, spans seconds."""
@@ -78,7 +82,13 @@ class Answer:
             "typical_s": self.typical_s,
             "hold_until": _iso(self.hold_until),
             "elsewhere": [
-                {"variant": one.variant, "title": dict(one.title), "provider": one.provider, "free": one.free}
+                {
+                    "variant": one.variant,
+                    "title": dict[str, Json](one.title),
+                    "provider": one.provider,
+                    "resources": one.resources.to_json(),
+                    "free": one.free,
+                }
                 for one in self.elsewhere
             ],
             "taken_at": _iso(self.taken_at),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -186,6 +186,19 @@ class EvidenceBook:
         view = self._view(lease, self._standing(lease.id).evidence)
         left = max(0, policy.extend_per_day - self._used_today(lease.id, now).extensions)
         return policy.extend_step_s, left, self._why_not_extend(lease, view, policy, now)
+
+    def ends(self, leases: Sequence[Lease], now: datetime) -> dict[LeaseId, datetime]:
+        """When these servers end as things are, those of which that is known. Without I/O of our own."""
+        found: dict[LeaseId, datetime] = {}
+        for lease in leases:
+            at = self.outlook(lease, now).forecast.ends_at if lease.phase is Phase.READY else None
+            if at is not None:
+                found[lease.id] = max(at, now)
+        return found
+
+    def outlook(self, lease: Lease, now: datetime) -> Outlook:
+        """What would be said of a server now; nothing is noted down."""
+        return outlook(self._view(lease, self._standing(lease.id).evidence), self._policy(lease), now)
 
     async def looked(self, lease_id: LeaseId, host: HostLook | None, *, expected: bool) -> None:
         """Take what the host measured, and whether reports are expected of this server."""

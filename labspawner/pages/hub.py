@@ -265,6 +265,12 @@ class Lab:
         place = list(getattr(_handler(context), "path_args", None) or ())
         return (spawner.user.spawners.get(place[1]) if len(place) > 1 else None) or spawner
 
+    def form_action(self, url: str) -> str:
+        """Where the spawn form posts: the page without what a link chose, which the form says by itself."""
+        parts = urlsplit(url)
+        kept = [(key, value) for key, value in parse_qsl(parts.query) if key in {"_xsrf", "next"}]
+        return f"{parts.path}?{urlencode(kept)}" if kept else parts.path
+
     def spawner_of(self, user: Any, server_name: str) -> Any:
         return user.spawners.get(server_name or "")
 
