@@ -22,6 +22,7 @@ from tornado.netutil import bind_sockets
 from labspawner.config import Settings
 from labspawner.courses import Catalog
 from labspawner.errors import BadConfig
+from labspawner.service.console.beside import Beside
 from labspawner.service.console.house import House
 from labspawner.service.console.hub import KNOWN_FOR_S, Hub
 from labspawner.service.console.rights import Rules
@@ -94,15 +95,17 @@ async def serve(
 ) -> None:
     """Answer at `url` until `stopping`; then everything is given back."""
     application = make_application(house, cookie_secret=secret, log_function=_log_request)
+    beside = Beside(house)
     server = HTTPServer(application, ssl_options=secure, xheaders=True, max_body_size=MAX_REQUEST_BYTES)
     try:
         server.add_sockets(await _bound(url, stopping))
         await house.open()
+        beside.open()
         log.info("the console answers at %s for %s", url, house.prefix)
         await stopping.wait()
     finally:
         server.stop()
-        await house.leave()
+        await beside.close()
         try:
             await asyncio.wait_for(server.close_all_connections(), _LEAVE_S)
         except asyncio.TimeoutError:
@@ -168,6 +171,7 @@ def _managed(environment: Mapping[str, str]) -> bool:
 def main() -> None:
     """Run until told to stop; exits with 2 for a wrong setting."""
     logging.basicConfig(level=logging.INFO, format="[%(levelname)1.1s %(asctime)s console] %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         asyncio.run(run(os.environ))
     except BadConfig as exc:

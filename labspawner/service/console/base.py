@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,7 +65,7 @@ class ConsoleHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[mis
         if caller is None:
             self._nobody()
             return
-        self.caller = caller
+        self.caller = replace(caller, ip=self.request.remote_ip or "")
         self._hub_auth_user_cache = {"name": caller.name}
         self._guard()
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from labspawner.config import Settings
-from labspawner.courses import Catalog, Course
+from labspawner.courses import Catalog, Course, Loaded, parse_course
+from labspawner.courses import Problem as Flaw
+from labspawner.courses.written import name_of
+from labspawner.model import Capacity
 from labspawner.sentences import Sentence
 from labspawner.service.console import words
-from labspawner.service.console.hub import Hub
-from labspawner.service.console.problems import Missing, Refused
+from labspawner.service.console.capacity import capacities_of
+from labspawner.service.console.events import Events
+from labspawner.service.console.hub import About, Hub
+from labspawner.service.console.problems import Missing, Problem, Refused
 from labspawner.service.console.rights import Caller, CourseGroups, Rules, Verb, may, refusal, usual_groups
-from labspawner.store import Store
+from labspawner.store import Store, Written
+
+if TYPE_CHECKING:
+    from labspawner.service.console.runner import Runner
+
+log = logging.getLogger(__name__)
+
+CAPACITY_S = 5.0
+ABOUT_S = 60.0
 
 
 def utcnow() -> datetime:
@@ -25,8 +40,10 @@ class House:
 
     base_url: of the whole hub (`/`); prefix: of this service; both begin and end with a slash. public_host: how browsers know
     the hub (`host` or `host:port`), where a proxy in front of it sends another Host. catalog: file courses and written ones,
-    as the hub reads them; the hub alone decides by them.
+    as the hub reads them; the hub alone decides by them. runner: of class actions, set by `beside`.
     """
+
+    runner: Runner
 
     def __init__(
         self,
@@ -51,11 +68,79 @@ class House:
         self.rules = rules or Rules()
         self.creates_users = creates_users
         self.now = now
+        self.events = Events(hub)
         self._public_host = public_host.lower()
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._parsed: dict[str, tuple[str, Loaded | tuple[Flaw, ...]]] = {}
+        self._about: tuple[float, About | None] = (float("-inf"), None)
+        self._changing: dict[str, asyncio.Lock] = {}
+        self._capacities: tuple[float, dict[str, Capacity]] = (float("-inf"), {})
 
     def hosts(self, asked: str) -> frozenset[str]:
         """The hosts whose pages may ask. asked: the request's own."""
         return frozenset({asked.lower(), self._public_host} - {""})
+
+    @property
+    def provider_names(self) -> frozenset[str]:
+        """The providers that the hub has."""
+        return frozenset(self.settings.providers)
+
+    async def read_files(self) -> None:
+        """Look at the course files again, where the last look is older than the hub's own interval."""
+        async with self._reading:
+            now = asyncio.get_running_loop().time()
+            if now - self._read_at >= self.settings.courses_refresh_s:
+                await asyncio.to_thread(self.catalog.refresh)
+                self._read_at = now
+
+    async def course(self, slug: str) -> Course | None:
+        """The course of this name as the hub would read it, wherever it stands; None where there is none that can be read."""
+        if (course := self.file_course(slug)) is not None:
+            return course
+        written = await self.store.coursebook.get(slug)
+        found = await self.parsed(written) if written is not None else ()
+        return found.course if isinstance(found, Loaded) else None
+
+    async def parsed(self, written: Written) -> Loaded | tuple[Flaw, ...]:
+        """What the loader makes of a written course; each text is read once."""
+        etag, found = self._parsed.get(written.slug, ("", ()))
+        if etag != written.etag:
+            found = await asyncio.to_thread(parse_course, written.text, name_of(written.slug))
+            self._parsed[written.slug] = written.etag, found
+        return found
+
+    async def capacities(self) -> dict[str, Capacity]:
+        """What each provider has and what is free of it, at most some seconds old; empty while the hub cannot tell."""
+        now = asyncio.get_running_loop().time()
+        at, found = self._capacities
+        if now - at > CAPACITY_S:
+            try:
+                found = capacities_of(await self.hub.ask("capacity"))
+            except Problem as exc:
+                log.warning("the hub does not say what is free: %s", exc)
+            self._capacities = now, found
+        return found
+
+    async def about(self) -> About:
+        """What the hub is; asked once in a while, since only a restart changes it."""
+        now = asyncio.get_running_loop().time()
+        at, found = self._about
+        if found is None or now - at > ABOUT_S:
+            found = await self.hub.about()
+            self._about = now, found
+        return found
+
+    def changing(self, slug: str) -> asyncio.Lock:
+        """Held by whoever changes a course's people: of two at once, the second sees what the first did."""
+        return self._changing.setdefault(slug, asyncio.Lock())
+
+    async def changed(self) -> None:
+        """Courses have changed: have the hub read them now. A hub that is away reads them when it is back."""
+        try:
+            await self.hub.tell("courses/refresh", {})
+        except Problem as exc:
+            log.warning("the hub was not told that courses changed: %s", exc)
 
     def file_course(self, slug: str) -> Course | None:
         """The course of this name that stands in a file; it wins over a written one."""
@@ -87,12 +172,9 @@ class House:
         raise Missing(Sentence(words.NO_COURSE.template, course=course))
 
     async def open(self) -> None:
-        """Make the tables, where the hub has not yet, and begin what runs beside requests."""
+        """Make the tables, where the hub has not yet, and read the courses."""
         await self.store.migrate()
         await asyncio.to_thread(self.catalog.refresh)
-
-    async def leave(self) -> None:
-        """End what runs beside requests; nothing is told to browsers any more."""
 
     async def close(self) -> None:
         """Give everything back."""

@@ -18,6 +18,7 @@ from labspawner.sentences import Sentence, plain
 from labspawner.service.console import words
 from labspawner.service.console.problems import Away, Problem, Refused
 from labspawner.service.console.rights import Caller
+from labspawner.service.console.stream import lines
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +92,24 @@ class Hub:
         while offset is not None:
             query = urlencode({"offset": offset, "limit": _PAGE})
             page = await self._json("GET", f"/users?{query}", Accept="application/jupyterhub-pagination+json")
-            try:
-                names.update(str(user["name"]) for user in page["items"])
-                follow = page["_pagination"]["next"]
-                found = None if follow is None else int(follow["offset"])
-            except (KeyError, TypeError, ValueError) as exc:
-                raise Away(words.HUB_AWAY) from exc
-            offset = found if found is None or found > offset else None
+            offset = _next_offset(page, offset)
+            names.update(str(user["name"]) for user in page["items"])
+        return names
+
+    async def newest_users(self) -> set[str]:
+        """The names of those who became users last."""
+        found = await self._json("GET", f"/users?{urlencode({'sort': '-id', 'limit': _PAGE})}")
+        return {str(user.get("name")) for user in found} if isinstance(found, list) else set()
+
+    async def groups(self) -> set[str]:
+        """The names of all groups of the hub."""
+        names: set[str] = set()
+        offset: int | None = 0
+        while offset is not None:
+            query = urlencode({"offset": offset, "limit": _PAGE})
+            page = await self._json("GET", f"/groups?{query}", Accept="application/jupyterhub-pagination+json")
+            offset = _next_offset(page, offset)
+            names.update(str(group["name"]) for group in page["items"])
         return names
 
     async def group(self, name: str) -> list[str] | None:
@@ -155,18 +167,15 @@ class Hub:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """What changes in the hub, one JSON object per event, until the connection ends. Raises Away."""
-        # tornado's simple client hands over a stream piece by piece only through a callback
-        from labspawner.service.console.stream import lines  # noqa: PLC0415
-
         url = f"{self.auth.api_url.rstrip('/')}{INNER}/events"
-        async for line in lines(url, headers=self._headers(), ssl_options=self._ssl):
-            if line.startswith("data:"):
-                try:
+        try:
+            async for line in lines(url, headers=self._headers(), ssl_options=self._ssl):
+                if line.startswith("data:"):
                     found = json.loads(line[5:])
-                except ValueError:
-                    continue
-                if isinstance(found, dict):
-                    yield found
+                    if isinstance(found, dict):
+                        yield found
+        except (HTTPClientError, OSError, ValueError) as exc:
+            raise Away(words.HUB_AWAY) from exc
 
     # -- below it --------------------------------------------------------------------------------------------------
 
@@ -204,6 +213,18 @@ class Hub:
     async def close(self) -> None:
         """Give back the connections."""
         self._client.close()
+
+
+def _next_offset(page: Any, offset: int) -> int | None:
+    """Where a listing goes on. Raises Away for what is no listing, or does not go on."""
+    try:
+        follow = page["_pagination"]["next"]
+        found = None if follow is None else int(follow["offset"])
+        if not isinstance(page["items"], list) or (found is not None and found <= offset):
+            raise ValueError("not a page")
+    except (KeyError, TypeError, ValueError) as exc:
+        raise Away(words.HUB_AWAY) from exc
+    return found
 
 
 def _refusal(response: HTTPResponse, what: str) -> Problem:

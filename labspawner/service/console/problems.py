@@ -63,12 +63,7 @@ class Stale(Problem):
 
     status, kind = 412, "stale"
 
-    def __init__(self, *, by: str, at: datetime, etag: str, current: str = "") -> None:
-        message = Sentence(
-            "{who} saved a change at {when}, after you began. Nothing of yours is lost: look at both, then save again.",
-            who=by,
-            when=at,
-        )
+    def __init__(self, message: Sentence, *, by: str, at: datetime, etag: str, current: str = "") -> None:
         super().__init__(message, by=by, at=at.isoformat(), etag=etag)
         self.by, self.at, self.etag, self.current = by, at, etag, current
 

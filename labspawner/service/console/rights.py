@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from labspawner.inner.staff import ACTS_OF_ASSISTANTS, NOT_ASSISTANT, NOT_STAFF
 from labspawner.sentences import Sentence
 
 SELF = "custom:labspawner:self"
@@ -41,7 +42,9 @@ class Verb(str, Enum):
 
 
 ACTS = (Verb.START, Verb.STOP, Verb.EXTEND, Verb.MESSAGE, Verb.RESET)
-OF_ASSISTANTS = frozenset({Verb.READ, Verb.START, Verb.EXTEND, Verb.MESSAGE})
+OF_ASSISTANTS = frozenset(
+    {Verb.READ, *(verb for verb in ACTS if verb.value.removeprefix("act:") in ACTS_OF_ASSISTANTS)}
+)
 _SCOPE: Mapping[Verb, str] = {
     Verb.READ: READ,
     Verb.WRITE: WRITE,
@@ -49,10 +52,6 @@ _SCOPE: Mapping[Verb, str] = {
     **dict.fromkeys(ACTS, ACT),
 }
 
-NOT_STAFF = Sentence("You are not on the staff of this course. Ask one of its instructors, or your administrator.")
-NOT_ASSISTANT = Sentence(
-    "Assistants may look, start, extend and send messages. Ask an instructor of the course to do this."
-)
 NOT_ADMIN = Sentence("This is for administrators of the hub.")
 NOT_CREATOR = Sentence("You may not make courses on this hub. Ask your administrator to put you among the instructors.")
 NO_SCOPE = Sentence("This token does not carry the scope {scope}, so it cannot do this here.")
@@ -61,12 +60,13 @@ NO_SCOPE = Sentence("This token does not carry the scope {scope}, so it cannot d
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """Who asks, as JupyterHub knows them. groups: none for a service. scopes: what their token carries, expanded and verified
-    by JupyterHub, filters included."""
+    by JupyterHub, filters included. ip: where the request came from, for the audit log."""
 
     name: str
     groups: frozenset[str] = frozenset()
     scopes: frozenset[str] = frozenset()
     service: bool = False
+    ip: str = ""
 
     @property
     def admin(self) -> bool:

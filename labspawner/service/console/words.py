@@ -24,6 +24,7 @@ NO_COURSE = Sentence("There is no course {course}, or it is not yours.")
 NEEDS_JSON = Sentence("Send this as JSON, with the header Content-Type: application/json.")
 NEEDS_MATCH = Sentence("Send the ETag that you read as the header If-Match, so that nobody's change is lost.")
 FILE_COURSE = Sentence("This course stands in the file {file}. Change it there; the hub reads it within seconds.")
+ROSTER_STALE = Sentence("The roster was changed since you looked at it. Look at it again, then decide.")
 
 TITLES = {
     400: Sentence("This request cannot be understood"),
