@@ -25,11 +25,12 @@ from labspawner.service.console.administration.answers import (
     ServerAnswer,
     StateAnswer,
 )
+from labspawner.service.console.doing import acts, recording
 from labspawner.service.console.pages.base import PageHandler
 from labspawner.service.console.pages.render import render
 from labspawner.service.console.problems import Away, Exists, Missing
 from labspawner.service.console.rights import Verb
-from labspawner.store import AuditEntry, AuditRecord
+from labspawner.store import AuditRecord
 from labspawner.units import human_bytes
 
 log = logging.getLogger(__name__)
@@ -87,12 +88,9 @@ class AdminPage(PageHandler):
         else:
             await self.show(f"admin/{name}.html", **shown, fresh_url=self._fresh())
 
-    async def note(self, verb: str, **more: Any) -> None:
+    async def note(self, verb: str, about: str = "") -> None:
         """Put on record what was just done."""
-        entry = AuditEntry(
-            at=self.house.now(), actor=self.caller.name, actor_ip=self.request.remote_ip or "", verb=verb, **more
-        )
-        await self.house.store.audit.add(entry)
+        await self.house.store.audit.add(recording.entry(self.house, self.caller, verb, about=about))
 
     def _fresh(self) -> str:
         given = [(name, value) for name, value in self.given().items() if name not in {"part", "lang", "done"}]
@@ -184,23 +182,15 @@ class EndHandler(LeaseHandler):
         server = next((one for one in state.servers if one.lease == lease_id), None)
         if server is None:
             raise Exists(OVER)
-        await self.house.hub.tell(
-            "act",
-            {
-                "actor": self.caller.name,
-                "verb": "stop",
-                "user": server.user,
-                "server": server.server,
-                "lease": server.lease,
-                "args": {"reason": reason},
-            },
-        )
-        await self.note(
-            "admin.end",
+        await acts.act(
+            self.house,
+            self.caller,
+            Verb.STOP,
+            user=server.user,
+            server=server.server,
+            lease=server.lease,
             course=server.course,
-            subject=server.user,
-            object=server.lease,
-            detail={"server": server.server, "reason": reason},
+            args={"reason": reason},
         )
         self.go(f"admin/leases?{urlencode({'done': server.user})}")
 
@@ -271,7 +261,7 @@ class AuditExportHandler(AdminPage):
         query, wrong = auditing.query_of(self.given())
         if wrong:
             raise Exists(next(iter(wrong.values())), status=400, kind="bad-request")
-        await self.note("audit.export", object=kind)
+        await self.note("audit.export", kind)
         audit = self.house.store.audit
         pieces = auditing.as_csv(audit, query) if kind == "csv" else auditing.as_json(audit, query)
         self.set_header("Content-Type", "text/csv; charset=UTF-8" if kind == "csv" else "application/json")
