@@ -114,6 +114,7 @@ class Availability:
         self._gap_s = gap_s
         self._born = secrets.token_hex(4)
         self._number = 0
+        self._courses_number = 0
         self._picture: Picture | None = None
         self._looked_at = float("-inf")
         self._rang = -1
@@ -124,10 +125,13 @@ class Availability:
         self._watching: asyncio.Task[None] | None = None
         self.changed = Bell()
 
-    @property
-    def version(self) -> int:
-        """Grows with each change that was seen."""
-        return self._number
+    def versions(self, *, state: int) -> dict[str, str]:
+        """What to read again when it is another one; state: how often servers changed. Opaque, of this process alone."""
+        return {
+            "state": f"{self._born}.{state}",
+            "availability": f"{self._born}.{self._number}",
+            "courses": f"{self._born}.{self._courses_number}",
+        }
 
     async def look(self) -> Picture:
         """What is free now: as it was at most a second ago, unless something happened in this hub since."""
@@ -269,6 +273,8 @@ class Availability:
             self._looked_at, self._rang = began, rang
             return known
         self._number += 1
+        if known is None or known.snapshot.loaded != picture.snapshot.loaded:
+            self._courses_number += 1
         picture.version = f"{self._born}.{self._number}"
         self._picture, self._looked_at, self._rang = picture, began, rang
         self.changed.ring()

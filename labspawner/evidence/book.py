@@ -200,6 +200,12 @@ class EvidenceBook:
         """What would be said of a server now; nothing is noted down."""
         return outlook(self._view(lease, self._standing(lease.id).evidence), self._policy(lease), now)
 
+    def last_activity(self, lease: Lease) -> datetime | None:
+        """When a server was last used: as it reported itself, else the last traffic that the hub saw."""
+        report = self._standing(lease.id).evidence.report
+        seen = report.last_activity if report is not None else None
+        return seen or self._facts(lease).last_activity
+
     async def looked(self, lease_id: LeaseId, host: HostLook | None, *, expected: bool) -> None:
         """Take what the host measured, and whether reports are expected of this server."""
         await self.open()
