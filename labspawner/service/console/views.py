@@ -282,7 +282,6 @@ class Week:
     """What a course used in one week that begins on `day` (a Monday, ISO). Hours as numbers."""
 
     day: str
-    students: int
-    servers: int
+    people: int
     hours: float
     gpu_hours: float

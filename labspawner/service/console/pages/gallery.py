@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from labspawner.model import Capacity, Json
+from labspawner.model import Json
 from labspawner.sentences import Sentence
 from labspawner.units import human_bytes
 
@@ -19,17 +19,12 @@ NO_MACHINES = Sentence("This hub has no machines of that kind.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """A provider as the gallery sees it. kind: `local`, `kubernetes`, `proxmox`, `sim`, ... capacity: None: not known now."""
+    """A provider as the gallery sees it. kind: `local`, `kubernetes`, `proxmox`, `sim`, ... cards: the memory of each of its
+    GPUs in bytes, as far as they are known now."""
 
     name: str
     kind: str
-    capacity: Capacity | None = None
-
-    @property
-    def cards(self) -> list[int]:
-        """The memory of each of its GPUs, in bytes."""
-        hosts = self.capacity.hosts if self.capacity else ()
-        return [card.memory_total_bytes for host in hosts for card in host.cards]
+    cards: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

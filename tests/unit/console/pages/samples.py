@@ -7,7 +7,6 @@ from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
-from labspawner.model import Capacity, CardCapacity, HostCapacity
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console import views
 from labspawner.service.console.pages import gallery, wall
@@ -16,11 +15,10 @@ from labspawner.service.console.pages.render import Frame, render
 EVIL = """"><script>alert(1)</script><img src=x onerror=alert(2)>'"""
 NOW = datetime(2026, 11, 22, 10, 5, tzinfo=timezone.utc)
 GIB = 1024**3
-CARD = CardCapacity(uuid="GPU-0", memory_total_bytes=24_564 * 1024**2, memory_free_bytes=24_564 * 1024**2)
-HOST = HostCapacity(name="node1", cards=(CARD, CARD))
+CARD = 24_564 * 1024**2
 HOSTS = (
     gallery.Host(name="local", kind="local"),
-    gallery.Host(name="gpu", kind="kubernetes", capacity=Capacity(hosts=(HOST,), taken_at=NOW)),
+    gallery.Host(name="gpu", kind="kubernetes", cards=(CARD, CARD)),
     gallery.Host(name="vms", kind="proxmox"),
 )
 NAMES = (
@@ -296,7 +294,7 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
         "wall-empty": ("wall.html", {**inside, "tab": "wall", **wall_values(evil, total=0, seats=[], jobs=[])}),
         "confirm": (
             "confirm.html",
-            {**inside, "tab": "wall", **confirm, "form": {}, "wrong": {}, "profiles": [], "extensions": []},
+            {**inside, "tab": "wall", **confirm, "form": {}, "wrong": {}, "profiles": []},
         ),
         "job": ("job.html", {**inside, "tab": "wall", "job": a_job(evil), "fresh_url": "/f", "events_url": "/e"}),
         "profiles": (
@@ -395,7 +393,7 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
                 "tab": "usage",
                 "longest": 80.0,
                 "weeks": [
-                    views.Week(day=f"2026-11-{day:02}", students=28, servers=61, hours=80.0 - day, gpu_hours=20.5 + day)
+                    views.Week(day=f"2026-11-{day:02}", people=28, hours=80.0 - day, gpu_hours=20.5 + day)
                     for day in (16, 9, 2)
                 ],
             },
