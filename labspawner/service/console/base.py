@@ -52,6 +52,7 @@ class ConsoleHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[mis
         self._hub_auth_user_cache: Any = None  # never asked for by a way that blocks
         self._chunks: list[bytes] = []
         self._size = 0
+        self._body_taken = False
 
     # -- who asks --------------------------------------------------------------------------------------------------
 
@@ -122,6 +123,7 @@ class ConsoleHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[mis
     def _take_body(self) -> None:
         if self._size > MAX_BODY_BYTES:
             raise TooLarge(words.TOO_LARGE)
+        self._body_taken = True
         self.request.body = b"".join(self._chunks)
         kind = self.request.headers.get("Content-Type", "")
         try:
@@ -132,6 +134,12 @@ class ConsoleHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[mis
             raise Problem(words.UNREADABLE) from exc
         for key, values in self.request.body_arguments.items():
             self.request.arguments.setdefault(key, []).extend(values)
+
+    def check_xsrf_cookie(self) -> None:
+        """JupyterHub's check of a cookie's request. Of a change it is put off until the body is there, where a form has its
+        token: `_refuse_forgery` makes it then, before anything else happens."""
+        if self.request.method in _SAFE or self._body_taken:
+            super().check_xsrf_cookie()
 
     def _refuse_forgery(self) -> None:
         """A change that a cookie speaks for needs JupyterHub's XSRF token, and comes from a page of this host."""
