@@ -54,7 +54,8 @@ export const watch = (part, { url = () => part.dataset.live, after = () => {} } 
   let events = null;
   let soon = 0;
   if (part.dataset.events) {
-    events = new EventSource(part.dataset.events);
+    // JupyterHub wants its token here too, and an event source can send no header.
+    events = new EventSource(`${part.dataset.events}?_xsrf=${encodeURIComponent(words().xsrf)}`);
     events.addEventListener("changed", () => {
       told = true;
       clearTimeout(soon);

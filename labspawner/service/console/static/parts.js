@@ -50,7 +50,7 @@ export const ask = async (url, { body = null, patience = 15_000 } = {}) => {
       body,
       credentials: "same-origin",
       cache: "no-store",
-      headers: { Accept: "application/json" },
+      headers: { Accept: "application/json", "X-XSRFToken": words().xsrf },
       signal: giveUp.signal,
     });
     const answer = await response.json().catch(() => null);
