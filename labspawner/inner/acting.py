@@ -42,6 +42,9 @@ NOBODY_READS = Sentence("It is not running, so nobody would read the message.")
 RESET = Sentence("It was reset: the next start is a clean one. Files in the home folder are kept.")
 BY_STAFF = Sentence("{who}, who teaches this course, stopped your server.")
 BY_STAFF_SAYS = Sentence("{who}, who teaches this course, stopped your server: {reason}")
+BY_ADMIN = Sentence("{who}, an administrator, stopped your server.")
+BY_ADMIN_SAYS = Sentence("{who}, an administrator, stopped your server: {reason}")
+NOT_A_MEMBER = Sentence("{user} is not in this course.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +111,8 @@ class ActHandler(InnerHandler):
         return lease
 
     def _refuse_strangers(self, wish: Wish, lease: Lease | None) -> None:
-        """Raise NotAllowed unless the actor is staff of the course that it is about."""
-        slug = wish.course
+        """Raise NotAllowed unless the actor is staff of the course that it is about, and the student is in it."""
+        actor, slug = self._actor(wish), wish.course
         if lease is not None:
             slug = course_of(lease.profile)
             if wish.course and wish.course != slug and wish.verb != "start":
@@ -118,9 +121,24 @@ class ActHandler(InnerHandler):
             slug = course_of(_text(wish.args, "profile"))
             if wish.course and wish.course != slug:
                 raise NotAllowed(Sentence("This profile is of another course."))
-        course = next((one for one in self.runtime.snapshot().courses() if one.course == slug), None)
-        if (why := _why_not(self._actor(wish), wish.verb, slug, course)) is not None:
+        if not slug and not actor.all_courses:
+            raise BadChoice(Sentence("This request cannot be read."))
+        course = self._course(slug)
+        if (why := _why_not(actor, wish.verb, slug, course)) is not None:
             raise NotAllowed(why, detail=f"act refused verb={wish.verb} course={slug!r} actor={wish.actor!r}")
+        if wish.verb == "start" and not actor.all_courses and not self._is_member(wish.user, slug, course):
+            raise NotAllowed(Sentence(NOT_A_MEMBER.template, user=wish.user))
+
+    def _course(self, slug: str) -> Course | None:
+        return next((one for one in self.runtime.snapshot().courses() if one.course == slug), None)
+
+    def _is_member(self, user_name: str, slug: str, course: Course | None) -> bool:
+        """Whether somebody is in one of the course's groups: one that is open to everyone has not everyone in it."""
+        user = orm.User.find(self.db, user_name)
+        groups = {group.name for group in user.groups} if user is not None else set()
+        own = f"course-{slug}"
+        named = {*course.access.groups, *course.access.staff} if course else {own, f"{own}-instructors"}
+        return user is None or not groups.isdisjoint({*named, f"{own}-assistants"})
 
     def _actor(self, wish: Wish) -> Actor:
         """The actor as this hub's database has them; one whom it does not know may nothing."""
@@ -191,12 +209,7 @@ class ActHandler(InnerHandler):
     async def _stop(self, wish: Wish, lease: Lease, mode: ReleaseMode | None) -> bool:
         """End a server so that its user reads who did it; whether there was something to end. mode: other than usual."""
         engine, usual = self.runtime.engine, stop_mode(lease)
-        reason = _text(wish.args, "reason", otherwise="").strip()[:MAX_TEXT]
-        words = (
-            Sentence(BY_STAFF_SAYS.template, who=wish.actor, reason=reason)
-            if reason
-            else Sentence(BY_STAFF.template, who=wish.actor)
-        )
+        words = self._why_stopped(wish, lease)
         ending = Ending(by=wish.actor, reason=words)
         if lease.phase is Phase.PARKED:
             await engine.end(lease.id, ending, ReleaseMode.DESTROY)
@@ -214,6 +227,24 @@ class ActHandler(InnerHandler):
             await engine.intend(lease.id, ending, mode or usual)
         await self.stop_single_user(user, lease.server_name)
         return True
+
+    def _why_stopped(self, wish: Wish, lease: Lease) -> Sentence:
+        """What the student reads."""
+        reason = _text(wish.args, "reason", otherwise="").strip()[:MAX_TEXT]
+        slug = course_of(lease.profile)
+        course, groups = self._course(slug), self._actor(wish).groups
+        staff = course.access.staff if course is not None else (f"course-{slug}-instructors",)
+        if groups.isdisjoint(staff):
+            return (
+                Sentence(BY_ADMIN_SAYS.template, who=wish.actor, reason=reason)
+                if reason
+                else Sentence(BY_ADMIN.template, who=wish.actor)
+            )
+        return (
+            Sentence(BY_STAFF_SAYS.template, who=wish.actor, reason=reason)
+            if reason
+            else Sentence(BY_STAFF.template, who=wish.actor)
+        )
 
     async def _reset(self, wish: Wish, lease: Lease | None) -> Sentence:
         """Take away all that a server keeps but the home: what runs, and what is parked of this course."""

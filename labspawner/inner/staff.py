@@ -34,16 +34,17 @@ class Actor:
     admin: bool = False
     service: bool = False
 
+    @property
+    def all_courses(self) -> bool:
+        """Whether every course is theirs."""
+        return self.admin or ADMIN_SCOPE in self.scopes
+
 
 def why_not(
     actor: Actor, verb: str, *, own: str, staff: Collection[str], assistants: Collection[str]
 ) -> Sentence | None:
     """Why `actor` may not do this in a course; None where they may. own: the group that a scope's filter names."""
-    if (
-        actor.admin
-        or ADMIN_SCOPE in actor.scopes
-        or not actor.scopes.isdisjoint({ACT_SCOPE, f"{ACT_SCOPE}!group={own}"})
-    ):
+    if actor.all_courses or not actor.scopes.isdisjoint({ACT_SCOPE, f"{ACT_SCOPE}!group={own}"}):
         return None
     if not actor.groups.isdisjoint(staff):
         return None

@@ -69,6 +69,7 @@ class House:
         self.creates_users = creates_users
         self.now = now
         self.events = Events(hub)
+        self.streams: list[str] = []
         self._public_host = public_host.lower()
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()

@@ -129,11 +129,13 @@ class Hub:
         """Put users, who must exist, into a group, in batches."""
         for batch in _batches(users):
             await self._json("POST", f"/groups/{_q(name)}/users", {"users": batch})
+        self.auth.cache.clear()  # it counts from now on, for whoever is at work here too
 
     async def remove_from_group(self, name: str, users: Sequence[str]) -> None:
         """Take users out of a group, in batches."""
         for batch in _batches(users):
             await self._json("DELETE", f"/groups/{_q(name)}/users", {"users": batch})
+        self.auth.cache.clear()
 
     async def make_users(self, names: Sequence[str]) -> None:
         """Make users; names that are taken are left as they are. Needs the scope `admin:users`."""
@@ -169,12 +171,12 @@ class Hub:
         """What changes in the hub, one JSON object per event, until the connection ends. Raises Away."""
         url = f"{self.auth.api_url.rstrip('/')}{INNER}/events"
         try:
-            async for line in lines(url, headers=self._headers(), ssl_options=self._ssl):
+            async for line in lines(url, headers=self._headers(), tls=self._ssl):
                 if line.startswith("data:"):
                     found = json.loads(line[5:])
                     if isinstance(found, dict):
                         yield found
-        except (HTTPClientError, OSError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise Away(words.HUB_AWAY) from exc
 
     # -- below it --------------------------------------------------------------------------------------------------

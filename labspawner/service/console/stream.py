@@ -1,59 +1,61 @@
-"""The lines of an answer that does not end, as they come."""
+"""The lines of an answer that does not end, as they come. Tornado's client leaves a stream that is given up unattended."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
-
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from urllib.parse import urlsplit
 
 _LONGEST_BYTES = 64 * 1024
-_MOST_WAITING = 256
+_CONNECT_S = 10.0
 
 
-async def lines(url: str, *, headers: Mapping[str, str], ssl_options: Any = None) -> AsyncIterator[str]:
-    """Each line of the answer at `url`, without its end. Ends when the answer ends, or when its reader falls far behind.
-    Raises HTTPClientError and OSError."""
-    found: asyncio.Queue[bytes | None] = asyncio.Queue(_MOST_WAITING)
-    client = AsyncHTTPClient(force_instance=True, max_clients=1)
-    loop = asyncio.get_running_loop()
+class NotStreamed(OSError):
+    """There is no stream at this address: what was answered is no 200."""
 
-    def take(chunk: bytes) -> None:
-        try:
-            found.put_nowait(chunk)
-        except asyncio.QueueFull:
-            client.close()
 
-    request = HTTPRequest(
-        url,
-        headers=dict(headers),
-        streaming_callback=take,
-        request_timeout=0,
-        connect_timeout=10.0,
-        follow_redirects=False,
-        ssl_options=ssl_options,
-    )
-
-    async def fetch() -> None:
-        try:
-            response = await client.fetch(request, raise_error=False)
-            if response.code >= 300:
-                raise HTTPClientError(response.code)
-        finally:
-            await found.put(None)
-
-    fetching = loop.create_task(fetch())
-    rest = b""
+async def lines(
+    url: str, *, headers: Mapping[str, str], tls: ssl.SSLContext | None = None, quiet_s: float = 60.0
+) -> AsyncIterator[str]:
+    """Each line of the answer at `url`, without its end, until the answer ends. Raises OSError, also where nothing comes for
+    `quiet_s`: who streams sends a heartbeat."""
+    parts = urlsplit(url)
+    secure: ssl.SSLContext | bool | None = (tls or True) if parts.scheme == "https" else None
+    port = parts.port or (443 if secure else 80)
+    opening = asyncio.open_connection(parts.hostname, port, ssl=secure, limit=_LONGEST_BYTES)
     try:
-        while (chunk := await found.get()) is not None:
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                yield line.rstrip(b"\r").decode("utf-8", "replace")
-            if len(rest) > _LONGEST_BYTES:
-                return
-        await fetching
+        reader, writer = await asyncio.wait_for(opening, _CONNECT_S)
+    except asyncio.TimeoutError as exc:
+        raise NotStreamed(f"no connection within {_CONNECT_S:g} s") from exc
+    try:
+        # HTTP/1.0, so that the answer comes as it is, and not in chunks.
+        asked = [
+            f"GET {parts.path or '/'} HTTP/1.0",
+            f"Host: {parts.netloc}",
+            *(f"{k}: {v}" for k, v in headers.items()),
+        ]
+        writer.write("\r\n".join([*asked, "", ""]).encode("ascii"))
+        status = await _line(reader, quiet_s)
+        if status is None or status.split(" ")[1:2] != ["200"]:
+            raise NotStreamed(f"not 200 but {status!r}")
+        while await _line(reader, quiet_s):
+            pass  # headers
+        while (line := await _line(reader, quiet_s)) is not None:
+            yield line
     finally:
-        client.close()
-        fetching.cancel()
-        await asyncio.gather(fetching, return_exceptions=True)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def _line(reader: asyncio.StreamReader, quiet_s: float) -> str | None:
+    """The next line; None at the end."""
+    try:
+        line = await asyncio.wait_for(reader.readline(), quiet_s)
+    except asyncio.TimeoutError as exc:
+        raise NotStreamed(f"nothing came for {quiet_s:g} s") from exc
+    except ValueError as exc:
+        raise NotStreamed("a line is too long") from exc
+    return line.decode("utf-8", "replace").rstrip("\r\n") if line.endswith(b"\n") else None

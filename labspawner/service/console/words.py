@@ -23,6 +23,8 @@ TOO_LARGE = Sentence("This is too large: at most 256 KiB are taken at once.")
 NO_COURSE = Sentence("There is no course {course}, or it is not yours.")
 NEEDS_JSON = Sentence("Send this as JSON, with the header Content-Type: application/json.")
 NEEDS_MATCH = Sentence("Send the ETag that you read as the header If-Match, so that nobody's change is lost.")
+NO_PROFILE = Sentence("This course has no profile {profile}.")
+TOO_MANY_STREAMS = Sentence("Too many pages of yours are open. Close some, then load this one again.")
 FILE_COURSE = Sentence("This course stands in the file {file}. Change it there; the hub reads it within seconds.")
 ROSTER_STALE = Sentence("The roster was changed since you looked at it. Look at it again, then decide.")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from labspawner.service.console.api import models
+import json
+
+from labspawner.service.console.api import models, openapi
 from labspawner.service.console.api.base import ApiHandler
 from labspawner.service.console.api.route import Operation, Route
 from labspawner.service.console.rights import SELF, Verb, may
@@ -24,7 +26,26 @@ class MeHandler(ApiHandler):
         )
 
 
+class OpenApiHandler(ApiHandler):
+    """The OpenAPI document; it is no secret."""
+
+    async def prepare(self) -> None:
+        """Nobody is asked who they are."""
+
+    async def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-cache")
+        self.finish(json.dumps(openapi.cached(self.house.prefix)))
+
+
 ROUTES = (
+    Route(
+        path="openapi.json",
+        handler=OpenApiHandler,
+        operations={
+            "get": Operation(name="describe", about="This document.", scope="", gives=models.HubFacts, public=True)
+        },
+    ),
     Route(
         path="me",
         handler=MeHandler,

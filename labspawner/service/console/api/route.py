@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from tornado.web import RequestHandler
 
 _FIELD = re.compile(r"\{(\w+)\}")
-_ONE = {"slug": r"[a-z0-9-]{1,63}", "number": r"[0-9]{1,9}", "job": r"[A-Za-z0-9-]{1,64}"}
+ONE = {"slug": r"[a-z0-9-]{1,40}", "profile": r"[a-z0-9-]{1,63}", "number": r"[0-9]{1,9}", "job": r"[A-Za-z0-9-]{1,64}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Operation:
     """What one method of an address does. about: one sentence. scope: the right that it needs, in words of a scope.
 
     takes: the model of the body; takes_type: another kind of body than JSON. gives: the model of the answer; gives_type:
-    another kind of answer. guarded: changes only what the header If-Match names.
+    another kind of answer. public: needs no token. guarded: changes only what the header If-Match names.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Operation:
     etag: bool = False
     query: tuple[Query, ...] = ()
     refuses: tuple[int, ...] = ()
+    public: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Route:
         """The path as tornado wants it."""
         parts = _FIELD.split(self.path)
         return "".join(
-            f"({_ONE.get(part, '[^/]{1,600}')})" if place % 2 else re.escape(part) for place, part in enumerate(parts)
+            f"({ONE.get(part, '[^/]{1,600}')})" if place % 2 else re.escape(part) for place, part in enumerate(parts)
         )
 
     @property

@@ -30,9 +30,9 @@ async def act(
         house.require(caller, verb, course)
     else:
         house.require(caller, Verb.ADMIN)
-    result = "ok"
+    result = "unknown"
     try:
-        return await ask(
+        said = await ask(
             house,
             {
                 "actor": caller.name,
@@ -45,9 +45,12 @@ async def act(
                 "args": dict(args or {}),
             },
         )
+        result = "ok"
     except Problem as exc:
         result = exc.kind
         raise
+    else:
+        return said
     finally:
         told = {"server": server, **({"reason": args["reason"]} if args and args.get("reason") else {})}
         await house.store.audit.add(
