@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from labspawner.courses import editing
@@ -16,7 +17,7 @@ from labspawner.service.console.pages.kept import DONE, InstructorPage
 from labspawner.service.console.pages.naming import is_slug, slug_of
 from labspawner.service.console.pages.shown import course_view
 from labspawner.service.console.problems import Exists, Invalid, Problem
-from labspawner.service.console.rights import Verb, may
+from labspawner.service.console.rights import Verb, may, usual_groups
 from labspawner.service.console.views import CourseView, Published
 
 NO_TITLE = Sentence("Write a name, in one of the two languages.")
@@ -75,6 +76,9 @@ class NewPage(InstructorPage):
             await self._again(form, said, points, trouble=None if said else _first_flaw(exc))
             return
         if form.get("roster", "").strip():
+            # The hub made them instructor of it a moment ago; it is asked again with the next request.
+            own = usual_groups(slug).staff
+            self.caller = replace(self.caller, groups=self.caller.groups.union(own))
             await self._people(slug, form["roster"])
         else:
             self.to(slug, done="created")
