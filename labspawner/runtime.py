@@ -14,6 +14,7 @@ from traitlets.config import Config
 
 from labspawner.availability import Availability, Viewer
 from labspawner.availability.streams import People, Streams
+from labspawner.availability.wording import start_on
 from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.coursefeed import CourseFeed
 from labspawner.courses import Catalog, Snapshot, parse_choice
@@ -24,7 +25,8 @@ from labspawner.lifecycle.holds import Hold
 from labspawner.lifecycle.usages import Usages, Use
 from labspawner.model import Evidence, Feature, Lease, LeaseId
 from labspawner.ordering import order_for
-from labspawner.pages.home.facts import Extension
+from labspawner.pages.home.facts import Extension, Said
+from labspawner.pages.views import Offered
 from labspawner.reconciler import Rules
 from labspawner.rounds import Rounds
 from labspawner.store import Store
@@ -151,6 +153,27 @@ class Runtime:
         choice = parse_choice(options, catalog.snapshot, viewer.groups, viewer.admin, now)
         order = order_for(choice, user=viewer.user, server_name=viewer.server, base_url="/", command=(), environment={})
         return await self.engine.hold(order)
+
+    async def instead(self, user_name: str, server_name: str) -> Sequence[Offered]:
+        """What a start that stands in line could be at once, where its profile lets students pick."""
+        found = await self.availability.instead(await self.availability.look(), user_name, server_name)
+        return [Offered(variant=one.variant, text=start_on(one)) for one in found]
+
+    async def elsewhere(self, user: Any, server_name: str, options: Mapping[str, Any]) -> Sequence[Offered]:
+        """What could be started at once instead of what `options` name, and what cannot be started now."""
+        groups = frozenset(group.name for group in user.groups)
+        viewer = Viewer(user=user.name, groups=groups, admin=bool(user.admin), last=options, server=server_name)
+        answer = (await self.availability.of(viewer)).get(str(options.get("profile")))
+        found = answer.elsewhere if answer is not None else ()
+        return [Offered(variant=one.variant, text=start_on(one)) for one in found]
+
+    def typical_start_s(self, profile: str) -> float | None:
+        """How long a start of this profile usually takes once it has a place, in seconds."""
+        return self.engine.typical_start_s(profile)
+
+    def messages_of(self, lease: Lease, now: datetime) -> Sequence[Said]:
+        """What course staff said to whoever uses this server, the oldest first."""
+        return [Said(message.text, message.by, message.at) for message in self.messages.of(lease.id, now)]
 
     def notice(self, user_name: str, server_name: str) -> Notice | None:
         """Why the last server of this name ended, unless the student ended it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from labspawner.availability.answer import Answer
+from labspawner.availability.answer import Answer, Elsewhere
 from labspawner.availability.judging import Standing, judge
 from labspawner.availability.offers import Offer, Question, an_offer, last_choice, offered, questions_of, without_cards
 from labspawner.availability.spots import ends_of
@@ -19,6 +19,7 @@ from labspawner.lifecycle.admission import Room
 from labspawner.lifecycle.bells import Bell
 from labspawner.lifecycle.book import LeaseBook
 from labspawner.lifecycle.holds import Holds
+from labspawner.lifecycle.orders import Variant
 from labspawner.model import Lease, LeaseId, Resources
 from labspawner.placement import End
 
@@ -52,6 +53,7 @@ class Rooms(Protocol):
     ) -> Mapping[Resources, Room] | None: ...
     def typical_start_s(self, profile: str, provider: str | None = None) -> float | None: ...
     def servers_of(self, user: str, profile: str) -> set[str]: ...
+    def others(self, user: str, server_name: str) -> tuple[Variant, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +214,22 @@ class Availability:
         self._extra = {question: at for question, at in self._extra.items() if now - at < EXTRA_S}
         return list(self._extra)
 
+    async def instead(self, picture: Picture, user: str, server: str) -> tuple[Elsewhere, ...]:
+        """What a start that stands in line could be at once, where its profile lets students pick."""
+        others = self._engine.others(user, server)
+        rooms = await self.rooms_for(picture, [(variant.provider, variant.resources) for variant in others])
+        return tuple(
+            Elsewhere(
+                variant=(variant.index or 0) + 1,
+                title=_title(variant),
+                provider=variant.provider,
+                resources=variant.resources,
+                free=room.free,
+            )
+            for variant in others
+            if (room := rooms.get((variant.provider, variant.resources))) is not None and room.open
+        )
+
     async def changes(self) -> AsyncIterator[Picture]:
         """What is free now, and again after each change, for as long as the caller goes on. Close it in the end."""
         self._watchers += 1
@@ -328,3 +346,10 @@ class Availability:
             found = ends_of(leases, self._ends(leases, self._clock()))
             self._known_ends = (now, found)
         return found
+
+
+def _title(variant: Variant) -> dict[str, str]:
+    """What the course calls a variant, by language."""
+    pinned = variant.pinned.get("variant")
+    title = pinned.get("title") if isinstance(pinned, dict) else None
+    return {str(key): str(text) for key, text in title.items()} if isinstance(title, dict) else {}

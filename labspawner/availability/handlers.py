@@ -127,11 +127,13 @@ class AvailabilityHandler(ViewerHandler):
         try:
             runtime = self.runtime
             viewer, language = self.viewer(), request_language(self)
-            facts = json.loads(await runtime.streams.facts(await runtime.availability.look(), viewer, language))
+            streams, picture = runtime.streams, await runtime.availability.look()
+            facts = json.loads(await streams.facts(picture, viewer, language))
+            servers = json.loads(await streams.servers(picture, viewer.user, language))
         except LabError as exc:
             self.refuse(exc)
             return
-        self.answer({"user": viewer.user, **facts, **json.loads(runtime.streams.servers(viewer.user))})
+        self.answer({"user": viewer.user, **facts, **servers})
 
 
 class HoldHandler(ViewerHandler):

@@ -13,10 +13,11 @@ from typing import Protocol
 
 from labspawner.availability.desk import GAP_S, TICK_S, Availability, Picture, Viewer
 from labspawner.availability.offers import last_choice
-from labspawner.availability.wording import card_state
+from labspawner.availability.wording import card_state, start_on
 from labspawner.lifecycle.bells import Bell
 from labspawner.lifecycle.book import LeaseBook
 from labspawner.model import Json, Phase
+from labspawner.pages import i18n
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +148,23 @@ class Streams:
             found = picture.said[key] = json.dumps({"v": 1, "profiles": profiles}, ensure_ascii=False).encode()
         return found
 
-    def servers(self, user: str) -> bytes:
-        """What a user's servers are doing, as JSON; what is parked beside another one is left out."""
-        states: dict[str, str] = {}
+    async def servers(self, picture: Picture, user: str, language: str) -> bytes:
+        """What a user's servers are doing, as JSON; what is parked beside another one is left out.
+
+        instead: of one that waits in line, what it could be at once.
+        """
+        states: dict[str, dict[str, Json]] = {}
         for lease in self._book.of_user(user):
-            if lease.phase is not Phase.PARKED or lease.server_name not in states:
-                states[lease.server_name] = _STATES.get(lease.phase, "off")
-        found: Json = [{"name": name, "state": state} for name, state in sorted(states.items())]
+            name = lease.server_name
+            if lease.phase is Phase.PARKED and name in states:
+                continue
+            states[name] = {"name": name, "state": _STATES.get(lease.phase, "off")}
+            if lease.phase is Phase.QUEUED:
+                others = await self._desk.instead(picture, user, name)
+                states[name]["instead"] = [
+                    {"variant": one.variant, "text": i18n.translate(start_on(one), language)} for one in others
+                ]
+        found: Json = [states[name] for name in sorted(states)]
         return json.dumps({"v": 1, "servers": found}, ensure_ascii=False).encode()
 
     async def tell(self, stream: Stream, *, knows: str = "", picture: Picture | None = None) -> None:
@@ -162,7 +173,7 @@ class Streams:
         viewer = stream.viewer
         parts = []
         for event, body in (
-            ("servers", self.servers(viewer.user)),
+            ("servers", await self.servers(picture, viewer.user, stream.language)),
             ("availability", await self.facts(picture, viewer, stream.language)),
         ):
             if stream.told.get(event) == body:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cache
@@ -29,9 +29,11 @@ from labspawner.pages.handlers import (
     progress_so_far,
     request_language,
 )
-from labspawner.pages.home.gather import cards_of, desk_of
+from labspawner.pages.home.facts import MOVING
+from labspawner.pages.home.gather import again_of, cards_of, desk_of, last_options
 from labspawner.pages.home.handlers import DiscardHandler, ExtendHandler, HomeHandler
 from labspawner.pages.home.words import ServerCard
+from labspawner.pages.views import Offered
 from labspawner.providers.screens import offers_screen
 from labspawner.units import human_duration
 
@@ -73,6 +75,15 @@ class DemoHint:
     """Says on every page that this is the loopback demo. accounts: the user names to show beside the log-in form."""
 
     accounts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternatives:
+    """What can be started instead of what failed. fields: what a form posts for the same choice; key: its profile."""
+
+    fields: tuple[tuple[str, str], ...]
+    key: str
+    offers: tuple[Offered, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +198,49 @@ class Lab:
     async def stages(self, context: Context, spawner: Any) -> list[dict[str, Any]]:
         """What the start of `spawner` has done so far, in words; for the page before, or without, JavaScript."""
         return await progress_so_far(spawner, self._language(context))
+
+    def asks(self, spawner: Any) -> bool:
+        """Whether the profile that `spawner` starts lets students pick another variant."""
+        found = desk_of(spawner.user).snapshot().profile(str(last_options(spawner).get("profile")))
+        return found is not None and found[1].fallback == "ask" and len(found[1].variants) > 1
+
+    async def instead(self, spawner: Any) -> Sequence[Offered]:
+        """What a start that stands in line could be at once; for the page before, or without, JavaScript."""
+        return await desk_of(spawner.user).instead(spawner.user.name, spawner.name)
+
+    async def elsewhere(self, spawner: Any) -> Alternatives | None:
+        """What could be started instead of what `spawner` failed to start; None where there is nothing."""
+        if spawner is None:
+            return None
+        user = spawner.user
+        desk, options = desk_of(user), last_options(spawner)
+        again = again_of(user, desk, options, self._now())
+        if again is None or not again.fields:
+            return None
+        offers = await desk.elsewhere(user, spawner.name, options)
+        return (
+            Alternatives(fields=again.fields, key=str(options.get("profile")), offers=tuple(offers)) if offers else None
+        )
+
+    @pass_context
+    def typical(self, context: Context, spawner: Any) -> str:
+        """How long a start like that of `spawner` usually takes, in words; empty where nobody knows."""
+        key = last_options(spawner).get("profile")
+        seconds = desk_of(spawner.user).typical_start_s(key) if isinstance(key, str) else None
+        if seconds is None:
+            return ""
+        span = timedelta(seconds=max(1, round(seconds)) if seconds < 60 else round(seconds / 10) * 10)
+        return i18n.translate("{span}", self._language(context), span=human_duration(span))
+
+    @pass_context
+    def variant_url(self, context: Context, spawner: Any) -> str:
+        return self._server_url(context, "labspawner/variant", spawner)
+
+    @pass_context
+    async def running(self, context: Context, user: Any) -> list[ServerCard]:
+        """The servers of `user` that run, start or stop; what runs goes before what can be chosen."""
+        cards = await self.servers(context, user)
+        return [card for card in cards if card.facts.status in MOVING]
 
     @pass_context
     def error_title(self, context: Context, status_code: int) -> str:

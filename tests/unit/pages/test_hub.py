@@ -225,7 +225,7 @@ def test_the_progress_page_shows_what_was_done_before_any_script_runs():
 
     assert [item.text for item in html.select("#progress-log li")] == ["正在准备您的主目录", "正在启动 JupyterLab"]
     assert html.select_one("[role=progressbar]")["aria-valuenow"] == "20"
-    assert html.select_one("form")["action"] == "/hub/labspawner/stop/student1"
+    assert html.select_one(".lab-actions form")["action"] == "/hub/labspawner/stop/student1"
     assert html.select_one("noscript meta[http-equiv=refresh]") is not None
     assert html.select_one(".lab-profile").text == "Python notebook"
 
@@ -236,7 +236,7 @@ def test_a_named_server_has_an_address_of_its_own():
 
     html = rendered("spawn_pending.html", user=user, spawner=spawner, progress_url="/p")
 
-    assert html.select_one("form")["action"] == "/hub/labspawner/stop/student1/a%2Fb%20%3F"
+    assert html.select_one(".lab-actions form")["action"] == "/hub/labspawner/stop/student1/a%2Fb%20%3F"
     assert html.select("#progress-log li") == []
 
 
