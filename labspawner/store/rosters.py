@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 
 from labspawner.model import CourseRole
@@ -97,10 +99,9 @@ class Rosters:
 
     def _put(self, conn: Connection, course: str, seats: Collection[Seat], audit: Sequence[AuditEntry]) -> None:
         rows = {digest(seat.user): self._row(course, seat) for seat in seats}
-        self._delete(conn, course, list(rows))
-        new = list(rows.values())
+        new = [rows[key] for key in sorted(rows)]  # in one order, so that two who write at once wait for each other
         for start in range(0, len(new), _BATCH):
-            conn.execute(sa.insert(table), new[start : start + _BATCH])
+            conn.execute(_upsert(conn), new[start : start + _BATCH])
         if audit:
             audit_rows.insert(conn, self._hub_id, *audit)
 
@@ -130,6 +131,12 @@ class Rosters:
             "added_by": seat.added_by,
             "added_at": seat.added_at,
         }
+
+
+def _upsert(conn: Connection) -> Any:
+    insert = postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+    changed = {name: insert.excluded[name] for name in ("role", "source", "added_by", "added_at")}
+    return insert.on_conflict_do_update(index_elements=["hub_id", "course", "user_key"], set_=changed)
 
 
 def _seat(row: RowMapping) -> Seat:

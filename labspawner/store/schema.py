@@ -247,6 +247,7 @@ audit = sa.Table(
     sa.Column("object", AnyText, nullable=False),
     sa.Column("detail", sa.Text, nullable=False, comment="JSON object"),
     sa.Column("result", sa.String(40), nullable=False),
+    sqlite_autoincrement=True,  # no number is given twice, not even after the newest rows were dropped
 )
 sa.Index("audit_by_age", audit.c.hub_id, audit.c.at)
 sa.Index("audit_by_course", audit.c.hub_id, audit.c.course, audit.c.id)

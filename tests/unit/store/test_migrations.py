@@ -15,14 +15,14 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from builders import a_lease
+from builders import NOW, a_lease
 from sqlalchemy.engine import Engine
 from unit.store.clock import SHARED
 
 from labspawner.errors import BadConfig
 from labspawner.store import Store, leases, migrate
 from labspawner.store.engine import make_engine, transaction
-from labspawner.store.schema import metadata
+from labspawner.store.schema import courses, metadata, reservations
 
 
 @pytest.fixture
@@ -62,6 +62,25 @@ def test_leases_of_the_first_form_are_kept_when_evidence_is_added(engine: Engine
 
     with transaction(engine, writes=False) as connection:
         assert leases.fetch(connection, lease.id) == lease
+
+
+def test_a_lab_of_the_third_form_keeps_its_rows_when_courses_are_added(engine: Engine):
+    lease = a_lease()
+    held = {"hub_id": "hub", "scope": "pve", "pool": "vmid", "value": "9001", "owner": lease.id, "why": ""}
+    with transaction(engine, writes=True) as connection:
+        migrate.upgrade(connection)
+        leases.insert(connection, lease)
+        connection.execute(sa.insert(reservations).values(**held, taken_at=NOW))
+        migrate.downgrade(connection, "r0003")
+    assert "courses" not in _tables(engine)
+
+    with transaction(engine, writes=True) as connection:
+        migrate.upgrade(connection)
+
+    with transaction(engine, writes=False) as connection:
+        assert leases.fetch(connection, lease.id) == lease
+        assert connection.scalar(sa.select(reservations.c.value)) == "9001"
+        assert connection.scalar(sa.select(sa.func.count()).select_from(courses)) == 0
 
 
 def test_a_downgrade_takes_everything_away_again_and_can_be_undone(engine: Engine):

@@ -84,6 +84,7 @@ def _audit() -> None:
         sa.Column("object", sa.Text, nullable=False),
         sa.Column("detail", sa.Text, nullable=False, comment="JSON object"),
         sa.Column("result", sa.String(40), nullable=False),
+        sqlite_autoincrement=True,
     )
     op.create_index("audit_by_age", "audit", ["hub_id", "at"])
     op.create_index("audit_by_course", "audit", ["hub_id", "course", "id"])
