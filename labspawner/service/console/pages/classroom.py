@@ -134,7 +134,7 @@ async def rows_of(page: InstructorPage, slug: str) -> tuple[list[WallRow], Sente
     except Away:
         people = await page.house.store.rosters.of(slug)
         return [WallRow(user=person.user) for person in people if person.role is CourseRole.MEMBER], AWAY
-    return wall_rows(found.places), None
+    return wall_rows(found.places, page.language), None
 
 
 async def wall_values(page: InstructorPage, record: CourseRecord) -> dict[str, Any]:

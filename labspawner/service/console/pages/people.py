@@ -10,6 +10,7 @@ from labspawner.service.console.doing import rosters
 from labspawner.service.console.doing.courses import CourseRecord
 from labspawner.service.console.pages.kept import InstructorPage
 from labspawner.service.console.pages.tables import as_csv
+from labspawner.service.console.pages.wall import natural
 from labspawner.service.console.problems import Problem
 from labspawner.service.console.rights import Verb
 
@@ -17,7 +18,7 @@ MANAGED = Sentence(
     "The groups of the log-in decide who is in this course, so it is not changed here. Ask whoever keeps those groups, "
     "or your administrator."
 )
-_ROLES = ("member", "assistant", "instructor")
+_ROLES = ("instructor", "assistant", "member")
 
 
 class RosterPage(InstructorPage):
@@ -29,7 +30,9 @@ class RosterPage(InstructorPage):
 
     async def page(self, record: CourseRecord, form: Mapping[str, str], trouble: Sentence | None = None) -> None:
         roster = await rosters.get(self.house, self.caller, record.slug)
-        people = [_member(person) for person in roster.people]
+        people = sorted(
+            (_member(person) for person in roster.people), key=lambda one: (_ROLES.index(one.role), natural(one.user))
+        )
         await self.show_course(
             "roster.html", record, "roster",
             staff=[one for one in people if one.role != "member"], members=[one for one in people if one.role == "member"],

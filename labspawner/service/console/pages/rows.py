@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from labspawner import store as stored
 from labspawner.sentences import Sentence
 from labspawner.service.console.doing.jobs import JobRecord
 from labspawner.service.console.doing.wall import Place
-from labspawner.service.console.pages.shown import instant_of, sentence_of, texts
+from labspawner.service.console.pages.shown import instant_of, said, texts
+from labspawner.service.console.pages.wall import natural
 from labspawner.service.console.views import Activity, JobView, Meter, Step, Tone, WallRow
-from labspawner.units import human_bytes
+from labspawner.units import human_bytes, human_duration
 
 _PHASES = {
     "queued": Activity.WAITING,
@@ -42,44 +44,56 @@ _STEPS: Mapping[str, tuple[Sentence, Tone, bool]] = {
     "failed": (Sentence("did not work"), Tone.URGENT, True),
     "skipped": (Sentence("left out"), Tone.OFF, True),
 }
-BADGES: Mapping[str, tuple[Sentence, Tone]] = {
-    "passed": (Sentence("Slice tested"), Tone.OK),
-    "failed": (Sentence("Slice not protected"), Tone.URGENT),
-    "untested": (Sentence("Slice not tested"), Tone.OFF),
-}
+_MARKS = {"good": Tone.OK, "bad": Tone.URGENT}
+_VERDICTS = {"warn": Tone.SOON, "cull": Tone.URGENT}
 
 
-def wall_rows(places: Iterable[Place]) -> list[WallRow]:
+def wall_rows(places: Iterable[Place], language: str) -> list[WallRow]:
     """One row per server, and one for whoever has none; staff only while they run something."""
-    return [_row(place, place.row or {}) for place in places if place.row or place.role == "member"]
+    return [_row(place, place.row or {}, language) for place in places if place.row or place.role == "member"]
 
 
-def _row(place: Place, row: Mapping[str, Any]) -> WallRow:
+def _row(place: Place, row: Mapping[str, Any], language: str) -> WallRow:
     activity = _PHASES.get(str(row.get("phase") or ""), Activity.OFF)
-    badge, badge_tone = BADGES.get(str(row.get("badge") or ""), (None, Tone.OFF))
-    verdict = row.get("verdict")
+    badge = row.get("badge") or {}
+    here = activity is not Activity.OFF
     return WallRow(
         user=place.user,
         server=str(row.get("server") or ""),
         activity=activity,
-        note=sentence_of(row.get("stage")),
-        profile=texts(row.get("title") or row.get("profile") or {}),
-        provider=str(row.get("provider") or "") if activity is not Activity.OFF else "",
-        host=str(row.get("host") or ""),
+        note=_waiting(row),
+        profile=texts(row.get("profile_title") or row.get("profile") or {}),
+        provider=str(row.get("provider") or "") if here else "",
+        host=str(row.get("host") or "") if here else "",
         use=tuple(_meters(row)),
         last_activity=instant_of(row.get("last_activity")),
-        verdict=sentence_of(verdict.get("reason") if isinstance(verdict, Mapping) else verdict),
-        verdict_tone=_verdict_tone(verdict),
+        verdict=said(row.get("reason"), language),
+        verdict_tone=Tone.OK if row.get("busy") else _VERDICTS.get(str(row.get("verdict") or ""), Tone.OFF),
         ends_at=instant_of(row.get("ends_at")),
-        badge=badge,
-        badge_tone=badge_tone,
-        notice=sentence_of((place.notice or {}).get("sentence") or row.get("notice")),
+        badge=said(badge.get("text"), language),
+        badge_tone=_MARKS.get(str(badge.get("mark") or ""), Tone.OFF),
+        notice=said((place.notice or {}).get("reason"), language) if not row else None,
     )
 
 
-def _verdict_tone(verdict: object) -> Tone:
-    kind = str(verdict.get("kind", "")) if isinstance(verdict, Mapping) else ""
-    return {"active": Tone.OK, "busy": Tone.OK, "idle": Tone.SOON, "cull": Tone.URGENT}.get(kind, Tone.OFF)
+def _waiting(row: Mapping[str, Any]) -> Sentence | None:
+    """Where somebody stands in line, and for about how long."""
+    place = row.get("place")
+    if not isinstance(place, int):
+        return None
+    low, high = row.get("wait_low_s"), row.get("wait_high_s")
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return Sentence(
+            "number {place} in line, about {low} to {high}",
+            place=place,
+            low=human_duration(_whole_minutes(low)),
+            high=human_duration(_whole_minutes(high)),
+        )
+    return Sentence("number {place} in line", place=place)
+
+
+def _whole_minutes(seconds: float) -> timedelta:
+    return timedelta(minutes=max(1, round(seconds / 60)))
 
 
 def _meters(row: Mapping[str, Any]) -> Iterable[Meter]:
@@ -87,11 +101,8 @@ def _meters(row: Mapping[str, Any]) -> Iterable[Meter]:
     use = row.get("use")
     if not isinstance(use, Mapping):
         return
-    for key, words in (("gpu", Sentence("GPU {used} of {limit}")), ("memory", Sentence("{used} of {limit}"))):
-        one = use.get(key)
-        if not isinstance(one, Mapping):
-            continue
-        used, limit = one.get("used_bytes"), one.get("limit_bytes")
+    for key, words in (("gpu_memory", Sentence("GPU {used} of {limit}")), ("memory", Sentence("{used} of {limit}"))):
+        used, limit = use.get(f"{key}_bytes"), use.get(f"{key}_limit_bytes")
         if not isinstance(used, int):
             continue
         if not isinstance(limit, int) or limit <= 0:
@@ -122,7 +133,7 @@ def job_view(job: JobRecord) -> JobView:
         by=job.actor,
         at=job.begun_at,
         over=over,
-        steps=tuple(_step(step) for step in job.steps),
+        steps=tuple(_step(step) for step in sorted(job.steps, key=lambda step: natural(step.user))),
     )
 
 

@@ -10,6 +10,7 @@ from labspawner.courses import Problem as Flaw
 from labspawner.courses import Profile, resolve_profile
 from labspawner.courses.diffing import Line
 from labspawner.courses.seats import Seats, in_words
+from labspawner.pages.i18n import pick
 from labspawner.pages.views import chips_for
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console import views
@@ -153,11 +154,10 @@ def change_lines(changes: Sequence[Any], most: int = 12) -> list[Sentence]:
     return said
 
 
-def sentence_of(data: object) -> Sentence | None:
-    """What the hub said, as a sentence in any language; None for nothing."""
-    if not data:
-        return None
-    return Sentence.from_json(data) if isinstance(data, dict) else plain(str(data))
+def said(data: object, language: str) -> Sentence | None:
+    """What the hub said in all languages, in this one; None for nothing."""
+    words = pick(texts(data), language)
+    return plain(words) if words else None
 
 
 def instant_of(data: object) -> datetime | None:

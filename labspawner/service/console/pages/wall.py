@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from labspawner.sentences import Sentence
 from labspawner.service.console.views import Activity, Can, WallRow
 
 ORDERS = ("name", "state", "activity", "end")
+_NUMBER = re.compile(r"(\d{1,15})", re.ASCII)
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 _FAR_OFF = datetime.max.replace(tzinfo=timezone.utc)
 _PLACE = {activity: place for place, activity in enumerate(Activity)}
@@ -67,7 +69,7 @@ def arranged(rows: Iterable[WallRow], shown: Shown) -> list[WallRow]:
     found = [
         row for row in rows if wish in row.user.casefold() and (not shown.state or row.activity.value == shown.state)
     ]
-    found.sort(key=lambda row: (row.user.casefold(), row.user, row.server))
+    found.sort(key=lambda row: (natural(row.user), row.server))
     if shown.sort == "state":
         found.sort(key=lambda row: _PLACE[row.activity])
     elif shown.sort == "activity":
@@ -75,6 +77,12 @@ def arranged(rows: Iterable[WallRow], shown: Shown) -> list[WallRow]:
     elif shown.sort == "end":
         found.sort(key=lambda row: row.ends_at or _FAR_OFF)
     return found
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """Sorts names as people do: student2 before student10."""
+    parts = _NUMBER.split(name.casefold())
+    return (*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-2, name))
 
 
 def counts(rows: Iterable[WallRow]) -> list[tuple[Activity, int]]:
@@ -91,7 +99,7 @@ def concerned(one: VerbView, rows: Iterable[WallRow]) -> list[WallRow]:
         "stop": alive,
         "extend": {Activity.RUNNING},
         "reset": set(Activity) - {Activity.STOPPING},
-        "message": set(Activity),
+        "message": alive,
     }[one.key]
     return [row for row in rows if row.activity in fits]
 

@@ -66,13 +66,16 @@ export const ask = async (url, { body = null, patience = 15_000 } = {}) => {
 };
 
 const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.id || "") === (b.id || "");
-const KEPT = new Set(["open", "checked", "value", "data-kept"]);
+// What a reader did stays as it is: what they typed, ticked, picked and opened.
+const kept = (element, name) =>
+  (name === "open" && element.matches("details, dialog")) ||
+  (["value", "checked", "selected"].includes(name) && element.matches("input, option, textarea"));
 const dress = (old, fresh) => {
   for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && !KEPT.has(name)) old.removeAttribute(name);
+    if (!fresh.hasAttribute(name) && !kept(old, name)) old.removeAttribute(name);
   }
   for (const { name, value } of fresh.attributes) {
-    if (old.getAttribute(name) !== value && !KEPT.has(name)) old.setAttribute(name, value);
+    if (old.getAttribute(name) !== value && !kept(old, name)) old.setAttribute(name, value);
   }
 };
 
