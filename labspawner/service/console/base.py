@@ -125,6 +125,8 @@ class ConsoleHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[mis
             raise TooLarge(words.TOO_LARGE)
         self._body_taken = True
         self.request.body = b"".join(self._chunks)
+        if self.programs:
+            return  # no form is read there
         kind = self.request.headers.get("Content-Type", "")
         try:
             httputil.parse_body_arguments(
