@@ -18,7 +18,8 @@ from labspawner.availability.wording import start_on
 from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.coursefeed import CourseFeed
 from labspawner.courses import Catalog, Snapshot, parse_choice
-from labspawner.evidence import EvidenceBook, HubFacts, Sampler
+from labspawner.evidence import EvidenceBook, Sampler
+from labspawner.evidence.hubfacts import HubFactsTable
 from labspawner.evidence.messages import Messages
 from labspawner.lifecycle import Engine, EngineSettings, Notice
 from labspawner.lifecycle.holds import Hold
@@ -93,7 +94,7 @@ class Runtime:
             settings.hub_id,
             ready=engine.start,
             live=engine.book.get,
-            facts=lambda lease: _hub_facts(hub_settings, lease),
+            facts=HubFactsTable(lambda: hub_settings.get("db")).of,
             gpu=usages.gpu_of,
             report_every_s=settings.report_every_s,
         )
@@ -167,9 +168,9 @@ class Runtime:
         found = answer.elsewhere if answer is not None else ()
         return [Offered(variant=one.variant, text=start_on(one)) for one in found]
 
-    def typical_start_s(self, profile: str) -> float | None:
-        """How long a start of this profile usually takes once it has a place, in seconds."""
-        return self.engine.typical_start_s(profile)
+    def typical_start_s(self, profile: str, provider: str) -> float | None:
+        """How long a start of this profile there usually takes once it has a place, in seconds."""
+        return self.engine.typical_start_s(profile, provider)
 
     def messages_of(self, lease: Lease, now: datetime) -> Sequence[Said]:
         """What course staff said to whoever uses this server, the oldest first."""
@@ -268,17 +269,3 @@ def _active_servers(hub_settings: Mapping[str, Any]) -> Collection[tuple[str, st
         .filter(orm.Spawner.server_id.isnot(None))
     )
     return {(user, server) for user, server in rows}
-
-
-def _hub_facts(hub_settings: Mapping[str, Any], lease: Lease) -> HubFacts:
-    """What the hub's own database has of a server; nothing where it does not know it (any more)."""
-    try:
-        spawner = hub_settings["users"][lease.user].spawners[lease.server_name].orm_spawner
-    except (KeyError, AttributeError):
-        return HubFacts()
-    return HubFacts(_aware(spawner.started), _aware(spawner.last_activity))
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    """JupyterHub's database holds UTC without saying so."""
-    return moment.replace(tzinfo=timezone.utc) if moment is not None and moment.tzinfo is None else moment

@@ -225,8 +225,10 @@ class Lab:
     @pass_context
     def typical(self, context: Context, spawner: Any) -> str:
         """How long a start like that of `spawner` usually takes, in words; empty where nobody knows."""
-        key = last_options(spawner).get("profile")
-        seconds = desk_of(spawner.user).typical_start_s(key) if isinstance(key, str) else None
+        desk = desk_of(spawner.user)
+        leases = desk.leases(spawner.user.name, spawner.name)
+        lease = next((lease for lease in leases if lease.phase is not Phase.PARKED), None)
+        seconds = desk.typical_start_s(lease.profile, lease.provider) if lease is not None else None
         if seconds is None:
             return ""
         span = timedelta(seconds=max(1, round(seconds)) if seconds < 60 else round(seconds / 10) * 10)
