@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,16 @@ def utcnow() -> datetime:
     return datetime.now(timezone.utc)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """Limits of pages that watch. look_again_s: how often it is asked whether somebody who watches still may."""
+
+    heartbeat_s: float = 15.0
+    look_again_s: float = 30.0
+    most: int = 500
+    most_of_one: int = 12
+
+
 class House:
     """Everything of one process of this service.
 
@@ -58,6 +69,7 @@ class House:
         creates_users: bool = False,
         public_host: str = "",
         now: Callable[[], datetime] = utcnow,
+        watching: Watching | None = None,
     ) -> None:
         self.store = store
         self.hub = hub
@@ -70,6 +82,7 @@ class House:
         self.now = now
         self.events = Events(hub)
         self.streams: list[str] = []
+        self.watching = watching or Watching()
         self._public_host = public_host.lower()
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()

@@ -328,6 +328,12 @@ class Lab:
         )
         return await self.client.fetch(request, raise_error=False)
 
+    async def watch(self, path: str, take: Callable[[bytes], None], who: str = "teacher") -> None:
+        """Read a stream until it ends."""
+        headers = {"Authorization": f"token token-of-{who}"}
+        request = HTTPRequest(self.base + API + path, headers=headers, streaming_callback=take, request_timeout=240)
+        await self.client.fetch(request, raise_error=False)
+
     def cookie_of(self, who: str) -> str:
         """The cookie of a browser in which somebody has logged in."""
         value = create_signed_value(SECRET, "service-labspawner", f"token-of-{who}").decode()

@@ -10,6 +10,7 @@ from labspawner.sentences import Sentence, plain
 from labspawner.service.console import words
 from labspawner.service.console.base import ConsoleHandler
 from labspawner.service.console.problems import Invalid, Missing, NeedsMatch, Problem, WrongType
+from labspawner.service.console.rights import Verb
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -18,6 +19,13 @@ class ApiHandler(ConsoleHandler):
     """An address for programs. A browser's cookie is taken too, with JupyterHub's XSRF token in `X-XSRFToken`."""
 
     programs = True
+
+    async def prepare(self) -> None:
+        """Say nothing about a course, and take nothing for it, to somebody who may not know of it."""
+        await super().prepare()
+        if self.path_args and hasattr(self, "caller"):
+            await self.house.read_files()
+            self.require(Verb.READ, self.path_args[0])
 
     def body(self, model: type[M]) -> M:
         """The body as `model`. Raises WrongType for what is not JSON, Problem where it cannot be read, Invalid with each

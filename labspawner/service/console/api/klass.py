@@ -18,11 +18,7 @@ from labspawner.service.console.doing.jobs import JobRecord
 from labspawner.service.console.problems import Problem, TooMany
 from labspawner.service.console.rights import ACT, READ, SELF, Verb
 
-HEARTBEAT_S = 15.0
-LOOK_AGAIN_S = 30.0
-"""How often it is asked whether somebody who watches still may."""
 _UNREAD_S = 20.0
-_MOST_STREAMS, _MOST_OF_ONE = 500, 12
 
 
 class WallHandler(ApiHandler):
@@ -132,8 +128,8 @@ class EventsHandler(ApiHandler):
 
     async def get(self, slug: str) -> None:
         self.require(Verb.READ, slug)
-        streams = self.house.streams
-        if len(streams) >= _MOST_STREAMS or streams.count(self.caller.name) >= _MOST_OF_ONE:
+        streams, limits = self.house.streams, self.house.watching
+        if len(streams) >= limits.most or streams.count(self.caller.name) >= limits.most_of_one:
             raise TooMany(words.TOO_MANY_STREAMS, retry_after_s=30.0)
         streams.append(self.caller.name)
         try:
@@ -148,10 +144,10 @@ class EventsHandler(ApiHandler):
     async def _stream(self, slug: str) -> None:
         token = self.house.hub.auth.get_token(self)
         session = self.house.hub.auth.get_session_id(self)
-        loop = asyncio.get_running_loop()
+        loop, limits = asyncio.get_running_loop(), self.house.watching
         looked = loop.time()
-        async for versions in self.house.events.watch(slug, heartbeat_s=HEARTBEAT_S):
-            if loop.time() - looked >= LOOK_AGAIN_S:
+        async for versions in self.house.events.watch(slug, heartbeat_s=limits.heartbeat_s):
+            if loop.time() - looked >= limits.look_again_s:
                 if not await self._still_may(slug, token, session):
                     await self._send("event: over\ndata: {}\n\n")
                     return

@@ -49,7 +49,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An address and its methods. path: below `api/v1/`, with `{slug}` for what stands in it."""
+    """An address and its methods. path: below `api/v1/`, with `{slug}` for what stands in it; the first is a course."""
 
     path: str
     handler: type[RequestHandler]

@@ -78,3 +78,7 @@ class CallbackHandler(HubOAuthCallbackHandler):  # type: ignore[misc]
 
     def initialize(self, house: House) -> None:
         self.hub_auth = house.hub.auth
+
+    async def prepare(self) -> None:
+        """Ask who is logged in already; JupyterHub's own way would hold up everybody else meanwhile."""
+        self._hub_auth_user_cache = await self.hub_auth.get_user(self, sync=False)
