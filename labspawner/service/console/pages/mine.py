@@ -65,11 +65,14 @@ class NewPage(InstructorPage):
             await self._again(form, wrong, points)
             return
         point = next(one for one in points if one.key == form["start"])
-        text = course_text(slug, titles, [profile_of(point, form, taken=())])
         try:
+            text = course_text(slug, titles, [profile_of(point, form, taken=())])
             await courses.create(self.house, self.caller, slug, text)
         except Exists as exc:
             await self._again(form, {"slug": exc.message}, points)
+            return
+        except NotEditable as exc:
+            await self._again(form, {}, points, trouble=exc.message)
             return
         except Invalid as exc:
             said = {"slug": _first_flaw(exc)} if _is_name(exc) else {}
@@ -120,7 +123,7 @@ class ImportPage(InstructorPage):
                 slug = str(editing.course_as_form(text).get("course", ""))
             await courses.create(self.house, self.caller, slug, text)
         except NotEditable as exc:
-            await self._again(_sentence(exc))
+            await self._again(exc.message)
         except Exists as exc:
             await self._again(exc.message, "slug2")
         except Invalid as exc:
@@ -151,6 +154,8 @@ class DuplicatePage(InstructorPage):
         if wrong is None:
             try:
                 await courses.duplicate(self.house, self.caller, slug, new)
+            except NotEditable as exc:
+                wrong = exc.message
             except Exists as exc:
                 wrong = exc.message
             except Invalid as exc:
@@ -247,8 +252,3 @@ def _first_flaw(exc: Invalid) -> Sentence:
             return plain(str(flaw.message))
         return Sentence("line {line}: {message}", line=flaw.line, message=flaw.message)
     return exc.message
-
-
-def _sentence(exc: Exception) -> Sentence:
-    found = getattr(exc, "message", None) or exc.args[0]
-    return found if isinstance(found, Sentence) else plain(str(found))

@@ -110,7 +110,10 @@ class ProfilesPage(InstructorPage):
             return
         taken = tuple(profile.slug for profile in record.course.profiles) if record.course else ()
         profile = mine.profile_of(point, form, taken=taken or ("",))
-        text = editing.add_profile(record.text, profile)
+        try:
+            text = editing.add_profile(record.text, profile)
+        except NotEditable as exc:
+            raise Exists(exc.message) from exc
         comment = self.say(Sentence("profile {slug} added", slug=profile["slug"]))
         await save_or_show(self, record, text, comment, lambda: self.to(slug, "profiles", str(profile["slug"]), "edit"))
 
@@ -123,20 +126,26 @@ class ProfileChangePage(InstructorPage):
         names = [profile.slug for profile in record.course.profiles] if record.course else []
         if name not in names:
             raise Missing(Sentence(NO_PROFILE.template, slug=name))
-        wish, text = self.line("do"), record.text
-        if wish == "duplicate":
-            text = editing.duplicate_profile(text, name, slug_of({"en": f"{name} copy"}, names))
-            said = Sentence("profile {slug} copied", slug=name)
-        elif wish == "remove":
-            if len(names) == 1:
-                raise Exists(LAST)
-            text, said = editing.remove_profile(text, name), Sentence("profile {slug} removed", slug=name)
-        elif wish in {"up", "down"}:
-            text = editing.move_profile(text, name, -1 if wish == "up" else 1)
-            said = Sentence("profile {slug} moved", slug=name)
-        else:
-            raise Missing(words.NO_PAGE)
+        try:
+            text, said = _moved(record.text, name, names, self.line("do"))
+        except NotEditable as exc:
+            raise Exists(exc.message) from exc
         await save_or_show(self, record, text, self.say(said), lambda: self.to(slug, "profiles", "", done="saved"))
+
+
+def _moved(text: str, name: str, names: list[str], wish: str) -> tuple[str, Sentence]:
+    """The text after a profile was copied, moved or taken out, and what that is called. Raises NotEditable."""
+    if wish == "duplicate":
+        new = slug_of({"en": f"{name} copy"}, names)
+        return editing.duplicate_profile(text, name, new), Sentence("profile {slug} copied", slug=name)
+    if wish == "remove":
+        if len(names) == 1:
+            raise Exists(LAST)
+        return editing.remove_profile(text, name), Sentence("profile {slug} removed", slug=name)
+    if wish in {"up", "down"}:
+        step = -1 if wish == "up" else 1
+        return editing.move_profile(text, name, step), Sentence("profile {slug} moved", slug=name)
+    raise Missing(words.NO_PAGE)
 
 
 class EditPage(InstructorPage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -131,12 +132,12 @@ def a_job(evil: str = "", **changes: Any) -> views.JobView:
         views.Step(user=f"student{n:02}{evil}", words=Sentence("Running"), tone=views.Tone.OK, done=True)
         for n in range(4)
     ]
-    refused = views.Step(user="zoë", words=plain("You are not in this course."), tone=views.Tone.URGENT, done=True)
+    refused = views.Step(user="zoë", words=Sentence("In line"), tone=views.Tone.URGENT, done=True)
     steps = (*started, refused, views.Step(user="last", words=Sentence("In line")))
     values: dict[str, Any] = {
         "id": "j1",
         "verb": "start",
-        "title": Sentence("Start for {count} students", count=30),
+        "title": Sentence("Starting servers"),
         "state": Sentence("Running"),
         "tone": views.Tone.SOON,
         "total": 30,
@@ -267,6 +268,7 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
         "wrong": {},
         "gallery": points,
     }
+    two = [a_profile(evil), replace(a_profile(evil), slug="cpu")]
     confirm = wall.confirmation(wall.verb("stop"), rows(evil)[:5])
     return {
         "courses": (
@@ -299,7 +301,13 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
         "job": ("job.html", {**inside, "tab": "wall", "job": a_job(evil), "fresh_url": "/f", "events_url": "/e"}),
         "profiles": (
             "profiles.html",
-            {**inside, "tab": "profiles", "rows": [a_profile(evil)] * 2, **blank, **lint(evil)},
+            {
+                **inside,
+                "tab": "profiles",
+                "rows": two,
+                **blank,
+                **lint(evil),
+            },
         ),
         "edit": ("edit.html", {**inside, "tab": "profiles", **editor(evil)}),
         "yaml": ("yaml.html", {**inside, "tab": "yaml", "text": TEXT + evil, **lint(evil)}),
