@@ -25,7 +25,7 @@ from labspawner.demo import ACCOUNTS
 from labspawner.errors import BadConfig
 from labspawner.evidence import handlers as evidence_handlers
 from labspawner.hubsocket import HubSocket
-from labspawner.pages.hub import DESKTOPS, DemoHint, configure
+from labspawner.pages.hub import CONSOLE, DESKTOPS, DemoHint, configure
 from labspawner.providers.contract import Provider
 from labspawner.providers.local import LocalProvider
 from labspawner.providers.local.network.rundir import RunDirs, default_base
@@ -136,6 +136,8 @@ def run_console(c: Any, *, url: str = "", create_users: bool = False) -> None:
     service = console_service(wanted.to_environment(), url=url)
     _add_service(c, service, console_role(creates_users=create_users), console_user_scopes())
     c.JupyterHub.custom_scopes = {**_given(c.JupyterHub, "custom_scopes", {}), **console_custom_scopes()}
+    told = {**_given(c.JupyterHub, "tornado_settings", {}), CONSOLE: frozenset(settings.console_creators)}
+    c.JupyterHub.tornado_settings = told
 
 
 def _add_service(c: Any, service: dict[str, Any], role: dict[str, Any], of_users: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -16,6 +17,7 @@ from jinja2.ext import Extension
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from labspawner.courses.catalog import helps
 from labspawner.model import Phase
 from labspawner.pages import i18n
 from labspawner.pages.admin import AdminHandler
@@ -41,6 +43,10 @@ __all__ = ["DemoHint", "Lab", "configure", "extra_handlers", "request_language",
 
 DESKTOPS = "labspawner_desktops"
 """Set in the hub's tornado settings where the service that shows servers' screens is configured."""
+
+CONSOLE = "labspawner_console"
+"""Set in the hub's tornado settings where the console is configured: the groups whose members may make courses."""
+_STAFF_GROUP = re.compile(r"course-.+-(instructors|assistants)")
 
 _ERROR_TITLES = {
     400: "This request cannot be understood",
@@ -133,6 +139,21 @@ class Lab:
     def shows_desktops(self) -> bool:
         """Whether this hub has the service that shows servers' screens."""
         return bool((getattr(self._user, "settings", None) or {}).get(DESKTOPS))
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the reader has something to do in the console: administrators, staff of a course, who may make one. A link
+        hangs on it, and no right."""
+        creators = (getattr(self._user, "settings", None) or {}).get(CONSOLE)
+        if creators is None:
+            return False
+        groups = {group.name for group in self._user.groups}
+        return (
+            bool(self._user.admin)
+            or not groups.isdisjoint(creators)
+            or any(_STAFF_GROUP.fullmatch(group) for group in groups)
+            or any(helps(course, groups, False) for course in desk_of(self._user).snapshot().courses())
+        )
 
     def has_desktop(self, spawner: Any) -> bool:
         """Whether the screen of the server of `spawner` can be opened."""

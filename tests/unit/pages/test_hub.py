@@ -78,6 +78,34 @@ def test_the_demo_says_on_every_page_whether_servers_are_isolated(sandboxed, sai
     assert said in rendered("logout.html", demo=demo, user=user).select_one(".lab-demo").text
 
 
+@pytest.mark.parametrize(
+    ("groups", "admin", "found"),
+    [
+        (["instructors"], False, True),
+        (["course-dl101-instructors"], False, True),
+        (["course-dl101-assistants"], False, True),
+        ([], True, True),
+        (["course-dl101", "instructors-of-old"], False, False),
+        ([], False, False),
+    ],
+)
+def test_who_has_something_to_do_in_the_console_finds_the_way_there(groups, admin, found):
+    user = a_user()
+    user.settings = {hub.CONSOLE: frozenset({"instructors"})}
+    user.admin, user.groups = admin, [SimpleNamespace(name=group) for group in groups]
+
+    page = rendered("home.html", user=user)
+
+    assert [link["href"] for link in page.select("#nav-courses")] == ["/services/labspawner/"] * found
+
+
+def test_without_a_console_nobody_is_sent_there():
+    user = a_user()
+    user.admin = True
+
+    assert not rendered("home.html", user=user).select("#nav-courses")
+
+
 def test_the_demo_says_so_before_log_in_too():
     assert "trying it out" in rendered("logout.html", demo=hub.DemoHint(("student1",))).select_one(".lab-demo").text
     assert rendered("logout.html").select_one(".lab-demo") is None
