@@ -71,7 +71,7 @@ class Runtime:
         self.rounds = Rounds(engine.look, lambda server: engine.sees_running(server.user.name, server.name))
         self._sampling: asyncio.Task[None] | None = None
         self._feed = CourseFeed(store, catalog)
-        self._refreshed_at = float("-inf")
+        self._refresh_began = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -117,13 +117,12 @@ class Runtime:
             self._sampling = asyncio.get_running_loop().create_task(self.sampler.run())
 
     async def courses(self) -> Catalog:
-        """The catalog, looked at again when the last look is older than the configured interval."""
-        now = asyncio.get_running_loop().time()
-        if now - self._refreshed_at >= self.settings.courses_refresh_s:
-            if self._refreshing is None or self._refreshing.done():
-                self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
-            await asyncio.shield(self._refreshing)
-        return self.catalog
+        """The catalog, looked at again when the last look began longer ago than the configured interval."""
+        if asyncio.get_running_loop().time() - self._refresh_began < self.settings.courses_refresh_s:
+            if self._refreshing is not None:
+                await asyncio.shield(self._refreshing)
+            return self.catalog
+        return await self.courses_changed()
 
     async def courses_changed(self) -> Catalog:
         """The catalog after a look that began now: somebody says that a course was written."""
@@ -135,9 +134,9 @@ class Runtime:
         return self.catalog
 
     async def _refresh(self) -> None:
+        self._refresh_began = asyncio.get_running_loop().time()
         before = self.catalog.problems
         await asyncio.gather(asyncio.to_thread(self.catalog.refresh), self._feed.refresh())
-        self._refreshed_at = asyncio.get_running_loop().time()
         if self.catalog.problems != before:
             for problem in self.catalog.problems:
                 log.error("course file not used: %s", problem)

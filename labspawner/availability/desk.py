@@ -29,7 +29,7 @@ FRESH_S = 1.0
 """How old what is known may be for one who asks without watching."""
 TICK_S = 2.0
 """While somebody watches, what providers and clocks change is looked at so often; what happens in this hub is heard."""
-GAP_S = 0.8
+GAP_S = 0.6
 """Changes that come faster are told together."""
 EXTRA_S = 30.0
 MOST_EXTRA = 200
@@ -237,11 +237,13 @@ class Availability:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
         try:
             heard = self.changed.rang
-            yield await self.look()
+            told = await self.look()
+            yield told
             while True:
                 heard = await self.changed.since(heard)
-                if self._picture is not None:
-                    yield self._picture
+                if self._picture is not None and self._picture is not told:
+                    told = self._picture
+                    yield told
         finally:
             self._watchers -= 1
             if not self._watchers and self._watching is not None:
