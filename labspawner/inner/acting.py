@@ -18,9 +18,9 @@ from jupyterhub import orm, scopes
 from tornado import web
 
 from labspawner.courses import Course
+from labspawner.courses.staff import ACTS, Actor, course_of, why_not
 from labspawner.errors import BadChoice, LabError, LeaseConflict, NotAllowed, Transient, UnknownLease
 from labspawner.inner.base import InnerHandler
-from labspawner.inner.staff import ACTS, Actor, course_of, why_not
 from labspawner.lifecycle.launcher import stop_mode
 from labspawner.model import Ending, Lease, Phase, ReleaseMode
 from labspawner.sentences import Sentence, plain

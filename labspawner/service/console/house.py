@@ -145,6 +145,10 @@ class House:
             self._about = now, found
         return found
 
+    def forget_about(self) -> None:
+        """Ask the hub again what it is."""
+        self._about = (float("-inf"), None)
+
     def changing(self, slug: str) -> asyncio.Lock:
         """Held by whoever changes a course's people: of two at once, the second sees what the first did."""
         return self._changing.setdefault(slug, asyncio.Lock())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from labspawner.inner.staff import ACTS_OF_ASSISTANTS, NOT_ASSISTANT, NOT_STAFF
+from labspawner.courses.staff import ACTS_OF_ASSISTANTS, NOT_ASSISTANT, NOT_STAFF
 from labspawner.sentences import Sentence
 
 SELF = "custom:labspawner:self"

@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from labspawner.config import Labspawner
 from labspawner.courses import Catalog
-from labspawner.inner.staff import Actor, course_of, why_not
+from labspawner.courses.staff import Actor, course_of, why_not
 from labspawner.sentences import Sentence
 from labspawner.service.console.app import MAX_REQUEST_BYTES
 from labspawner.service.console.beside import Beside

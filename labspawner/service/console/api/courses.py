@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labspawner.courses.diffing import Difference
+from labspawner.courses.editing import NotEditable, profile_as_form
 from labspawner.courses.loader import Problem as LoaderFlaw
 from labspawner.courses.seats import in_words
 from labspawner.sentences import Sentence
@@ -12,7 +13,7 @@ from labspawner.service.console.api.base import ApiHandler
 from labspawner.service.console.api.route import Operation, Query, Route
 from labspawner.service.console.doing import courses
 from labspawner.service.console.doing.courses import CourseRecord, Lint
-from labspawner.service.console.problems import Missing
+from labspawner.service.console.problems import Invalid, Missing
 from labspawner.service.console.rights import READ, SELF, WRITE
 
 YAML = "application/yaml"
@@ -199,15 +200,15 @@ def _summary(record: CourseRecord) -> dict[str, object]:
 
 
 def _profile(record: CourseRecord, slug: str) -> models.Profile:
-    from labspawner.courses.editing import profile_as_form  # noqa: PLC0415
-
     course = record.course
     found = next((each for each in course.profiles if each.slug == slug), None) if course else None
     if course is None or found is None:
         raise Missing(Sentence(words.NO_PROFILE.template, profile=slug))
-    return models.Profile(
-        slug=slug, key=course.key(found), title=dict(found.title), form=profile_as_form(record.text, slug)
-    )
+    try:
+        form = profile_as_form(record.text, slug)
+    except NotEditable as exc:
+        raise Invalid(exc.message) from exc
+    return models.Profile(slug=slug, key=course.key(found), title=dict(found.title), form=form)
 
 
 def _difference(found: Difference) -> models.Difference:

@@ -12,8 +12,8 @@ from labspawner.service.console.doing.rosters import Person, Roster
 from labspawner.service.console.rights import READ, ROSTER
 
 
-class RosterHandler(ApiHandler):
-    """The people of a course."""
+class PeopleHandler(ApiHandler):
+    """What the handlers below share."""
 
     def give_roster(self, roster: Roster) -> None:
         told = models.Roster(
@@ -23,6 +23,10 @@ class RosterHandler(ApiHandler):
             etag=roster.etag,
         )
         self.give(told, etag=roster.etag)
+
+
+class RosterHandler(PeopleHandler):
+    """The people of a course."""
 
     async def get(self, slug: str) -> None:
         self.give_roster(await rosters.get(self.house, self.caller, slug))
@@ -53,7 +57,7 @@ class PreviewHandler(ApiHandler):
         self.give(told)
 
 
-class AddHandler(RosterHandler):
+class AddHandler(PeopleHandler):
     """Puts people into a course."""
 
     async def post(self, slug: str) -> None:
@@ -61,7 +65,7 @@ class AddHandler(RosterHandler):
         self.give_roster(await rosters.add(self.house, self.caller, slug, sent.names, role=sent.role))
 
 
-class RemoveHandler(RosterHandler):
+class RemoveHandler(PeopleHandler):
     """Takes people out of a course."""
 
     async def post(self, slug: str) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from labspawner.courses import Course, Loaded, parse_course
+from labspawner.courses import Course, Loaded, editing, parse_course
 from labspawner.courses import Problem as Flaw
 from labspawner.courses.bounds import Bounds
 from labspawner.courses.diffing import Difference, compare
+from labspawner.courses.editing import NotEditable
 from labspawner.courses.loader import read_text
 from labspawner.courses.origin import Commit, origin
 from labspawner.courses.seats import Seats, seats_of
@@ -245,10 +247,10 @@ async def rollback(house: House, caller: Caller, slug: str, number: int, *, if_m
 
 async def duplicate(house: House, caller: Caller, slug: str, new_slug: str) -> CourseRecord:
     """Make a new course with this one's profiles, as a draft; its people do not come along."""
-    from labspawner.courses.editing import as_course  # noqa: PLC0415
-
     found = await get(house, caller, slug)
-    return await create(house, caller, new_slug, as_course(found.text, new_slug), comment=f"copied from {slug}")
+    with _editing():
+        text = editing.as_course(found.text, new_slug)
+    return await create(house, caller, new_slug, text, comment=f"copied from {slug}")
 
 
 async def save_profile(
@@ -261,13 +263,21 @@ async def save_profile(
 
 async def with_profile(house: House, caller: Caller, slug: str, profile: str, form: Mapping[str, Any]) -> str:
     """The course's text with one profile as a form has it; nothing is saved."""
-    from labspawner.courses import editing  # noqa: PLC0415
-
     written = await _to_write(house, caller, slug)
-    return editing.with_profile(written.text, profile, editing.form_as_profile(dict(form)))
+    with _editing():
+        return editing.with_profile(written.text, profile, editing.form_as_profile(dict(form)))
 
 
 # -- below it ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _editing() -> Iterator[None]:
+    """What a form cannot say, as a problem."""
+    try:
+        yield
+    except NotEditable as exc:
+        raise Invalid(exc.message) from exc
 
 
 async def _to_write(house: House, caller: Caller, slug: str) -> Written:
