@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from difflib import SequenceMatcher
-from itertools import pairwise
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
-from labspawner.courses.forms import by_language, course_form, form_as_profile, nothing, profile_form, same
+from labspawner.courses.forms import TEXTS, by_language, course_form, form_as_profile, nothing, profile_form, same
 from labspawner.courses.roundtrip import TROUBLE, RoundTrip, plain, styled, write
+from labspawner.courses.sections import Cut, Section, key_section, profile_sections
 from labspawner.courses.yamltree import Tree, Unreadable, read_tree
 from labspawner.sentences import Sentence
 
@@ -33,9 +35,10 @@ __all__ = [
     "with_profile",
 ]
 
-_OF_COURSE = frozenset({"title", "summary", "timezone"})
-_OTHER_LINES = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]|\r(?!\n)")  # ends of lines for Python, or for YAML
 _THEIRS = frozenset({"display_name", "description", "kubespawner_override", "profile_options"})
+
+
+_Rest = ParamSpec("_Rest")
 
 
 class NotEditable(Exception):
@@ -44,6 +47,18 @@ class NotEditable(Exception):
     def __init__(self, message: Sentence) -> None:
         super().__init__(str(message))
         self.message = message
+
+
+def _keeping_ends(edit: Callable[Concatenate[str, _Rest], str]) -> Callable[Concatenate[str, _Rest], str]:
+    """`edit`, for texts whose lines end as a browser sends them, too: the changed ones do then as well."""
+
+    @wraps(edit)
+    def kept(text: str, /, *rest: _Rest.args, **named: _Rest.kwargs) -> str:
+        if "\r\n" not in text:
+            return edit(text, *rest, **named)
+        return edit(text.replace("\r\n", "\n"), *rest, **named).replace("\n", "\r\n")
+
+    return kept
 
 
 def new_course(slug: str, title: Mapping[str, str], timezone: str = "", *, provider: str = "local") -> str:
@@ -74,31 +89,49 @@ def profile_as_form(text: str, slug: str) -> dict[str, Any]:
     return profile_form(_profiles(data)[_index(data, slug)])
 
 
+@_keeping_ends
 def with_course(text: str, changes: Mapping[str, Any]) -> str:
     """The text with another `title`, `summary` or `timezone`, and the rest as it was; one that is empty is taken out, and one
     that is not named stays. Raises NotEditable."""
-    named = {name: value for name, value in changes.items() if name in _OF_COURSE}
-
-    def change(data: Any) -> None:
-        for name, value in named.items():
-            if nothing(name, value) or not (name == "timezone" or any(map(str.strip, by_language(value).values()))):
-                data.pop(name, None)
-            else:
-                _put(data, name, value)
-
-    return _changed(text, change)
+    for name in ("title", "summary", "timezone"):
+        if name in changes:
+            text = _with_key(text, name, changes[name])
+    return text
 
 
+@_keeping_ends
 def with_profile(text: str, slug: str, profile: Mapping[str, Any]) -> str:
     """The text with the profile `slug` as given, with all its keys: one that is left out is taken out. Raises NotEditable."""
-    return _changed(text, lambda data: _merge(_profiles(data)[_index(data, slug)], profile))
+
+    def change(data: Any) -> None:
+        _merge(_profiles(data)[_index(data, slug)], profile)
+
+    def by_lines(cut: Cut) -> Iterator[str]:
+        trip = RoundTrip("profiles:\n" + cut.sections[index].body)
+        _merge(trip.data["profiles"][0], profile)
+        for written in trip.texts():
+            changed = cut.sections[index].with_body(written.removeprefix("profiles:\n"))
+            yield cut.joined([*cut.sections[:index], changed, *cut.sections[index + 1 :]])
+
+    index = _index(_read(text).data, slug)
+    return _changed(text, change, by_lines=by_lines)
 
 
+@_keeping_ends
 def add_profile(text: str, profile: Mapping[str, Any]) -> str:
     """The text with one more profile, the last. Raises NotEditable."""
-    return _changed(text, lambda data: _profiles(data).append(styled(dict(profile))))
+
+    def by_lines(cut: Cut) -> Iterator[str]:
+        *others, last = cut.sections
+        indent = " " * (len(last.body) - len(last.body.lstrip(" ")))
+        written = write({"profiles": [dict(profile)]}).removeprefix("profiles:\n")
+        lines = [indent + line.removeprefix("  ") for line in written.splitlines(keepends=True)]
+        yield cut.joined([*others, last, Section("", "".join(lines))])
+
+    return _changed(text, lambda data: _profiles(data).append(styled(dict(profile))), by_lines=by_lines)
 
 
+@_keeping_ends
 def remove_profile(text: str, slug: str) -> str:
     """The text without a profile, nor the comment above it. Raises NotEditable, also for the only profile."""
 
@@ -107,13 +140,14 @@ def remove_profile(text: str, slug: str) -> str:
             raise NotEditable(Sentence("A course keeps at least one profile. Archive the course instead."))
         del _profiles(data)[_index(data, slug)]
 
-    def cut(blocks: list[str]) -> list[str]:
-        return [block for place, block in enumerate(blocks) if place != index]
+    def by_lines(cut: Cut) -> Iterator[str]:
+        yield cut.joined([*cut.sections[:index], *cut.sections[index + 1 :]])
 
     index = _index(_read(text).data, slug)
-    return _changed(text, change, by_lines=cut)
+    return _changed(text, change, by_lines=by_lines)
 
 
+@_keeping_ends
 def move_profile(text: str, slug: str, step: int) -> str:
     """The text with a profile, and the comment above it, `step` places further down, or up where `step` is negative; at most
     to either end. Raises NotEditable."""
@@ -123,14 +157,19 @@ def move_profile(text: str, slug: str, step: int) -> str:
         items.insert(max(0, min(len(items), index + step)), item)
         return items
 
+    def by_lines(cut: Cut) -> Iterator[str]:
+        gaps = [section.below for section in cut.sections]  # they stay where they are
+        after = zip(moved(list(cut.sections)), gaps, strict=True)
+        yield cut.joined([replace(section, below=gap) for section, gap in after])
+
     index = _index(_read(text).data, slug)
-    return _changed(text, lambda data: moved(_profiles(data)), by_lines=lambda blocks: list(moved(list(blocks))))
+    return _changed(text, lambda data: moved(_profiles(data)), by_lines=by_lines)
 
 
+@_keeping_ends
 def duplicate_profile(text: str, slug: str, new_slug: str) -> str:
     """The text with a copy of a profile right below it, under another short name; it is not the preselected one. Raises
     NotEditable."""
-    index = _index(_read(text).data, slug)
 
     def change(data: Any) -> None:
         profiles = _profiles(data)
@@ -138,68 +177,90 @@ def duplicate_profile(text: str, slug: str, new_slug: str) -> str:
         twin.pop("default", None)
         profiles.insert(index + 1, styled(twin))
 
-    def twice(blocks: list[str]) -> list[str]:
-        lines = blocks[index].splitlines(keepends=True)
-        while lines and not lines[0].lstrip().startswith("- "):
-            lines.pop(0)  # a comment above it says what the first one is
-        kept = "".join(line for line in lines if not re.fullmatch(r"\s*default:\s*true\s*(#.*)?", line.rstrip("\r\n")))
-        twin = re.sub(rf"(\bslug:\s*)(['\"]?){re.escape(slug)}\2(?=[\s,}}]|$)", rf"\g<1>{new_slug}", kept, count=1)
-        ends = blocks[index].endswith("\n") or not blocks[index]
-        first = blocks[index] if ends else blocks[index] + "\n"
-        return [*blocks[:index], first, twin, *blocks[index + 1 :]]
+    def by_lines(cut: Cut) -> Iterator[str]:
+        first = cut.sections[index]
+        default = re.compile(rf"(?m)^ {{{first.column}}}default:[^\n]*\n(?: *#[^\n]*\n)*")
+        named = re.compile(rf"(\bslug:\s*)(['\"]?){re.escape(slug)}\2(?=[\s,}}]|$)")
+        body = named.sub(rf"\g<1>{new_slug}", default.sub("", first.body), count=1)
+        twin = Section("", body, first.below or "\n" * bool(cut.sections[0].below), first.column)
+        yield cut.joined([*cut.sections[: index + 1], twin, *cut.sections[index + 1 :]])
 
-    return _changed(text, change, by_lines=twice)
+    index = _index(_read(text).data, slug)
+    return _changed(text, change, by_lines=by_lines)
 
 
+@_keeping_ends
 def as_course(text: str, slug: str) -> str:
     """The text as that of another course: under its short name, and with its own groups. Raises NotEditable."""
+    return _with_key(_with_key(text, "course", slug), "access", None)
+
+
+def _with_key(text: str, name: str, value: Any) -> str:
+    """The text with another value of a top-level key; without it where the value is empty."""
+    if name in TEXTS:
+        value = {language: said for language, said in by_language(value).items() if said.strip()}
+    gone = nothing(name, value)
 
     def change(data: Any) -> None:
-        data["course"] = slug
-        data.pop("access", None)
+        if gone:
+            data.pop(name, None)
+        else:
+            _put(data, name, value)
 
-    return _changed(text, change)
+    def candidates(tree: Tree) -> Iterator[str]:
+        cut = key_section(text, tree, name)
+        if cut is not None and gone:
+            yield cut.joined([])
+        elif cut is not None:
+            trip = RoundTrip(cut.sections[0].body)
+            change(trip.data)
+            yield from (cut.joined([Section("", written)]) for written in trip.texts())
+        elif name not in tree.data:
+            after = [key_section(text, tree, key) for key in ("summary", "title", "course") if key in tree.data]
+            yield from (cut.joined([*cut.sections, Section("", write({name: value}))]) for cut in after[:1] if cut)
+
+    return _changed(text, change, candidates=candidates)
 
 
 def _changed(
-    text: str, change: Callable[[Any], None], *, by_lines: Callable[[list[str]], list[str]] | None = None
+    text: str,
+    change: Callable[[Any], None],
+    *,
+    by_lines: Callable[[Cut], Iterator[str]] | None = None,
+    candidates: Callable[[Tree], Iterator[str]] | None = None,
 ) -> str:
     """`text` after `change` was made to its data, and nothing else in it means anything new. Raises NotEditable.
 
-    by_lines: the same change to the lines of the profiles, where each of them has lines of its own.
+    by_lines, candidates: what the text may become where its profiles, or keys, have lines of their own.
     """
-    if "\r\n" in text:  # as a browser sends it
-        return _changed(text.replace("\r\n", "\n"), change, by_lines=by_lines).replace("\n", "\r\n")
+    if "\r" in text:
+        raise _beyond_forms()
     before = _read(text)
     data = copy.deepcopy(before.data)
     change(data)
     wanted = plain(data)
     if wanted == before.data:
         return text
-    try:
-        for candidate in _candidates(text, before, change, wanted, by_lines):
-            if _says(candidate, wanted):
-                return candidate
-    except TROUBLE as exc:
-        raise _beyond_forms() from exc
+    cut = profile_sections(text, before) if by_lines is not None else None
+    ways: list[Callable[[], Iterator[str]]] = []
+    if candidates is not None:
+        ways.append(lambda: candidates(before))
+    if by_lines is not None and cut is not None:
+        ways.append(lambda: by_lines(cut))
+    ways += [lambda: _as_a_whole(text, change), lambda: _as_a_whole(text, lambda tree: _replace(tree, wanted))]
+    for way in ways:
+        try:
+            for candidate in way():
+                if _says(candidate, wanted):
+                    return candidate
+        except TROUBLE:
+            continue
     raise _beyond_forms()
 
 
-def _candidates(
-    text: str,
-    before: Tree,
-    change: Callable[[Any], None],
-    wanted: Mapping[str, Any],
-    by_lines: Callable[[list[str]], list[str]] | None,
-) -> Iterator[str]:
-    if by_lines is not None and (split := _blocks(text, before)) is not None:
-        head, blocks, tail = split
-        yield "".join((head, *by_lines(blocks), tail))
+def _as_a_whole(text: str, change: Callable[[Any], None]) -> Iterator[str]:
     trip = RoundTrip(text)
     change(trip.data)
-    yield from trip.texts()
-    trip = RoundTrip(text)  # an anchor that something else refers to, most likely: write what changed without it
-    _replace(trip.data, wanted)
     yield from trip.texts()
 
 
@@ -303,35 +364,3 @@ def _replace(tree: Any, wanted: Mapping[str, Any]) -> None:
             tree[name] = styled(value)
     for name in [name for name in tree if name not in wanted]:
         del tree[name]
-
-
-def _blocks(text: str, tree: Tree) -> tuple[str, list[str], str] | None:
-    """What stands before the profiles, the lines of each with the comment above it, and what stands behind them; None where
-    they have no lines of their own."""
-    if _OTHER_LINES.search(text):
-        return None
-    lines = text.splitlines(keepends=True)
-    marks = [tree.values["profiles", index] for index in range(len(tree.data["profiles"]))]
-    starts = [mark.line - 1 for mark in marks]
-    dashed = all(lines[mark.line - 1][: mark.column - 1].strip() == "-" for mark in marks)
-    if not dashed or len(set(starts)) < len(starts) or starts[0] <= tree.keys["profiles",].line - 1:
-        return None
-    if lines[-1].strip() and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    column = len(lines[starts[0]]) - len(lines[starts[0]].lstrip(" "))
-    following = [mark.line - 1 for path, mark in tree.keys.items() if len(path) == 1 and mark.line - 1 > starts[-1]]
-    end = min(following, default=len(lines))
-    edges = [_above(lines, start, tree.keys["profiles",].line, column) for start in starts]
-    edges.append(_above(lines, end, starts[-1] + 1, column) if following else end)
-    blocks = ["".join(lines[start:stop]) for start, stop in pairwise(edges)]
-    return "".join(lines[: edges[0]]), blocks, "".join(lines[edges[-1] :])
-
-
-def _above(lines: list[str], start: int, least: int, column: int) -> int:
-    """Where the comment directly above line `start` begins, if it is indented as that line is or less."""
-    first = start
-    while first > least and (line := lines[first - 1]).lstrip(" ").startswith("#"):
-        if len(line) - len(line.lstrip(" ")) > column:
-            break
-        first -= 1
-    return first

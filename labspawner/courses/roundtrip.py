@@ -72,7 +72,7 @@ def write(data: Mapping[str, Any]) -> str:
 def styled(value: Any, *, top: bool = False) -> Any:
     """Plain data as one would write it by hand: short groups and lists on one line, text that looks like a number quoted."""
     if isinstance(value, Mapping):
-        made = CommentedMap((str(key), styled(item)) for key, item in value.items())
+        made = CommentedMap((_quoted(str(key)), styled(item)) for key, item in value.items())
         if not top and _short(value):
             made.fa.set_flow_style()
         return made
@@ -81,10 +81,13 @@ def styled(value: Any, *, top: bool = False) -> Any:
         if _short(value):
             listed.fa.set_flow_style()
         return listed
-    if isinstance(value, str):
-        quoted = bool(_LIKE_A_NUMBER.fullmatch(value)) or "{" in value
-        return DoubleQuotedScalarString(value) if quoted else str(value)
-    return value
+    return _quoted(value) if isinstance(value, str) else value
+
+
+def _quoted(text: str) -> str:
+    """The text in quotes where it looks like a number, or where ruamel forgets them."""
+    odd = _LIKE_A_NUMBER.fullmatch(text) or "{" in text or text.startswith((":", "?"))
+    return DoubleQuotedScalarString(text) if odd else str(text)
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ the database was written by a program that it need not trust.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +22,7 @@ from labspawner.model import CourseRole
 
 _Write = Callable[[float], str]
 MAX_WRITTEN_BYTES = 256 * 1024
+MAX_PROBLEMS = 100
 RESERVED_SUFFIXES = ("-instructors", "-assistants")
 MAX_ENVIRONMENT = 50
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
@@ -76,11 +77,20 @@ def check_written(
         return (Problem(file, 1, 1, "", message),)
     loaded = parse_course(text, file)
     if not isinstance(loaded, Loaded):
-        return loaded
+        return _some(loaded)
     problems = [loaded.problem(path, message) for path, message in _wrong(loaded.course, slug, bounds)]
     if providers is not None:
         problems.extend(check_providers(loaded, providers))
-    return tuple(sorted(set(problems), key=lambda each: (each.line, each.column, each.message))) or loaded
+    return _some(sorted(set(problems), key=lambda each: (each.line, each.column, each.message))) or loaded
+
+
+def _some(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+    """The first of the problems, and how many more there are."""
+    if len(problems) <= MAX_PROBLEMS:
+        return tuple(problems)
+    last, more = problems[MAX_PROBLEMS], len(problems) - MAX_PROBLEMS
+    rest = Problem(last.file, last.line, last.column, "", f"and {more} more from here on: mend those above first")
+    return (*problems[:MAX_PROBLEMS], rest)
 
 
 def name_of(slug: str) -> str:
