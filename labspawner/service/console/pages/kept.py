@@ -105,7 +105,7 @@ class InstructorPage(PageHandler):
     def give_back(self, *, logged_in: bool) -> None:
         """The form as it was sent, to send it again."""
         fields = [
-            (name, value.decode("utf-8", "replace"))
+            (name, value.decode("utf-8", "replace").replace("\r\n", "\n"))
             for name, values in self.request.body_arguments.items()
             if name != "_xsrf"
             for value in values
