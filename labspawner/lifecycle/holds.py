@@ -137,11 +137,11 @@ class Holds:
 
         A hold is spent once, whatever comes of the start. One that is not enough for any of `variants` is given back.
         """
+        self._taken.pop(user, None)  # who starts does not only click
         hold = self.of(user)
         if hold is None or hold.profile != profile:
             return None
         self._forget(hold)
-        self._taken.pop(user, None)
         for variant in variants:
             if variant.provider == hold.provider and self._admission.pass_on(hold.key, lease_id, variant.resources):
                 return variant
