@@ -131,8 +131,7 @@ async def as_json(log: Log, query: Query) -> AsyncIterator[str]:
     yield "["
     async for found in _all(log, query):
         yield "".join(
-            f"{',' if begun or place else ''}\n{json.dumps(_row(record), ensure_ascii=False)}"
-            for place, record in enumerate(found)
+            f"{',' if begun or place else ''}\n{json.dumps(_row(record))}" for place, record in enumerate(found)
         )
         begun = True
     yield "\n]\n"
@@ -157,6 +156,7 @@ def _row(record: AuditRecord) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     """A value as text that no spreadsheet takes for a formula."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+    text = text.encode(errors="replace").decode()  # half of a character cannot be sent
     return f"'{text}" if _FORMULA.match(text) else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,9 @@ POLICY = (
 )
 """The Content-Security-Policy: scripts and styles from this service alone, none inside the page."""
 
+_UNSENDABLE = re.compile("[\ud800-\udfff]")
+"""Half of a character, as JSON may bring it: UTF-8 has no bytes for it, and a page that holds one could not be sent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
@@ -52,7 +56,8 @@ class Frame:
 
 def render(frame: Frame, template: str, **values: Any) -> str:
     """`template` of the folder `templates` with `values`, inside the page's frame. Everything is escaped."""
-    return _environment().get_template(template).render(**names(frame), **values)
+    whole = _environment().get_template(template).render(**names(frame), **values)
+    return _UNSENDABLE.sub("\ufffd", whole)
 
 
 def names(frame: Frame) -> dict[str, Any]:
