@@ -101,8 +101,6 @@ def _changes(before: str, after: str) -> tuple[Change, ...]:
 
 
 def _differing(old: Any, new: Any, where: tuple[str, ...]) -> Iterator[Change]:
-    if old == new and type(old) is type(new):
-        return
     if isinstance(old, list) and isinstance(new, list):
         old, new = _by_name(old), _by_name(new)
     if isinstance(old, dict) and isinstance(new, dict):
@@ -113,7 +111,7 @@ def _differing(old: Any, new: Any, where: tuple[str, ...]) -> Iterator[Change]:
                 yield Change((*where, key), shown(old[key]), None)
             else:
                 yield Change((*where, key), None, shown(new[key]))
-    else:
+    elif old != new or type(old) is not type(new):
         yield Change(where, shown(old), shown(new))
 
 

@@ -281,8 +281,8 @@ def _read(text: str) -> Tree:
     if not isinstance(tree.data, dict):
         raise NotEditable(Sentence("The text is no course. Mend it in YAML first."))
     profiles = tree.data.get("profiles")
-    their_words = (not _THEIRS.isdisjoint(each) for each in profiles or () if isinstance(each, dict))
-    if "profile_list" in tree.data or (isinstance(profiles, list) and any(their_words)):
+    listed = profiles if isinstance(profiles, list) else []
+    if "profile_list" in tree.data or any(not _THEIRS.isdisjoint(each) for each in listed if isinstance(each, dict)):
         raise NotEditable(Sentence("This course is written in KubeSpawner's words. Change it in YAML."))
     return tree
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from labspawner.deadlines import within
 
 _MAX_OUTPUT = 64 * 1024
+_MAX_KNOWN = 1000
 _SEPARATOR = "\x1f"
 _FORMAT = _SEPARATOR.join(("%H", "%aI", "%an", "%s"))
 # A work tree can name programs that git runs by itself; none of them is wanted for a look. `--no-pager` and these suffice
@@ -38,6 +39,37 @@ class Commit:
     def short(self) -> str:
         """The first ten characters, as people name a commit."""
         return self.hash[:10]
+
+
+class Origins:
+    """Where course files come from, asked of git at most once in `fresh_s` for each file as it is, and one at a time."""
+
+    def __init__(self, *, fresh_s: float = 60.0, deadline_s: float = 5.0) -> None:
+        self._fresh_s = fresh_s
+        self._deadline_s = deadline_s
+        self._known: dict[Path, tuple[tuple[int, ...], float, Commit | None]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def of(self, path: Path) -> Commit | None:
+        """See `origin`."""
+        async with self._one_at_a_time:
+            stamp = await asyncio.to_thread(_stamp, path)
+            now = asyncio.get_running_loop().time()
+            known = self._known.get(path)
+            if known is None or known[0] != stamp or now - known[1] >= self._fresh_s:
+                found = await origin(path, deadline_s=self._deadline_s)
+                known = self._known[path] = (stamp, now, found)
+            if len(self._known) > _MAX_KNOWN:
+                self._known.pop(next(iter(self._known)))
+            return known[2]
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        info = path.stat()
+    except OSError:
+        return ()
+    return (info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino)
 
 
 async def origin(path: Path, *, deadline_s: float = 5.0) -> Commit | None:

@@ -271,6 +271,16 @@ def test_a_text_becomes_that_of_another_course():
     assert course_in(after).access.groups == ("course-ml2",)
 
 
+@pytest.mark.parametrize(
+    "title", ["?0", "?Why", ":a", "- x", "#", "1e3", "yes", "{value}", "a: b", "'", '"', "!x", "@", "007"]
+)
+def test_any_title_can_be_written_and_read(title: str):
+    written = new_course("ml1", {"en": title})
+
+    assert course_as_form(written)["title"] == {"en": title}
+    assert course_as_form(with_course(TEXT, {"title": {"en": title, "zh-CN": title}}))["title"]["zh-CN"] == title
+
+
 def test_a_new_course_is_a_course():
     course = course_in(new_course("ml1", {"en": "ML: one", "zh-CN": "机器学习"}, "Asia/Shanghai"))
 
@@ -292,6 +302,7 @@ def test_a_new_course_is_a_course():
         ("course: a\ntitle: A\nprofile_list: []\n", "KubeSpawner's words"),
         ("course: a\nprofiles: [{display_name: A}]\n", "KubeSpawner's words"),
         ("course: a\nprofiles: x\n", "no list of profiles"),
+        ("course: a\nprofiles: 7\n", "no list of profiles"),
         ("course: a\nprofiles: [{slug: b}]\n", "no profile small"),
     ],
 )
