@@ -20,6 +20,7 @@ from labspawner.errors import LabError
 from labspawner.pages import i18n
 from labspawner.pages.handlers import request_language
 from labspawner.service.console import words
+from labspawner.service.console.addresses import sender
 from labspawner.service.console.house import House
 from labspawner.service.console.pages.render import POLICY
 from labspawner.service.console.problems import (
@@ -66,9 +67,14 @@ class ConsoleHandler(HubOAuthenticated, web.RequestHandler):  # type: ignore[mis
         if caller is None:
             self._nobody()
             return
-        self.caller = replace(caller, ip=self.request.remote_ip or "")
+        self.caller = replace(caller, ip=sender(self.request.headers, self._peer()))
         self._hub_auth_user_cache = {"name": caller.name}
         self._guard()
+
+    def _peer(self) -> str:
+        """The address that the connection came from, whatever the request's headers say."""
+        address = getattr(getattr(self.request.connection, "context", None), "address", None)
+        return str(address[0]) if isinstance(address, tuple) and address else self.request.remote_ip or ""
 
     def _nobody(self) -> None:
         if self.programs:

@@ -133,7 +133,7 @@ async def a_console(
 
     def serve(application: Application) -> int:
         sockets = bind_sockets(0, "127.0.0.1")
-        server = HTTPServer(application)
+        server = HTTPServer(application, xheaders=True)
         server.add_sockets(sockets)
         servers.append(server)
         return int(sockets[0].getsockname()[1])
