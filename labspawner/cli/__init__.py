@@ -6,6 +6,7 @@ import click
 
 from labspawner import __version__
 from labspawner.cli.bench import bench
+from labspawner.cli.course import course
 from labspawner.cli.doctor import doctor
 from labspawner.cli.gpu import gpu
 from labspawner.cli.hold import hold
@@ -24,5 +25,5 @@ def main() -> None:
     """Give every student of a course an own environment on a few shared servers."""
 
 
-for command in (up, down, profiles, doctor, reconcile, top, gpu, vm, pve_sim, run, bench, hold):
+for command in (up, down, profiles, course, doctor, reconcile, top, gpu, vm, pve_sim, run, bench, hold):
     main.add_command(command)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -354,6 +355,30 @@ def said(answer: HTTPResponse) -> dict[str, Any]:
     """The JSON of an answer."""
     found: dict[str, Any] = json.loads(answer.body)
     return found
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Lab]:
+    """A console with a course `dl`, in a thread of its own, for whoever asks without an event loop."""
+    ready, over = threading.Event(), threading.Event()
+    found: list[Lab] = []
+
+    async def serve() -> None:
+        async with a_lab(folder) as lab:
+            await lab.a_course()
+            found.append(lab)
+            ready.set()
+            while not over.is_set():
+                await asyncio.sleep(0.02)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(240)
+        yield found[0]
+    finally:
+        over.set()
+        thread.join(240)
 
 
 @asynccontextmanager

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import jsonschema
 import pytest
-from unit.console.lab import Lab, a_lab, said, text_of
+from unit.console.lab import Lab, a_lab, said, serving, text_of
 
 from labspawner.service.console.api import ROUTES, models
 from labspawner.service.console.api.openapi import document
@@ -116,26 +113,9 @@ async def test_answers_are_what_the_document_says(tmp_path):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Lab]:
-    """A console with a course, in a thread of its own: schemathesis asks and waits."""
-    ready, over = threading.Event(), threading.Event()
-    found: list[Lab] = []
-
-    async def serve(folder: Path) -> None:
-        async with a_lab(folder) as lab:
-            await lab.a_course()
-            found.append(lab)
-            ready.set()
-            while not over.is_set():
-                await asyncio.sleep(0.02)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve(tmp_path_factory.mktemp("served"))))
-    thread.start()
-    try:
-        assert ready.wait(120)
-        yield found[0]
-    finally:
-        over.set()
-        thread.join(120)
+    """A console with a course: schemathesis asks and waits."""
+    with serving(tmp_path_factory.mktemp("served")) as lab:
+        yield lab
 
 
 def test_no_request_that_the_document_allows_breaks_the_service(served):
