@@ -37,7 +37,20 @@ _FORBIDDEN_PREFIXES = (
         "HAMI_",
         "VGPU_",
     ),  # the loader, and what keeps a slice a slice
-    *("PYTHON", "PERL5", "RUBY", "NODE_", "JAVA_TOOL_", "_JAVA_", "GIT_", "SSH_", "BASH_FUNC_", "MALLOC_", "XDG_"),
+    *(
+        "PYTHON",
+        "PERL5",
+        "RUBY",
+        "NODE_",
+        "NPM_",
+        "JAVA_",
+        "JDK_",
+        "_JAVA_",
+        "R_",
+        "JULIA_",
+    ),  # that run code at a start
+    *("PIP_", "UV_", "CONDA_", "MAMBA_", "YARN_", "CARGO_", "GOPROXY", "GOFLAGS"),  # where software comes from
+    *("GIT_", "SSH_", "BASH_FUNC_", "MALLOC_", "XDG_", "SUDO_"),
     *("JUPYTER", "JPY_", "LABSPAWNER_", "KUBERNETES_", "IPYTHON"),
 )
 _FORBIDDEN = frozenset(
@@ -59,9 +72,11 @@ _FORBIDDEN = frozenset(
         ),
         *("PROMPT_COMMAND", "PS4", "SHELLOPTS", "BASHOPTS", "EDITOR", "VISUAL", "PAGER", "BROWSER", "LESSOPEN"),
         *("GCONV_PATH", "GLIBC_TUNABLES", "LOCPATH", "NLSPATH", "HOSTALIASES", "RES_OPTIONS", "NOTEBOOK_ARGS"),
-        *("OPENSSL_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", "ACTIVE_OOM_KILLER", "NOTEBOOK_DIR", "API_TOKEN"),
+        *("OPENSSL_CONF", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "CURL_HOME"),
+        *("ACTIVE_OOM_KILLER", "NOTEBOOK_DIR", "API_TOKEN", "MATPLOTLIBRC", "MPLCONFIGDIR", "CLASSPATH", "WGETRC"),
     }
 )
+_FORBIDDEN_END = "_PROXY"  # who names a proxy reads what a student's programs send, tokens too
 
 
 def check_written(
@@ -244,10 +259,14 @@ def _environment(value: object, at: TreePath) -> Iterator[tuple[TreePath, str]]:
     for name, text in value.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             yield (*at, str(name)), f"{shown(name)} is not the name of a variable: write letters, digits and _"
-        elif name.upper() in _FORBIDDEN or name.upper().startswith(_FORBIDDEN_PREFIXES):
+        elif _forbidden(name.upper()):
             yield (*at, name), f"the variable {shown(name)} may not be set by a course: remove it"
         elif not isinstance(text, str) or "\0" in text or len(text) > 1000:
             yield (*at, name), f"{shown(text)} is not text of at most 1000 characters: put it in quotes"
+
+
+def _forbidden(name: str) -> bool:
+    return name in _FORBIDDEN or name.startswith(_FORBIDDEN_PREFIXES) or name.endswith(_FORBIDDEN_END)
 
 
 def _landing(value: object, at: TreePath) -> Iterator[tuple[TreePath, str]]:

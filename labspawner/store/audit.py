@@ -17,6 +17,7 @@ from labspawner.store.schema import digest
 from labspawner.store.transactions import Transact
 
 PAGE = 200
+MAX_DETAIL = 4096
 _PRUNE_BATCH = 5000
 _SHORT = 40
 
@@ -27,7 +28,8 @@ class AuditEntry:
 
     verb: what, in one word (`course.save`, `act.stop`); result: `ok`, or the reason of the error; at most 40 characters each.
     course, subject, object: which course, which user it happened to, which server, job or profile; empty where there is none.
-    detail: JSON, a few hundred bytes; no secrets, no course texts.
+    detail: JSON, a few hundred bytes; no secrets, no course texts. Of more than 4 KiB only the beginning is kept, as text
+      under `cut`.
     """
 
     at: datetime
@@ -127,9 +129,14 @@ def _row(hub_id: str, entry: AuditEntry) -> dict[str, object]:
         "subject": entry.subject,
         "subject_key": digest(entry.subject),
         "object": entry.object,
-        "detail": dump(dict(entry.detail)),
+        "detail": _detail(entry.detail),
         "result": entry.result,
     }
+
+
+def _detail(detail: Mapping[str, Json]) -> str:
+    whole = dump(dict(detail))
+    return whole if len(whole) <= MAX_DETAIL else dump({"cut": whole[: MAX_DETAIL // 2]})
 
 
 def _record(row: RowMapping) -> AuditRecord:

@@ -191,6 +191,15 @@ def test_kubespawners_words_are_no_way_around_it():
     [
         *("LD_PRELOAD", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DISABLE_CONTROL", "NVIDIA_VISIBLE_DEVICES"),
         *("PYTHONPATH", "PYTHONSTARTUP", "JUPYTERHUB_API_TOKEN", "JUPYTER_CONFIG_DIR", "PATH", "HOME", "ld_preload"),
+        *(
+            "HTTPS_PROXY",
+            "http_proxy",
+            "No_Proxy",
+            "REQUESTS_CA_BUNDLE",
+            "PIP_INDEX_URL",
+            "CONDA_CHANNELS",
+            "R_PROFILE",
+        ),
         *("Path", "GIT_SSH_COMMAND", "BASH_ENV", "NODE_OPTIONS", "GLIBC_TUNABLES", "ACTIVE_OOM_KILLER", "LABSPAWNER_X"),
     ],
 )

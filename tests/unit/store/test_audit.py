@@ -92,6 +92,15 @@ async def test_a_verb_or_result_is_one_short_word(store: Store, word: str):
             await store.audit.add(entry(**{name: word}))
 
 
+async def test_a_detail_that_is_too_long_is_cut_and_says_so(store: Store):
+    await store.audit.add(entry(detail={"comment": '\\"é' * 5000}), entry(detail={"comment": "x" * 4000}))
+
+    short, cut = [record.entry.detail for record in await store.audit.search()]
+    assert short == {"comment": "x" * 4000}
+    assert list(cut) == ["cut"]
+    assert str(cut["cut"]).startswith('{"comment":')
+
+
 async def test_only_age_takes_entries_away(store: Store):
     await store.audit.add(*(entry(number) for number in range(4)))
 
@@ -132,10 +141,11 @@ async def test_hubs_in_one_database_read_and_prune_their_own_log_only(make_store
     theirs._threads.shutdown()
 
 
-_json = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=2))
+_text = st.text(max_size=40)
+_json = st.recursive(st.none() | st.booleans() | st.integers() | _text, lambda inner: st.lists(inner, max_size=2))
 
 
-@given(st.text(), st.dictionaries(st.text(), _json, max_size=3))
+@given(st.text(), st.dictionaries(_text, _json, max_size=3))
 def test_any_name_and_any_detail_survive(name: str, detail: dict[str, Any]):
     made = entry(actor=name, subject=name, object=name, detail=detail)
 
