@@ -42,13 +42,15 @@ _PUBLISHED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a file course comes from. commit: of the newest change, shortened; empty outside a git work tree."""
+    """Where a file course comes from. commit: of the newest change, shortened; empty outside a git work tree.
+    changed: the file is not as committed."""
 
     file: str
     commit: str = ""
     subject: str = ""
     author: str = ""
     at: datetime | None = None
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,9 +281,11 @@ class RosterPreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Week:
-    """What a course used in one week that begins on `day` (a Monday, ISO). Hours as numbers."""
+    """What a course used in one week that begins on `day` (a Monday, ISO). Hours as numbers. users: name, hours, GPU hours;
+    the largest first."""
 
     day: str
     people: int
     hours: float
     gpu_hours: float
+    users: tuple[tuple[str, float, float], ...] = ()

@@ -14,10 +14,10 @@ from labspawner.service.console.doing.courses import CourseRecord
 from labspawner.service.console.pages import wall
 from labspawner.service.console.pages.kept import InstructorPage, LiveAnswer
 from labspawner.service.console.pages.rows import job_view, wall_rows
-from labspawner.service.console.pages.shown import texts
+from labspawner.service.console.pages.shown import can_of, texts
 from labspawner.service.console.problems import Away, Missing
 from labspawner.service.console.rights import Verb
-from labspawner.service.console.views import WallRow
+from labspawner.service.console.views import Can, CourseView, Published, WallRow
 
 MOST_TEXT = 500
 _VERBS = {"start": Verb.START, "stop": Verb.STOP, "extend": Verb.EXTEND, "message": Verb.MESSAGE, "reset": Verb.RESET}
@@ -33,18 +33,19 @@ class WallPage(InstructorPage):
 
     async def get(self, slug: str) -> None:
         record = await self.record(slug)
-        values = await wall_values(self, record)
+        values = await wall_values(self, slug, self.view(record).can)
         await self.show_course("wall.html", record, "wall", **values, scripted=False)
 
 
 class WallAnswer(LiveAnswer):
-    """The same, for the page's script."""
+    """The same, for the page's script; of the course itself nothing is read."""
 
     async def get(self, slug: str) -> None:
-        record = await self.record(slug)
-        values = await wall_values(self, record)
-        shown = {"course": self.view(record), **values, "scripted": True}
-        self.tell(html=self.html("wall_live.html", **shown))
+        self.require(Verb.READ, slug)
+        can = can_of(self.caller, self.house.groups(slug))
+        course = CourseView(slug=slug, title={}, published=Published.PUBLISHED, can=can)
+        values = await wall_values(self, slug, can)
+        self.tell(html=self.html("wall_live.html", course=course, scripted=True, **values))
 
 
 class ConfirmPage(InstructorPage):
@@ -137,9 +138,8 @@ async def rows_of(page: InstructorPage, slug: str) -> tuple[list[WallRow], Sente
     return wall_rows(found.places, page.language), None
 
 
-async def wall_values(page: InstructorPage, record: CourseRecord) -> dict[str, Any]:
+async def wall_values(page: InstructorPage, slug: str, can: Can) -> dict[str, Any]:
     """Everything on the class wall."""
-    slug = record.slug
     rows, trouble = await rows_of(page, slug)
     ask = page.get_query_argument
     shown = wall.Shown.of(ask("q", ""), ask("state", ""), ask("sort", ""))
@@ -153,7 +153,7 @@ async def wall_values(page: InstructorPage, record: CourseRecord) -> dict[str, A
         "waiting": sum(row.activity.value == "waiting" for row in rows),
         "shown": shown,
         "jobs": [job for job in recent if not job.over][:3],
-        "verbs": wall.verbs(page.view(record).can),
+        "verbs": wall.verbs(can),
         "trouble": trouble,
         "fresh_url": page.frame().url("courses", slug, "live"),
         "events_url": events_url(page, slug),

@@ -59,20 +59,30 @@ class UsagePage(InstructorPage):
         """Newest first; weeks before the first use are left out."""
         found = await usage.by_week(self.house, self.caller, slug, weeks=_WEEKS)
         weeks = [
-            views.Week(day=week.begins.isoformat(), people=week.people, hours=week.hours, gpu_hours=week.gpu_hours)
+            views.Week(
+                day=week.begins.isoformat(),
+                people=week.people,
+                hours=week.hours,
+                gpu_hours=week.gpu_hours,
+                users=tuple((one.user, one.hours, one.gpu_hours) for one in week.users),
+            )
             for week in sorted(found, key=lambda one: one.begins, reverse=True)
-        ]  # fmt: skip
+        ]
         while weeks and not weeks[-1].people:
             weeks.pop()
         return weeks
 
 
 class UsageFile(UsagePage):
-    """The same as CSV."""
+    """The same by person, as CSV."""
 
     async def get(self, slug: str) -> None:
         await self.record(slug)
-        rows = [[one.day, one.people, f"{one.hours:.2f}", f"{one.gpu_hours:.2f}"] for one in await self.weeks(slug)]
+        rows = [
+            [week.day, user, f"{hours:.2f}", f"{gpu_hours:.2f}"]
+            for week in await self.weeks(slug)
+            for user, hours, gpu_hours in week.users
+        ]
         self.set_header("Content-Type", "text/csv; charset=UTF-8")
         self.set_header("Content-Disposition", f'attachment; filename="{slug}-usage.csv"')
-        self.finish(as_csv(["week", "people", "hours", "gpu_hours"], rows))
+        self.finish(as_csv(["week", "user", "hours", "gpu_hours"], rows))

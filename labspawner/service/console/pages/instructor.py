@@ -25,6 +25,7 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (rf"{_COURSE}/profiles/{_SLUG}/change", writing.ProfileChangePage),
     (rf"{_COURSE}/yaml", writing.YamlPage),
     (rf"{_COURSE}/lint", writing.LintAnswer),
+    (rf"{_COURSE}/about", writing.AboutPage),
     (rf"{_COURSE}/state", writing.StatePage),
     (rf"{_COURSE}/archive", writing.ArchivePage),
     (rf"{_COURSE}/export", writing.ExportPage),

@@ -6,6 +6,7 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
+from labspawner.pages.handlers import is_local_path
 from labspawner.sentences import Sentence
 from labspawner.service.console import words
 from labspawner.service.console.base import ConsoleHandler
@@ -14,7 +15,7 @@ from labspawner.service.console.doing.courses import CourseRecord
 from labspawner.service.console.pages.base import PageHandler
 from labspawner.service.console.pages.render import render
 from labspawner.service.console.pages.shown import course_view
-from labspawner.service.console.problems import LogIn, Problem
+from labspawner.service.console.problems import LogIn, Problem, title_of
 from labspawner.service.console.rights import Verb
 from labspawner.service.console.views import CourseView
 
@@ -99,6 +100,11 @@ class InstructorPage(PageHandler):
     def write_problem(self, problem: Problem) -> None:
         if self.request.method == "POST" and problem.kind in _KEPT and self._from_our_page():
             self.give_back(logged_in=problem.kind != "log-in")
+        elif self.request.method == "POST" and (back := self._came_from()):
+            self._write(
+                "error.html", status=problem.status, title=title_of(problem.status), message=problem.message,
+                again=False, back=back,
+            )  # fmt: skip
         else:
             super().write_problem(problem)
 
@@ -111,10 +117,19 @@ class InstructorPage(PageHandler):
             for value in values
         ]
         action = self.request.path or self.house.prefix
-        body = render(self.frame(), "expired.html", fields=fields, action=action, logged_in=logged_in).encode()
+        self._write("expired.html", fields=fields, action=action, logged_in=logged_in)
+
+    def _write(self, template: str, **values: Any) -> None:
+        body = render(self.frame(), template, **values).encode()
         self.set_header("Content-Type", "text/html; charset=UTF-8")
         self.set_header("Content-Length", str(len(body)))
         self.write(body)
+
+    def _came_from(self) -> str:
+        """The page of ours that a form stood on; empty where no such page says so."""
+        parts = urlsplit(self.request.headers.get("Referer", ""))
+        ours = parts.netloc.lower() in self.house.hosts(self.request.host)
+        return parts.path if ours and is_local_path(parts.path, self.house.prefix) else ""
 
     def _from_our_page(self) -> bool:
         """Whether a browser says that a page of this host sent it: nobody else's text is shown as somebody's own."""

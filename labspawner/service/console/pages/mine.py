@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from labspawner.courses import editing
 from labspawner.courses.editing import NotEditable
-from labspawner.model import Json
+from labspawner.courses.porting import import_profile_list
+from labspawner.courses.yamltree import Unreadable, read_tree
+from labspawner.model import CourseRole, Json
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console.doing import courses, rosters
 from labspawner.service.console.house import House
@@ -22,6 +25,7 @@ from labspawner.service.console.views import CourseView, Published
 
 NO_TITLE = Sentence("Write a name, in one of the two languages.")
 BAD_SLUG = Sentence("Write a short name of a-z, 0-9 and single dashes, for example {example}.")
+HUB_AWAY = Sentence("The hub does not answer just now, so you do not see what runs. Courses can be changed meanwhile.")
 PICK = Sentence("Pick what they start with.")
 NAME_TEMPLATE = Sentence("Write the template that the machines are cloned from.")
 
@@ -32,15 +36,21 @@ class MinePage(InstructorPage):
     async def get(self) -> None:
         cards: list[CourseView] = []
         archived: list[CourseView] = []
+        running = await running_now(self.house)
         for record in await courses.mine(self.house, self.caller):
-            view = course_view(record, self.caller, self.house.groups(record.slug))
+            people = await self.house.store.rosters.of(record.slug)
+            students = sum(person.role is CourseRole.MEMBER for person in people)
+            view = course_view(
+                record, self.caller, self.house.groups(record.slug),
+                students=students or None, running=None if running is None else running[record.slug],
+            )  # fmt: skip
             (archived if view.published is Published.ARCHIVED else cards).append(view)
         await self.show(
             "courses.html",
             cards=cards,
             archived=archived,
             may_create=may(self.caller, Verb.CREATE, rules=self.house.rules),
-            trouble=None,
+            trouble=None if running is not None else HUB_AWAY,
             done=DONE.get(self.get_query_argument("done", "")),
         )
 
@@ -117,10 +127,7 @@ class ImportPage(InstructorPage):
         self.require(Verb.CREATE)
         text, slug = self.text("text"), self.line("slug2")
         try:
-            if slug:
-                text = editing.as_course(text, slug)
-            else:
-                slug = str(editing.course_as_form(text).get("course", ""))
+            text, slug = as_own_course(text, slug)
             await courses.create(self.house, self.caller, slug, text)
         except NotEditable as exc:
             await self._again(exc.message)
@@ -167,6 +174,15 @@ class DuplicatePage(InstructorPage):
         await self.show_course("duplicate.html", record, "", form={"slug": new}, wrong={"slug": wrong}, trouble=None)
 
 
+async def running_now(house: House) -> Counter[str] | None:
+    """How many servers of each course run; None where the hub does not say."""
+    try:
+        state = await house.hub.ask("state")
+    except Problem:
+        return None
+    return Counter(str(row.get("course")) for row in state.get("servers", ()) if row.get("phase") == "ready")
+
+
 async def starting_points(house: House) -> tuple[StartingPoint, ...]:
     """The gallery of this hub. A hub that does not answer has no GPU that is known."""
     return gallery(await hosts_of(house))
@@ -185,6 +201,22 @@ async def hosts_of(house: House) -> list[Host]:
         )
         for name, options in house.settings.providers.items()
     ]
+
+
+def as_own_course(text: str, slug: str) -> tuple[str, str]:
+    """The text of a course under a short name, and that name; a KubeSpawner `profile_list` becomes one of our courses. Raises
+    NotEditable and Invalid."""
+    try:
+        data = read_tree(text).data
+    except Unreadable as exc:
+        raise Invalid(Sentence("line {line}: {message}", line=exc.mark.line, message=exc.message)) from exc
+    if isinstance(data, dict) and isinstance(data.get("course"), str):
+        return (editing.as_course(text, slug), slug) if slug else (text, data["course"])
+    slug = slug or "kubespawner"
+    found = import_profile_list(text, slug=slug, title={"en": slug})
+    if not isinstance(found, str):
+        raise Invalid(Sentence("line {line}: {message}", line=found[0].line, message=plain(found[0].message)), found)
+    return found, slug
 
 
 def titles_of(form: Mapping[str, str]) -> dict[str, str]:

@@ -48,10 +48,11 @@ def course_view(
     if record.origin == "file":
         origin = views.Origin(
             file=record.file,
-            commit=commit.hash[:10] if commit else "",
+            commit=commit.short if commit else "",
             subject=commit.subject if commit else "",
             author=commit.author if commit else "",
             at=commit.at if commit else None,
+            changed=commit.changed if commit else False,
         )
     return views.CourseView(
         slug=record.slug,

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from labspawner.sentences import Sentence
-from labspawner.service.console.views import Activity, Can, WallRow
+from labspawner.service.console.views import Activity, Can, Tone, WallRow
 
 ORDERS = ("name", "state", "activity", "end")
 _NUMBER = re.compile(r"(\d{1,15})", re.ASCII)
@@ -112,9 +112,10 @@ def confirmation(one: VerbView, chosen: Sequence[WallRow]) -> Mapping[str, Any]:
     lines: list[Sentence] = []
     if rows:
         lines += _LOSSES.get(one.key, ())
-        busy = sum(row.activity is Activity.RUNNING and row.verdict_tone.value == "ok" for row in rows)
+        busy = sum(row.activity is Activity.RUNNING and row.verdict_tone is Tone.OK for row in rows)
         if one.loses and busy:
-            lines.append(Sentence("{count} of them are at work just now.", count=busy))
+            several = Sentence("{count} of them are at work just now.", count=busy)
+            lines.append(several if busy > 1 else Sentence("One of them is at work just now."))
     if left_out:
         lines.append(_left_out(one, left_out))
     heading = _heading(one, count) if rows else Sentence("There is nobody to do this for")
@@ -124,15 +125,17 @@ def confirmation(one: VerbView, chosen: Sequence[WallRow]) -> Mapping[str, Any]:
 
 
 def _heading(one: VerbView, count: int) -> Sentence:
-    return {
-        "start": Sentence("Start a server for {count} students?", count=count),
-        "stop": Sentence("Stop {count} servers?", count=count),
-        "extend": Sentence("Extend {count} servers?", count=count),
-        "message": Sentence("Send a message to {count} students", count=count),
-        "reset": Sentence("Reset {count} servers?", count=count),
-    }[one.key]
+    alone, several = _HEADINGS[one.key]
+    return alone if count == 1 else Sentence(several.template, count=count)
 
 
+_HEADINGS: Mapping[str, tuple[Sentence, Sentence]] = {
+    "start": (Sentence("Start a server for one student?"), Sentence("Start a server for {count} students?")),
+    "stop": (Sentence("Stop one server?"), Sentence("Stop {count} servers?")),
+    "extend": (Sentence("Extend one server?"), Sentence("Extend {count} servers?")),
+    "message": (Sentence("Send a message to one student"), Sentence("Send a message to {count} students")),
+    "reset": (Sentence("Reset one server?"), Sentence("Reset {count} servers?")),
+}
 _LOSSES: Mapping[str, tuple[Sentence, ...]] = {
     "stop": (
         Sentence("What is not saved is lost, and programs that run end. Files in the home folder are kept."),
@@ -151,5 +154,7 @@ _LOSSES: Mapping[str, tuple[Sentence, ...]] = {
 
 def _left_out(one: VerbView, count: int) -> Sentence:
     if one.key == "start":
-        return Sentence("{count} of those you chose run already, so they are left out.", count=count)
-    return Sentence("{count} of those you chose have nothing running, so they are left out.", count=count)
+        several = Sentence("{count} of those you chose run already, so they are left out.", count=count)
+        return several if count > 1 else Sentence("One of those you chose runs already, and is left out.")
+    several = Sentence("{count} of those you chose have nothing running, so they are left out.", count=count)
+    return several if count > 1 else Sentence("One of those you chose has nothing running, and is left out.")

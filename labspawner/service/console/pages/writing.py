@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from labspawner.courses import editing
@@ -87,6 +88,7 @@ class ProfilesPage(InstructorPage):
             for profile in (record.course.profiles if record.course else ())
         ]  # fmt: skip
         values = {"rows": rows, "students": students, "problems": problem_views(record.flaws), "wrong": {}}
+        values["about"] = about_values(record)
         points = await mine.starting_points(self.house)
         first = next((point.key for point in points if not point.missing), "")
         await self.show_course(
@@ -115,7 +117,30 @@ class ProfilesPage(InstructorPage):
         except NotEditable as exc:
             raise Exists(exc.message) from exc
         comment = self.say(Sentence("profile {slug} added", slug=profile["slug"]))
-        await save_or_show(self, record, text, comment, lambda: self.to(slug, "profiles", str(profile["slug"]), "edit"))
+        await save_or_show(
+            self, record, text, comment, lambda _: self.to(slug, "profiles", str(profile["slug"]), "edit")
+        )
+
+
+class AboutPage(InstructorPage):
+    """The course's own words: its name, what it is about, and its time zone."""
+
+    async def post(self, slug: str) -> None:
+        record = await self.record(slug, Verb.WRITE)
+        changes: dict[str, Any] = {"timezone": self.line("timezone")}
+        for name in ("title", "summary"):
+            changes[name] = {language: self.line(f"{name}.{language}") for language in fields.LANGUAGES}
+        if not any(changes["title"].values()):
+            raise Exists(mine.NO_TITLE)
+        try:
+            old = editing.course_as_form(record.text)
+            changes["title"] = {**old.get("title", {}), **changes["title"]}
+            changes["summary"] = {**old.get("summary", {}), **changes["summary"]}
+            text = editing.with_course(record.text, changes)
+        except NotEditable as exc:
+            raise Exists(exc.message) from exc
+        comment = self.say(Sentence("name, description or time zone changed"))
+        await save_or_show(self, record, text, comment, lambda done: self.to(slug, "profiles", "", done=done))
 
 
 class ProfileChangePage(InstructorPage):
@@ -130,7 +155,7 @@ class ProfileChangePage(InstructorPage):
             text, said = _moved(record.text, name, names, self.line("do"))
         except NotEditable as exc:
             raise Exists(exc.message) from exc
-        await save_or_show(self, record, text, self.say(said), lambda: self.to(slug, "profiles", "", done="saved"))
+        await save_or_show(self, record, text, self.say(said), lambda done: self.to(slug, "profiles", "", done=done))
 
 
 def _moved(text: str, name: str, names: list[str], wish: str) -> tuple[str, Sentence]:
@@ -209,7 +234,7 @@ class EditPage(InstructorPage):
 
         await save_or_show(
             self, record, text, self.line("comment"),
-            lambda: self.to(slug, "profiles", name, "edit", done="saved"), again=again,
+            lambda done: self.to(slug, "profiles", name, "edit", done=done), again=again,
         )  # fmt: skip
 
 
@@ -239,7 +264,7 @@ class YamlPage(InstructorPage):
             self.set_status(422)
             await self.page(record, text, trouble=BROKEN, unsaved=True, comment=comment)
 
-        await save_or_show(self, record, text, comment, lambda: self.to(slug, "yaml", done="saved"), again=again)
+        await save_or_show(self, record, text, comment, lambda done: self.to(slug, "yaml", done=done), again=again)
 
 
 class LintAnswer(LiveAnswer):
@@ -273,11 +298,13 @@ class LintAnswer(LiveAnswer):
 
 
 async def save_or_show(
-    page: InstructorPage, record: CourseRecord, text: str, comment: str, on: Any, *, again: Any = None
-) -> None:
-    """Save the text and go on. Where it has errors `again` shows it; where somebody else saved meanwhile, both are shown."""
+    page: InstructorPage, record: CourseRecord, text: str, comment: str, on: Callable[[str], None],
+    *, again: Callable[[], Awaitable[None]] | None = None,
+) -> None:  # fmt: skip
+    """Save the text and go on, with the word for what was done. Where it has errors `again` shows it; where somebody else
+    saved meanwhile, both are shown."""
     if text == record.text and page.line("if_match") == record.etag:
-        page.to(record.slug, "yaml", done="same") if again is None else on()
+        on("same")
         return
     try:
         await courses.save(
@@ -290,7 +317,7 @@ async def save_or_show(
             raise
         await again()
     else:
-        on()
+        on("saved")
 
 
 async def show_conflict(page: InstructorPage, slug: str, text: str, comment: str, stale: Stale) -> None:
@@ -330,6 +357,19 @@ def with_form(text: str, name: str, posted: dict[str, str]) -> str:
     if "timezone" in posted and zone != str(course.get("timezone") or ""):
         changed = editing.with_course(changed, {**course, "timezone": zone})
     return changed
+
+
+def about_values(record: CourseRecord) -> dict[str, str]:
+    """The fields of the form about the course itself; empty where its text cannot be read."""
+    try:
+        data = editing.course_as_form(record.text)
+    except NotEditable:
+        return {}
+    found = {"timezone": str(data.get("timezone") or "")}
+    for name in ("title", "summary"):
+        words = data.get(name) or {}
+        found |= {f"{name}.{language}": str(words.get(language, "")) for language in fields.LANGUAGES}
+    return found
 
 
 def form_values(page: InstructorPage, text: str, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ document.addEventListener("submit", (event) => {
   if (button && !event.defaultPrevented) setTimeout(() => (button.disabled = true), 0);
 });
 window.addEventListener("pageshow", (event) => {
-  if (event.persisted) document.querySelectorAll("button[data-was-on], button[type=submit]").forEach((b) => (b.disabled = false));
+  if (event.persisted) document.querySelectorAll("button[type=submit]").forEach((b) => (b.disabled = false));
 });
 
 // The user menu closes when something else is clicked, and on Escape.

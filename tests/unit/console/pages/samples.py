@@ -268,6 +268,8 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
         "wrong": {},
         "gallery": points,
     }
+    heavy = ((f"zoe{evil}", 3.5, 1.0),)
+    about = {"title.en": evil, "timezone": evil}
     two = [a_profile(evil), replace(a_profile(evil), slug="cpu")]
     confirm = wall.confirmation(wall.verb("stop"), rows(evil)[:5])
     return {
@@ -305,6 +307,7 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
                 **inside,
                 "tab": "profiles",
                 "rows": two,
+                "about": about,
                 **blank,
                 **lint(evil),
             },
@@ -401,7 +404,13 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
                 "tab": "usage",
                 "longest": 80.0,
                 "weeks": [
-                    views.Week(day=f"2026-11-{day:02}", people=28, hours=80.0 - day, gpu_hours=20.5 + day)
+                    views.Week(
+                        day=f"2026-11-{day:02}",
+                        people=28,
+                        users=heavy,
+                        hours=80.0 - day,
+                        gpu_hours=20.5 + day,
+                    )
                     for day in (16, 9, 2)
                 ],
             },

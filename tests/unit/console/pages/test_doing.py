@@ -108,6 +108,18 @@ async def test_a_file_that_cannot_be_read_is_given_back_with_its_reason(lab, tea
     assert again.html.select_one("#text-wrong")
 
 
+async def test_a_kubespawner_list_becomes_a_course(lab, teacher):
+    page = await teacher.get("courses/new")
+    text = "- display_name: Small notebook\n  kubespawner_override: {image: 'lab/scipy:1', mem_limit: 2G}\n"
+
+    made = await teacher.submit(page, "#import-form", text=text, slug2="old")
+
+    assert made.status in {200, 422}, made.text
+    if made.status == 422:  # this console has no provider `kubernetes`, and says so
+        assert made.says("kubernetes")
+        assert made.html.select_one("#text").text.strip() == text.strip()
+
+
 async def test_who_may_make_no_course_sees_no_way_to_and_none_is_made(lab):
     student = Browser(lab, "student1")
 
@@ -232,6 +244,55 @@ async def test_what_changed_is_shown_line_by_line_and_in_words(teacher, lab):
     assert "3GiB" in history.html.select_one("tr.con-added").text
     assert "2GiB" in history.html.select_one("tr.con-removed").text
     assert history.says("2GiB, now 3GiB")
+
+
+async def test_the_courses_own_words_are_changed_and_its_comments_stay(lab, teacher):
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/yaml")
+    first = (await lab.house.store.coursebook.get("deep-learning")).text
+    await teacher.submit(page, "#editor", text="# mine\n" + first, save="yaml")
+    page = await teacher.get("courses/deep-learning/profiles/")
+
+    saved = await teacher.submit(
+        page, "#about-form", **{"title.zh-CN": "深度学习", "summary.en": "All of it.", "timezone": "Asia/Shanghai"}
+    )
+
+    assert saved.says("Saved.")
+    written = await lab.house.store.coursebook.get("deep-learning")
+    course = (await lab.house.parsed(written)).course
+    assert course.title == {"en": "Deep Learning", "zh-CN": "深度学习"}
+    assert (course.summary, course.timezone) == ({"en": "All of it."}, "Asia/Shanghai")
+    assert written.text.startswith("# mine\n")
+
+
+async def test_a_course_keeps_a_name(lab, teacher):
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/profiles/")
+
+    refused = await teacher.submit(page, "#about-form", **{"title.en": " ", "title.zh-CN": ""})
+
+    assert refused.status == 409
+    assert (await lab.house.store.coursebook.get("deep-learning")).revision == 1
+
+
+async def test_an_error_after_a_form_leads_back_to_the_page_of_the_form(lab, teacher):
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/profiles/")
+
+    refused = await teacher.post(
+        "courses/deep-learning/profiles/notebook/change",
+        {**page.form("form[action$='/notebook/change']"), "do": "remove"},
+        Referer=page.url,
+    )
+
+    assert refused.status == 409
+    assert refused.html.select_one("#back")["href"].endswith("/courses/deep-learning/profiles/")
+    elsewhere = await teacher.post(
+        "courses/deep-learning/profiles/notebook/change",
+        {**page.form("form[action$='/notebook/change']"), "do": "remove"},
+        Referer="https://evil.example/services/labspawner/",
+    )
+    assert elsewhere.html.select_one("#back") is None
 
 
 async def test_profiles_are_added_copied_moved_and_removed(lab, teacher):

@@ -116,7 +116,7 @@ def test_a_gpu_that_is_emptied_is_gone():
     assert "gpu" not in data_of(changed)["variants"][0]
 
 
-@pytest.mark.parametrize("text", ["", "[", "course: x\n", TEXT.replace("slug: gpu", "slug: cpu")])
+@pytest.mark.parametrize("text", ["", "[", "course: x\nprofiles: 7\n", TEXT.replace("slug: gpu", "slug: cpu")])
 def test_a_text_that_has_no_such_profile_is_said_and_not_changed(text):
     with pytest.raises(editing.NotEditable):
         with_form(text, "gpu", form_of())

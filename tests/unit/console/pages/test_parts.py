@@ -125,7 +125,7 @@ def test_every_starting_point_makes_a_course_that_can_be_saved(key):
 
 
 @settings(max_examples=30)
-@given(st.text(min_size=1, max_size=60).filter(lambda text: text.strip() and "?" not in text))
+@given(st.text(min_size=1, max_size=60).filter(lambda text: text.strip()))
 def test_whatever_a_course_is_called_its_text_says_so_and_nothing_else(title):
     point = gallery.gallery(samples.HOSTS)[0]
 
@@ -193,7 +193,7 @@ def test_a_confirmation_says_how_many_and_what_is_lost():
     assert said["heading"] == "Stop 2 servers?"
     assert said["who"] == ["a", "b"]
     assert any("not saved is lost" in line for line in said["lines"])
-    assert "1 of them are at work just now." in said["lines"]
+    assert "One of them is at work just now." in said["lines"]
     assert any("left out" in line for line in said["lines"])
 
 
