@@ -50,7 +50,7 @@ NOT_A_MEMBER = Sentence("{user} is not in this course.")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """One act. lease: the server as it was when it was looked at; empty: whatever runs now. course: that the actor speaks
-    for; empty: that of the lease."""
+    for; empty: that of the lease. before: a server that was started later is not meant."""
 
     actor: str
     verb: str
@@ -59,6 +59,7 @@ class Wish:
     lease: str = ""
     course: str = ""
     service: bool = False
+    before: datetime | None = None
     args: Mapping[str, Any]
 
     @classmethod
@@ -68,13 +69,16 @@ class Wish:
             data = json.loads(body)
             texts = {key: data.get(key) or "" for key in ("actor", "verb", "user", "server", "lease", "course")}
             args = data.get("args") or {}
-        except (ValueError, AttributeError, RecursionError) as exc:
+            before = datetime.fromisoformat(data["before"]) if data.get("before") else None
+        except (ValueError, TypeError, AttributeError, RecursionError) as exc:
             raise BadChoice(Sentence("This request cannot be read.")) from exc
         if not all(isinstance(text, str) for text in texts.values()) or not isinstance(args, dict):
             raise BadChoice(Sentence("This request cannot be read."))
         if texts["verb"] not in ACTS or not texts["actor"] or not texts["user"]:
             raise BadChoice(Sentence("This request cannot be read."))
-        return cls(**texts, args=args, service=data.get("service") is True)
+        if before is not None and before.tzinfo is None:
+            raise BadChoice(Sentence("This request cannot be read."))
+        return cls(**texts, args=args, before=before, service=data.get("service") is True)
 
 
 class ActHandler(InnerHandler):
@@ -104,7 +108,9 @@ class ActHandler(InnerHandler):
         """The lease that is meant; None where the server has none. Raises UnknownLease where it has another by now."""
         book = self.runtime.engine.book
         if not wish.lease:
-            return book.active(wish.user, wish.server)
+            found = book.active(wish.user, wish.server)
+            later = found is not None and wish.before is not None and found.created_at > wish.before
+            return None if later else found
         lease = next((one for one in book.of(wish.user, wish.server) if one.id == wish.lease), None)
         if lease is None:
             raise UnknownLease(Sentence("This server has ended since, or another one was started. Look again."))
@@ -251,7 +257,9 @@ class ActHandler(InnerHandler):
         kept = [
             one
             for one in self.runtime.engine.book.of(wish.user, wish.server)
-            if one.phase is Phase.PARKED and wish.course in {"", course_of(one.profile)}
+            if one.phase is Phase.PARKED
+            and wish.course in {"", course_of(one.profile)}
+            and (wish.before is None or one.created_at <= wish.before)
         ]
         if lease is not None and lease.phase is not Phase.PARKED:
             await self._stop(wish, lease, ReleaseMode.DESTROY)

@@ -193,7 +193,28 @@ def test_a_start_has_the_students_own_rights_and_its_refusal_is_the_students_sen
         ({"actor": "rival", "verb": "start", "user": "s5", "course": "other", "args": {"profile": "py101/base"}}, 403),
         ({"actor": "rival", "verb": "start", "user": "s5", "course": "other", "args": {"profile": "other/base"}}, 403),
         ({"actor": "teacher", "verb": "stop", "user": "s5", "course": "py101", "lease": "another"}, 404),
-        ({"actor": "teacher", "verb": "stop", "user": "s5", "course": ""}, 200),
+        (
+            {
+                "actor": "teacher",
+                "verb": "stop",
+                "user": "s5",
+                "course": "py101",
+                "before": "2026-01-01T00:00:00+00:00",
+            },
+            200,
+        ),
+        (
+            {
+                "actor": "teacher",
+                "verb": "reset",
+                "user": "s5",
+                "course": "py101",
+                "before": "2026-01-01T00:00:00+00:00",
+            },
+            200,
+        ),
+        ({"actor": "teacher", "verb": "stop", "user": "s5", "course": "py101", "before": "2026-01-01T00:00:00"}, 400),
+        ({"actor": "teacher", "verb": "stop", "user": "s5", "course": "py101", "before": 5}, 400),
         ({"actor": "teacher", "verb": "delete", "user": "s5", "course": "py101"}, 400),
         ({"actor": "", "verb": "stop", "user": "s5"}, 400),
         ({"actor": "teacher", "verb": "stop", "user": 5}, 400),
@@ -208,7 +229,16 @@ def test_the_hub_looks_up_by_itself_who_may_whatever_the_console_says(campus, wi
     answer = campus.act(**wish)
 
     assert answer.status == status, answer.text
-    assert status == 200 or len(campus.hub.leases("s5")) == 1
+    assert len(campus.hub.leases("s5")) == 1
+
+
+def test_an_act_without_a_course_is_about_the_course_of_the_server(campus):
+    campus.hub.start_server("s6", "py101/base")
+
+    assert campus.act(actor="rival", verb="stop", user="s6").status == 403
+    assert campus.act(actor="teacher", verb="stop", user="s6").status == 200
+    campus.hub.wait_gone("s6")
+    assert campus.act(actor="teacher", verb="stop", user="s6").status == 400  # and of none, where nothing runs
 
 
 def test_the_inner_api_is_for_the_consoles_own_scope_alone(campus):

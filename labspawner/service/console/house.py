@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from labspawner.config import Settings
 from labspawner.courses import Catalog, Course, Loaded, parse_course
 from labspawner.courses import Problem as Flaw
+from labspawner.courses.origin import Origins
 from labspawner.courses.written import name_of
 from labspawner.model import Capacity
 from labspawner.sentences import Sentence
@@ -81,6 +82,7 @@ class House:
         self.creates_users = creates_users
         self.now = now
         self.events = Events(hub)
+        self.origins = Origins()
         self.streams: list[str] = []
         self.watching = watching or Watching()
         self._public_host = public_host.lower()

@@ -27,8 +27,11 @@ AT_ONCE = 4
 PATIENCE_S = 600.0
 """How long one step is tried again while the hub is away, or says that it is asked too much."""
 KEPT_FOR = timedelta(days=30)
+RESUMED_FOR = timedelta(minutes=15)
+"""A job that is older when this process starts is not resumed: who stopped a class on Monday does not mean Wednesday's."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
+TOO_LATE = Sentence("The console was away meanwhile, so this was not done. Begin it again if it is still wanted.")
 NOT_DONE = Sentence("The hub did not answer for {minutes} minutes, so this was given up.")
 CANCELLED = Sentence("This was cancelled before its turn.")
 BROKEN = Sentence("Something went wrong on our side. Try again; if it happens twice, tell your administrator.")
@@ -56,7 +59,12 @@ class Runner:
 
     async def resume(self) -> None:
         """Go on with what an earlier process left, and forget what is long over. Raises LabError."""
+        now = self._house.now()
         for job in await self._house.store.jobs.unfinished():
+            if now - job.created_at > RESUMED_FOR:
+                log.warning("job too old to be resumed job=%s verb=%s course=%s", job.id, job.verb, job.course)
+                await self._house.store.jobs.finish(job.id, JobState.DONE, now=now, sentence=TOO_LATE)
+                continue
             log.info("job resumed job=%s verb=%s course=%s by=%s", job.id, job.verb, job.course, job.actor)
             self.run(job)
         await self._house.store.jobs.prune(self._house.now() - KEPT_FOR)
@@ -176,4 +184,5 @@ def _wish(job: Job, step: Step) -> dict[str, Any]:
         "server": step.server,
         "course": job.course,
         "args": dict(job.args),
+        "before": job.created_at.isoformat(),
     }

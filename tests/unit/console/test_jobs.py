@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime, timedelta
 
 import pytest
 from unit.console.lab import Lab, a_lab, said
 
-from labspawner.service.console.runner import AT_ONCE
+from labspawner.service.console.runner import AT_ONCE, RESUMED_FOR
 from labspawner.testing.waiting import eventually
 
 
@@ -161,6 +162,29 @@ async def test_a_process_that_dies_leaves_a_job_that_the_next_one_finishes(tmp_p
 
     assert told["state"] == "done"
     assert {state for state, _ in results(told).values()} == {"ok"}
+
+
+async def test_a_job_that_is_too_old_is_not_resumed_and_says_so(tmp_path):
+    async with a_lab(tmp_path) as lab:
+        long_ago = lab.house.now() - RESUMED_FOR - timedelta(minutes=1)
+        job = await lab.house.store.jobs.begin(
+            course="py101", verb="stop", actor="teacher", servers=[("student1", "")], now=long_ago
+        )
+
+    async with a_lab(tmp_path, working=True) as lab:
+        lab.hub.servers["student1"] = "py101/base"
+        told = await finished(lab, job.id)
+
+        assert results(told)["student1"][0] == "skipped"
+        assert "Begin it again" in results(told)["student1"][1]
+        assert lab.hub.acts == []
+
+
+async def test_each_step_names_the_instant_before_which_a_server_was_started(lab):
+    job = await finished(lab, await begun(lab, "stop", ["student1"]))
+
+    (act,) = lab.hub.acts
+    assert datetime.fromisoformat(act["before"]) == datetime.fromisoformat(job["begun_at"].replace("Z", "+00:00"))
 
 
 async def test_a_message_is_one_line_of_plain_text(lab):

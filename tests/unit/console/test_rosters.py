@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from unit.console.lab import a_lab, said
 
+from labspawner.service.console.doing.rosters import keep_in_step
 from labspawner.testing.waiting import eventually
 
 
@@ -171,6 +172,22 @@ profiles: [{slug: a, title: A, variants: [{provider: sim}]}]
             assert said(answer)["type"].endswith("/shared-group")
         assert lab.hub.groups["everybody"] == {"student1"}
         assert lab.hub.groups["deans"] == {"dean"}
+
+
+async def test_a_file_that_takes_a_courses_name_takes_nobody_of_its_roster_into_other_groups(tmp_path):
+    async with a_lab(tmp_path) as lab:
+        await lab.a_course()
+        await lab.ask("POST", "courses/dl/roster/add", body={"names": ["newbie"], "role": "instructor"})
+        lab.hub.groups["lab-staff"] = {"boss"}
+        profile = "{slug: a, title: A, variants: [{provider: sim}]}"
+        text = f"course: dl\ntitle: D\naccess: {{staff: [lab-staff]}}\nprofiles: [{profile}]"
+        (tmp_path / "courses" / "dl.yaml").write_text(text)
+        await asyncio.to_thread(lab.house.catalog.refresh)
+        lab.hub.person("newbie")
+
+        await keep_in_step(lab.house, "dl")
+
+        assert lab.hub.groups["lab-staff"] == {"boss"}
 
 
 async def test_nobody_makes_a_course_of_groups_that_mean_something_already(lab):

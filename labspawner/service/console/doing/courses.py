@@ -16,7 +16,7 @@ from labspawner.courses.bounds import Bounds
 from labspawner.courses.diffing import Difference, compare
 from labspawner.courses.editing import NotEditable
 from labspawner.courses.loader import read_text
-from labspawner.courses.origin import Commit, origin
+from labspawner.courses.origin import Commit
 from labspawner.courses.seats import Seats, seats_of
 from labspawner.courses.written import check_slug, check_written
 from labspawner.courses.yamltree import Unreadable
@@ -104,7 +104,7 @@ async def get(house: House, caller: Caller, slug: str) -> CourseRecord:
     loaded = next((one for one in house.catalog.snapshot.loaded if one.course.course == slug), None)
     if loaded is not None:
         text = await asyncio.to_thread(_text_of, loaded.file)
-        return _of_file(house, caller, loaded, text=text, commit=await origin(Path(loaded.file)))
+        return _of_file(house, caller, loaded, text=text, commit=await house.origins.of(Path(loaded.file)))
     written = await house.store.coursebook.get(slug)
     if written is None:
         raise Missing(Sentence(words.NO_COURSE.template, course=slug))

@@ -152,7 +152,10 @@ async def keep_in_step(house: House, slug: str, *, known: frozenset[str] | None 
         return 0
     users = known if known is not None else await house.hub.users()
     put = 0
+    own = groups_of(slug)
     for role, group in _groups(house, slug).items():
+        if group != own[role]:
+            continue  # a file of this name has come since, and names a group that is not this course's alone
         members = await house.hub.group(group)
         if members is None:
             await house.hub.make_group(group)
