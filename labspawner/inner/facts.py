@@ -236,6 +236,7 @@ def _card(card: CardCapacity, host: HostCapacity, here: Sequence[Lease], spots: 
         "compute_total_pct": card.compute_total_pct,
         "compute_free_pct": card.compute_free_pct,
         "slots_free": card.slots_free,
+        "slots_total": card.slots_total,
         "mig": card.uuid.startswith("MIG-"),
         "leases": cast(Json, mine),
     }

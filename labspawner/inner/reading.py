@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from jupyterhub import orm
 from tornado import web
 from tornado.iostream import StreamClosedError
 
@@ -75,7 +74,8 @@ class AvailabilityHandler(ReadingHandler):
 
 
 class StateHandler(ReadingHandler):
-    """`GET state[?course=SLUG]`: the servers of a course's profiles, or all; who waits, what is held, why servers ended."""
+    """`GET state[?course=SLUG]`: the servers of a course's profiles, or all; who waits, what is held; and of a course why
+    servers of it ended."""
 
     async def read(self) -> dict[str, Json]:
         runtime, course, now = self.runtime, self.get_argument("course", ""), _now()
@@ -84,29 +84,21 @@ class StateHandler(ReadingHandler):
         version = f"{id(book):x}.{book.changed.rang}"
         leases = [lease for lease in book.all() if not course or lease.profile.startswith(f"{course}/")]
         by_id = {lease.id: lease for lease in leases}
-        users = {lease.user for lease in leases} | set(self._members(course))
         holds = [hold for hold in runtime.engine.holds.all() if not course or hold.profile.startswith(f"{course}/")]
         return {
             "version": version,
             "taken_at": now.isoformat(),
             "servers": await self._servers(leases, now),
             "notices": notices_json(
-                {key: notice for key, notice in book.notices().items() if course and key[0] in users}
+                {
+                    key: notice
+                    for key, notice in book.notices().items()
+                    if course and notice.profile.startswith(f"{course}/")
+                }
             ),
             "lines": lines_json(runtime.engine.lines(), by_id),
             "holds": holds_json(holds),
         }
-
-    def _members(self, course: str) -> Sequence[str]:
-        """Who is in a course, by the hub's own groups."""
-        found = (
-            next((one for one in self.runtime.snapshot().courses() if one.course == course), None) if course else None
-        )
-        return [user.name for name in (found.access.groups if found else ()) for user in self._group(name)]
-
-    def _group(self, name: str) -> Sequence[Any]:
-        group = orm.Group.find(self.db, name)
-        return group.users if group is not None else ()
 
     async def _servers(self, leases: Sequence[Lease], now: datetime) -> list[Json]:
         runtime = self.runtime

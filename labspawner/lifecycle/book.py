@@ -19,11 +19,12 @@ NOTICES_FOR = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Why a student's last server ended, for the next page that they see."""
+    """Why a student's last server ended, for the next page that they see. profile: its key."""
 
     profile_title: Mapping[str, str]
     ending: Ending
     at: datetime
+    profile: str = ""
 
 
 class LeaseBook:
@@ -175,7 +176,9 @@ class LeaseBook:
             return
         title = lease.pinned.get("title")
         titles = {str(k): str(v) for k, v in title.items()} if isinstance(title, dict) else {"en": lease.profile}
-        self._notices[key] = Notice(profile_title=titles, ending=lease.ending, at=_over_at(lease))
+        self._notices[key] = Notice(
+            profile_title=titles, ending=lease.ending, at=_over_at(lease), profile=lease.profile
+        )
 
 
 def _over_at(lease: Lease) -> datetime:

@@ -135,14 +135,15 @@ class Holds:
     def spend(self, user: str, profile: str, lease_id: LeaseId, variants: Sequence[Variant]) -> Variant | None:
         """Hand what is held for this user and profile to a lease: the variant that it is for; None where there is nothing.
 
-        A hold is spent once, whatever comes of the start. One that is not enough for any of `variants` is given back.
+        A hold is spent once, whatever comes of the start. One that is for another profile, or not enough for any of
+        `variants`, is given back: its user has made another choice.
         """
         self._taken.pop(user, None)  # who starts does not only click
         hold = self.of(user)
-        if hold is None or hold.profile != profile:
+        if hold is None:
             return None
         self._forget(hold)
-        for variant in variants:
+        for variant in variants if hold.profile == profile else ():
             if variant.provider == hold.provider and self._admission.pass_on(hold.key, lease_id, variant.resources):
                 return variant
         self._admission.give_back(hold.key)

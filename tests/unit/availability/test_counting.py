@@ -105,6 +105,12 @@ def test_the_total_is_of_empty_hosts_whoever_runs():
     )
 
 
+def test_the_total_knows_how_many_slices_a_card_may_hold():
+    card = CardCapacity(uuid="G", memory_total_bytes=24 * GIB, memory_free_bytes=0, slots_free=0, slots_total=2)
+
+    assert Ledger(a_capacity(HostCapacity(name="a", cards=(card,))), {}).count_empty(a_slice(1)) == 2
+
+
 @pytest.mark.parametrize(
     ("promised", "need", "enough"),
     [

@@ -149,15 +149,27 @@ async def test_nobody_gives_back_what_is_held_for_somebody_else(lab: Engine):
     assert lab.holds.of("student1") == held
 
 
-async def test_nobody_starts_with_what_is_held_for_somebody_else_or_for_another_profile(lab: Engine):
+async def test_nobody_starts_with_what_is_held_for_somebody_else(lab: Engine):
+    await lab.launch(an_order(user="first"), quiet)
+    held = await hold(lab)
+
+    with pytest.raises(NoRoom):
+        await lab.launch(an_order(user="thief"), quiet)
+
+    assert lab.holds.of("student1") == held
+
+
+async def test_who_starts_another_profile_gives_up_what_was_held_and_stands_behind_who_waits(lab: Engine):
     await lab.launch(an_order(user="first"), quiet)
     await hold(lab)
+    with launching(lab, an_order(user="waiting", wait_s=300.0)) as waits:
+        await in_line(lab, "waiting")
 
-    for order in (an_order(user="thief"), an_order(profile="py101/other")):
         with pytest.raises(NoRoom):
-            await lab.launch(order, quiet)
+            await lab.launch(an_order(profile="py101/other"), quiet)
 
-    assert lab.holds.of("student1") is not None
+        assert (await waits).user == "waiting"
+    assert lab.holds.all() == []
 
 
 async def test_a_thousand_clicks_keep_one_place_and_then_none(lab: Engine):
