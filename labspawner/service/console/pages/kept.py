@@ -15,11 +15,9 @@ from labspawner.service.console.doing.courses import CourseRecord
 from labspawner.service.console.pages.base import PageHandler
 from labspawner.service.console.pages.render import render
 from labspawner.service.console.pages.shown import course_view
-from labspawner.service.console.problems import LogIn, Problem, title_of
+from labspawner.service.console.problems import Away, LogIn, Problem, title_of
 from labspawner.service.console.rights import Verb
 from labspawner.service.console.views import CourseView
-
-_KEPT = frozenset({"log-in", "forged"})
 
 DONE = {
     "created": Sentence("The course is made. Try its profile yourself, then publish it."),
@@ -85,30 +83,45 @@ class InstructorPage(PageHandler):
 
     # -- nothing typed is lost -------------------------------------------------------------------------------------
 
+    async def prepare(self) -> None:
+        """Read what was sent also while the hub does not answer, to give it back."""
+        try:
+            await super().prepare()
+        except Away as away:
+            if self.request.method != "POST" or self.programs:
+                raise
+            self._keep(away)
+
     def _nobody(self) -> None:
         """Read what was sent even from somebody whose log-in has ended, to give it back."""
         if self.request.method != "POST" or self.programs:
             super()._nobody()
-            return
+        else:
+            self._keep(LogIn(words.LOG_IN))
+
+    def _keep(self, problem: Problem) -> None:
+        """Answer with the problem after the body was read, and do nothing else."""
 
         def keep(*_: str) -> None:
             self._take_body()
-            raise LogIn(words.LOG_IN)
+            raise problem
 
         setattr(self, "post", keep)  # noqa: B010 - a method for this request alone
 
     def write_problem(self, problem: Problem) -> None:
-        if self.request.method == "POST" and problem.kind in _KEPT and self._from_our_page():
-            self.give_back(logged_in=problem.kind != "log-in")
-        elif self.request.method == "POST" and (back := self._came_from()):
+        if self.request.method != "POST":
+            super().write_problem(problem)
+        elif (why := _why_kept(problem)) and self.request.body_arguments and self._from_our_page():
+            self._give_back(why)
+        elif back := self._came_from():
+            title = title_of(problem.status)
             self._write(
-                "error.html", status=problem.status, title=title_of(problem.status), message=problem.message,
-                again=False, back=back,
-            )  # fmt: skip
+                "error.html", status=problem.status, title=title, message=problem.message, again=False, back=back
+            )
         else:
             super().write_problem(problem)
 
-    def give_back(self, *, logged_in: bool) -> None:
+    def _give_back(self, why: str) -> None:
         """The form as it was sent, to send it again."""
         fields = [
             (name, value.decode("utf-8", "replace").replace("\r\n", "\n"))
@@ -116,8 +129,7 @@ class InstructorPage(PageHandler):
             if name != "_xsrf"
             for value in values
         ]
-        action = self.request.path or self.house.prefix
-        self._write("expired.html", fields=fields, action=action, logged_in=logged_in)
+        self._write("expired.html", fields=fields, action=self.request.path or self.house.prefix, why=why)
 
     def _write(self, template: str, **values: Any) -> None:
         body = render(self.frame(), template, **values).encode()
@@ -136,6 +148,13 @@ class InstructorPage(PageHandler):
         origin = self.request.headers.get("Origin", "")
         ours = urlsplit(origin).netloc.lower() in self.house.hosts(self.request.host) if origin else False
         return ours and self.request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+
+
+def _why_kept(problem: Problem) -> str:
+    """Why something was not taken that may be sent again as it is: `out`, `old` or `away`; empty where it is not so."""
+    if problem.status >= 500:
+        return "away"
+    return {"log-in": "out", "forged": "old"}.get(problem.kind, "")
 
 
 class LiveAnswer(InstructorPage):

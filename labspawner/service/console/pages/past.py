@@ -17,7 +17,8 @@ class HistoryPage(InstructorPage):
 
     async def get(self, slug: str) -> None:
         record = await self.record(slug)
-        found = [] if record.origin == "file" else await courses.history(self.house, self.caller, slug)
+        before = self.number("before", least=2, most=10**9, otherwise=0) or None
+        found = [] if record.origin == "file" else await courses.history(self.house, self.caller, slug, before=before)
         rows = [
             views.RevisionRow(
                 revision=one.revision,
@@ -30,11 +31,19 @@ class HistoryPage(InstructorPage):
         ]
         newest = rows[0].revision if rows else 0
         wanted = self.number("revision", least=1, most=max(1, newest), otherwise=newest)
+        older = rows[-1].revision if rows and rows[-1].revision > 1 else None
         shown = next((row for row in rows if row.revision == wanted), rows[0] if rows else None)
-        values: dict[str, object] = {"revisions": rows, "shown": shown, "against": 0, "diff": [], "summary": []}
+        values: dict[str, object] = {
+            "revisions": rows,
+            "shown": shown,
+            "against": 0,
+            "diff": [],
+            "summary": [],
+            "before": before,
+            "older": older,
+        }
         if shown is not None:
-            before = shown.revision - 1
-            against = self.number("against", least=0, most=newest, otherwise=before)
+            against = self.number("against", least=0, most=record.revision, otherwise=shown.revision - 1)
             old, new = sorted((against, shown.revision))
             if old:
                 difference = await courses.diff(self.house, self.caller, slug, old, new)

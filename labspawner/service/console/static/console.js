@@ -62,7 +62,7 @@ for (const input of document.querySelectorAll("input[type=file][data-into]")) {
     const file = input.files?.[0];
     const field = document.getElementById(input.dataset.into);
     if (!file || !field) return;
-    if (file.size > 200_000) return warn(words().failed);
+    if (file.size > 200_000) return warn(words().large);
     const bytes = await file.arrayBuffer();
     try {
       field.value = new TextDecoder("utf-8", { fatal: true }).decode(bytes);

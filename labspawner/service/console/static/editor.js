@@ -71,6 +71,7 @@ const put = (id, html) => {
 };
 const look = async () => {
   clearTimeout(timer);
+  timer = 0;
   const mine = ++asked;
   const from = side;
   const body = new URLSearchParams(new FormData(form));
@@ -111,6 +112,10 @@ form.addEventListener("input", (event) => {
   if (readOnly && event.target.id !== "students") return;
   later();
 });
+// Whoever goes from the form to the text finds there what the form says, also when they were quicker than the pause.
+text.addEventListener("focus", () => {
+  if (side === "form" && timer) look();
+});
 form.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.matches("#form-side input, #students")) {
     event.preventDefault(); // Enter in a field does not save by surprise
@@ -125,3 +130,5 @@ form.addEventListener("keydown", (event) => {
 number();
 bad = new Set([...document.querySelectorAll("#problems a[data-line]")].map((link) => Number(link.dataset.line)));
 number();
+const wanted = /^#line-(\d+)$/.exec(window.location.hash);
+if (wanted) jump(Number(wanted[1]), 1);

@@ -37,7 +37,7 @@ export const watch = (part, { url = () => part.dataset.live, after = () => {} } 
     } catch (error) {
       if (error.status === 401 || error.status === 403) {
         over = true;
-        events?.close();
+        hush();
         loggedOut();
       } else {
         missed += 1;
@@ -51,9 +51,16 @@ export const watch = (part, { url = () => part.dataset.live, after = () => {} } 
     }
   };
 
+  // Only a page that is seen listens: a browser has few connections for one host.
   let events = null;
   let soon = 0;
-  if (part.dataset.events) {
+  const hush = () => {
+    events?.close();
+    events = null;
+    told = false;
+  };
+  const listen = () => {
+    if (!part.dataset.events || events || over) return;
     // JupyterHub wants its token here too, and an event source can send no header.
     events = new EventSource(`${part.dataset.events}?_xsrf=${encodeURIComponent(words().xsrf)}`);
     events.addEventListener("changed", () => {
@@ -61,11 +68,24 @@ export const watch = (part, { url = () => part.dataset.live, after = () => {} } 
       clearTimeout(soon);
       soon = setTimeout(look, 150);
     });
+    events.addEventListener("over", () => {
+      hush();
+      look(); // which says why
+    });
     events.onerror = () => (told = false); // the browser tries again by itself; meanwhile we look
-  }
-  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : look()));
+  };
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) {
+      clearTimeout(timer);
+      hush();
+    } else {
+      listen();
+      look();
+    }
+  });
   window.addEventListener("pageshow", (event) => event.persisted && look());
   window.addEventListener("online", look);
+  listen();
   timer = setTimeout(look, pause());
   return look;
 };

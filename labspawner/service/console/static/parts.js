@@ -69,7 +69,8 @@ const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName &
 // What a reader did stays as it is: what they typed, ticked, picked and opened.
 const kept = (element, name) =>
   (name === "open" && element.matches("details, dialog")) ||
-  (["value", "checked", "selected"].includes(name) && element.matches("input, option, textarea"));
+  (["value", "checked"].includes(name) && element.matches("input, textarea")) ||
+  (name === "selected" && element.matches("option"));
 const dress = (old, fresh) => {
   for (const { name } of [...old.attributes]) {
     if (!fresh.hasAttribute(name) && !kept(old, name)) old.removeAttribute(name);

@@ -357,6 +357,8 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
                 "against": 5,
                 "diff": diff(evil),
                 "summary": [],
+                "before": None,
+                "older": 1,
             },
         ),
         "roster": (
@@ -419,7 +421,7 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
         "archive": ("archive.html", {**inside, "tab": ""}),
         "expired": (
             "expired.html",
-            {"fields": [("text", TEXT + evil), ("if_match", evil)], "action": "/x", "logged_in": False},
+            {"fields": [("text", TEXT + evil), ("if_match", evil)], "action": "/x", "why": "out"},
         ),
         "error": (
             "error.html",

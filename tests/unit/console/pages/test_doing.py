@@ -524,6 +524,21 @@ async def test_what_is_sent_after_the_log_in_ended_is_given_back(lab, teacher):
     assert (await lab.house.store.coursebook.get("deep-learning")).text == text
 
 
+async def test_what_is_sent_while_the_hub_is_away_is_given_back(lab, teacher):
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/yaml")
+    text = (await lab.house.store.coursebook.get("deep-learning")).text + "# kept\n"
+    lab.hub.away = True
+    lab.forget_who()
+
+    kept = await teacher.submit(page, "#editor", text=text, save="yaml")
+
+    assert kept.status == 503
+    assert kept.form("#expired form")["text"].replace("\r", "") == text
+    lab.hub.away = False
+    assert (await teacher.submit(kept, "#expired form")).says("Saved.")
+
+
 @pytest.mark.parametrize(
     "headers",
     [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}, {"Origin": ""}],
