@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from asyncio import Future
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
+from labspawner.deadlines import within
 from labspawner.doctor import Examination
 from labspawner.model import LeaseId
 from labspawner.providers.findings import Level
@@ -54,6 +57,7 @@ KINDS: Mapping[str, Sentence] = {
 """What each kind of action of the reconciler does."""
 _MOST_REASON = 300
 _DECISIONS = 100
+_UNREAD_S = 60.0
 
 
 class AdminPage(PageHandler):
@@ -269,12 +273,14 @@ class AuditExportHandler(AdminPage):
         await self._stream(pieces)
 
     async def _stream(self, pieces: AsyncIterator[str]) -> None:
-        """Send piece by piece, no faster than they are taken; who hangs up gets no more."""
+        """Send piece by piece, no faster than they are taken; who hangs up, or takes nothing for a minute, gets no more."""
         try:
             async for piece in pieces:
                 self.write(piece)
-                await self.flush()
-        except StreamClosedError:
+                await within(_UNREAD_S, _taken(self.flush()))
+        except (StreamClosedError, asyncio.TimeoutError):
+            if (stream := getattr(self.request.connection, "stream", None)) is not None:
+                stream.close()
             return
         self.finish()
 
@@ -299,6 +305,10 @@ class DoctorHandler(AdminPage):
         await self.house.hub.tell("doctor", {})
         await self.note("doctor.run")
         self.go("admin/doctor")
+
+
+async def _taken(sent: Future[None]) -> None:
+    await sent
 
 
 def _examination(answer: Any) -> Examination | None:
