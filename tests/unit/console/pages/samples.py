@@ -96,7 +96,7 @@ def rows(evil: str = "", count: int = 24) -> list[views.WallRow]:
         "verdict": plain(f"a cell runs: train.ipynb{evil}"),
         "verdict_tone": views.Tone.OK,
         "ends_at": NOW + timedelta(hours=2),
-        "badge": Sentence("Slice tested"),
+        "badge": Sentence("{slice}, tested", slice=Sentence("GPU slice {size}", size="6 GiB")),
         "badge_tone": views.Tone.OK,
     }
     made = []
