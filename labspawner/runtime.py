@@ -18,6 +18,7 @@ from labspawner.availability.wording import start_on
 from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.coursefeed import CourseFeed
 from labspawner.courses import Catalog, Snapshot, parse_choice
+from labspawner.errors import LabError
 from labspawner.evidence import EvidenceBook, Sampler
 from labspawner.evidence.hubfacts import HubFactsTable
 from labspawner.evidence.messages import Messages
@@ -27,10 +28,11 @@ from labspawner.lifecycle.usages import Usages, Use
 from labspawner.model import Evidence, Feature, Lease, LeaseId
 from labspawner.ordering import order_for
 from labspawner.pages.home.facts import Extension, Said
+from labspawner.pages.home.visits import Visits
 from labspawner.pages.views import Offered
 from labspawner.reconciler import Rules
 from labspawner.rounds import Rounds
-from labspawner.store import Store
+from labspawner.store import AuditEntry, Store
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Runtime:
         usages: Usages,
         store: Store,
         people: Callable[[Collection[str]], People] = lambda _names: {},
+        db: Callable[[], Any] = lambda: None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -68,6 +71,8 @@ class Runtime:
         self.streams = Streams(
             self.availability, engine.book, room_changed=engine.room_changed, people=people, clock=_utcnow
         )
+        self.visits = Visits(db, live=engine.book.get, note=self._note_visit)
+        self._visiting: asyncio.Task[None] | None = None
         self.rounds = Rounds(engine.look, lambda server: engine.sees_running(server.user.name, server.name))
         self._sampling: asyncio.Task[None] | None = None
         self._feed = CourseFeed(store, catalog)
@@ -102,7 +107,8 @@ class Runtime:
         given = [listed] if listed is not None else []
         catalog = Catalog(settings.courses_dir, given=given, bounds=settings.bounds)
         people = functools.partial(_people, hub_settings)
-        runtime = cls(settings, engine, catalog, evidence, usages, store, people)
+        db = functools.partial(hub_settings.get, "db")
+        runtime = cls(settings, engine, catalog, evidence, usages, store, people, db)
         hub_settings[KEY] = runtime
         return runtime
 
@@ -115,6 +121,18 @@ class Runtime:
         await self.evidence.open()
         if self._sampling is None:
             self._sampling = asyncio.get_running_loop().create_task(self.sampler.run())
+            self._visiting = asyncio.get_running_loop().create_task(self.visits.run())
+
+    async def _note_visit(self, lease: Lease, verb: str, visitor: str) -> None:
+        """What the owner of a server said to a visit, for the audit log."""
+        course = lease.profile.partition("/")[0]
+        entry = AuditEntry(
+            at=_utcnow(), actor=lease.user, verb=verb, course=course, subject=visitor, object=lease.server_name
+        )
+        try:
+            await self.store.audit.add(entry)
+        except LabError as exc:
+            log.warning("a visit is not in the audit log user=%s visitor=%s: %s", lease.user, visitor, exc)
 
     async def courses(self) -> Catalog:
         """The catalog, looked at again when the last look began longer ago than the configured interval."""

@@ -9,7 +9,7 @@ from labspawner.sentences import Sentence
 
 ACT_SCOPE = "custom:labspawner:act"
 ADMIN_SCOPE = "custom:labspawner:admin"
-ACTS = ("start", "stop", "extend", "message", "reset")
+ACTS = ("start", "stop", "extend", "message", "reset", "visit")
 ACTS_OF_ASSISTANTS = frozenset({"start", "extend", "message"})
 
 NOT_STAFF = Sentence("You are not on the staff of this course. Ask one of its instructors, or your administrator.")

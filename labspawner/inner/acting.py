@@ -44,6 +44,8 @@ BY_STAFF = Sentence("{who}, who teaches this course, stopped your server.")
 BY_STAFF_SAYS = Sentence("{who}, who teaches this course, stopped your server: {reason}")
 BY_ADMIN = Sentence("{who}, an administrator, stopped your server.")
 BY_ADMIN_SAYS = Sentence("{who}, an administrator, stopped your server: {reason}")
+ASKED = Sentence("{user} reads on their home page that you ask to open their server. Look again when they have agreed.")
+AGREED = Sentence("{user} has agreed: you may open their server for {minutes} more minutes.")
 NOT_A_MEMBER = Sentence("{user} is not in this course.")
 
 
@@ -88,6 +90,7 @@ class ActHandler(InnerHandler):
     """
 
     async def post(self) -> None:
+        self._more: dict[str, Any] = {}
         try:
             wish = Wish.read(self.request.body)
             runtime = self.runtime
@@ -102,7 +105,7 @@ class ActHandler(InnerHandler):
             self.refuse(_of_hub(exc))
         else:
             log.info("act verb=%s user=%s server=%r by=%s: %s", wish.verb, wish.user, wish.server, wish.actor, said)
-            self.answer({"sentence": said.to_json()})
+            self.answer({"sentence": said.to_json(), **self._more})
 
     def _lease(self, wish: Wish) -> Lease | None:
         """The lease that is meant; None where the server has none. Raises UnknownLease where it has another by now."""
@@ -170,6 +173,8 @@ class ActHandler(InnerHandler):
                 raise UnknownLease(NOT_RUNNING)
             await self.runtime.extend(lease, datetime.now(timezone.utc))
             return EXTENDED
+        if wish.verb == "visit":
+            return self._visit(wish, lease)
         if wish.verb == "reset":
             return await self._reset(wish, lease)
         return STOPPED if lease is not None and await self._stop(wish, lease, None) else NOT_RUNNING
@@ -277,6 +282,24 @@ class ActHandler(InnerHandler):
             raise UnknownLease(NOBODY_READS)
         self.runtime.messages.say(lease.id, text, by=wish.actor, now=datetime.now(timezone.utc))
         return TOLD
+
+    # -- visits ----------------------------------------------------------------------------------------------------
+
+    def _visit(self, wish: Wish, lease: Lease | None) -> Sentence:
+        """Ask the student to let the actor in, or say until when they did. Only people visit."""
+        if lease is None or lease.phase is not Phase.READY:
+            raise UnknownLease(NOT_RUNNING)
+        if wish.service:
+            raise NotAllowed(Sentence("Only people open a student's server."))
+        visit = self.runtime.visits.ask(lease, wish.actor, datetime.now(timezone.utc))
+        if visit is None:
+            self._more = {"visit": {"state": "asked", "until": None, "path": None}}
+            return Sentence(ASKED.template, user=wish.user)
+        user = self.find_user(wish.user)
+        path = user.server_url(wish.server) if user is not None else None
+        self._more = {"visit": {"state": "open", "until": visit.until.isoformat(), "path": path}}
+        left = visit.until - datetime.now(timezone.utc)
+        return Sentence(AGREED.template, user=wish.user, minutes=max(1, round(left.total_seconds() / 60)))
 
 
 class RefreshHandler(InnerHandler):

@@ -34,6 +34,7 @@ from labspawner.pages.handlers import (
 from labspawner.pages.home.facts import MOVING
 from labspawner.pages.home.gather import again_of, cards_of, desk_of, last_options
 from labspawner.pages.home.handlers import DiscardHandler, ExtendHandler, HomeHandler
+from labspawner.pages.home.visits import Visit, VisitHandler, Visits
 from labspawner.pages.home.words import ServerCard
 from labspawner.pages.views import Offered
 from labspawner.providers.screens import offers_screen
@@ -154,6 +155,23 @@ class Lab:
             or any(_STAFF_GROUP.fullmatch(group) for group in groups)
             or any(helps(course, groups, False) for course in desk_of(self._user).snapshot().courses())
         )
+
+    def wants_in(self, user: Any, server_name: str) -> str:
+        """Who of the course's staff asks to open this server; empty where nobody does."""
+        visits, lease = self._visits(user, server_name)
+        asked = visits.asked(lease, self._now()) if visits is not None and lease is not None else None
+        return asked.visitor if asked is not None else ""
+
+    def visit(self, user: Any, server_name: str) -> Visit | None:
+        """Who of the course's staff may open this server now, and until when."""
+        visits, lease = self._visits(user, server_name)
+        return visits.visit(lease, self._now()) if visits is not None and lease is not None else None
+
+    @staticmethod
+    def _visits(user: Any, server_name: str) -> tuple[Visits | None, Any]:
+        desk = desk_of(user)
+        running = [lease for lease in desk.leases(user.name, server_name) if lease.phase is Phase.READY]
+        return getattr(desk, "visits", None), running[0] if running else None
 
     def has_desktop(self, spawner: Any) -> bool:
         """Whether the screen of the server of `spawner` can be opened."""
@@ -405,6 +423,7 @@ def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
         (r"/labspawner/stop/([^/]+)(?:/([^/]+))?", StopHandler, {}),
         (r"/labspawner/extend/([^/]+)(?:/([^/]+))?", ExtendHandler, {}),
         (r"/labspawner/discard/([^/]+)(?:/([^/]+))?", DiscardHandler, {}),
+        (r"/labspawner/visits/([^/]+)(?:/([^/]+))?", VisitHandler, {}),
         (r"/labspawner/home", HomeHandler, {}),
         (r"/labspawner/admin", AdminHandler, {}),
     ]

@@ -116,6 +116,18 @@ def reset(
 
 @click.command()
 @click.argument("slug")
+@click.argument("user")
+@click.pass_obj
+def visit(opened: Opened, slug: str, user: str) -> None:
+    """Ask USER to let you open their server; say it again when they have agreed."""
+    found = opened().ask("POST", ("courses", slug, "visits"), {"user": user}).json()
+    click.echo(printable(found["sentence"]))
+    if found["path"]:
+        click.echo(printable(found["path"]))
+
+
+@click.command()
+@click.argument("slug")
 @click.option("--cancel", metavar="ID", help="Begin no further step of this one.")
 @click.pass_obj
 def jobs(opened: Opened, slug: str, cancel: str | None) -> None:
@@ -201,4 +213,4 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-VERBS = (wall, start, stop, extend, message, reset, jobs, usage, links)
+VERBS = (wall, start, stop, extend, message, reset, visit, jobs, usage, links)

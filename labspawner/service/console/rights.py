@@ -37,11 +37,12 @@ class Verb(str, Enum):
     EXTEND = "act:extend"
     MESSAGE = "act:message"
     RESET = "act:reset"
+    VISIT = "act:visit"
     CREATE = "create"
     ADMIN = "admin"
 
 
-ACTS = (Verb.START, Verb.STOP, Verb.EXTEND, Verb.MESSAGE, Verb.RESET)
+ACTS = (Verb.START, Verb.STOP, Verb.EXTEND, Verb.MESSAGE, Verb.RESET, Verb.VISIT)
 OF_ASSISTANTS = frozenset(
     {Verb.READ, *(verb for verb in ACTS if verb.value.removeprefix("act:") in ACTS_OF_ASSISTANTS)}
 )

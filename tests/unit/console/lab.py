@@ -279,7 +279,10 @@ class _Act(_Handler):
             said = "It was stopped." if wish["verb"] == "stop" else "Done."
             if wish["verb"] == "stop":
                 del hub.servers[wish["user"]]
-        self.finish({"sentence": Sentence(said).to_json()})
+        more: dict[str, Any] = {}
+        if wish["verb"] == "visit":
+            more = {"visit": {"state": "asked", "until": None, "path": None}}
+        self.finish({"sentence": Sentence(said).to_json(), **more})
 
 
 @dataclass

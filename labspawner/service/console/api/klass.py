@@ -13,7 +13,7 @@ from labspawner.service.console import names, words
 from labspawner.service.console.api import models
 from labspawner.service.console.api.base import ApiHandler
 from labspawner.service.console.api.route import Operation, Query, Route
-from labspawner.service.console.doing import jobs, links, usage, wall
+from labspawner.service.console.doing import jobs, links, usage, visits, wall
 from labspawner.service.console.doing.jobs import JobRecord
 from labspawner.service.console.problems import Problem, TooMany
 from labspawner.service.console.rights import ACT, READ, SELF, Verb
@@ -63,6 +63,16 @@ class JobHandler(ApiHandler):
 
     async def delete(self, slug: str, job: str) -> None:
         self.give(_job(self, await jobs.cancel(self.house, self.caller, slug, job)))
+
+
+class VisitsHandler(ApiHandler):
+    """Opens a student's server, once they agree."""
+
+    async def post(self, slug: str) -> None:
+        sent = self.body(models.ToVisit)
+        found = await visits.ask(self.house, self.caller, slug, sent.user, server=sent.server)
+        told = {"state": found.state, "sentence": self.say(found.sentence), "until": found.until, "path": found.path}
+        self.give(models.Visit.model_validate(told))
 
 
 class UsageHandler(ApiHandler):
@@ -270,6 +280,20 @@ ROUTES = (
                 scope=ACT,
                 gives=models.Job,
             ),
+        },
+    ),
+    Route(
+        path="courses/{slug}/visits",
+        handler=VisitsHandler,
+        operations={
+            "post": Operation(
+                name="visit",
+                about="Ask a student to let the caller open their server, or say until when they did.",
+                scope=ACT,
+                takes=models.ToVisit,
+                gives=models.Visit,
+                refuses=(409, 422),
+            )
         },
     ),
     Route(

@@ -316,6 +316,22 @@ class Jobs(Given):
     jobs: list[Job]
 
 
+class ToVisit(Sent):
+    """Whose server to open. server: its name; empty for the default one."""
+
+    user: UserName
+    server: Annotated[str, StringConstraints(max_length=255)] = ""
+
+
+class Visit(Given):
+    """state: `asked` until the student agrees, then `open` for a while. path: of the server on the hub's host."""
+
+    state: Literal["asked", "open"]
+    sentence: str
+    until: datetime | None
+    path: str
+
+
 class UserHours(Given):
     user: str
     hours: float

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from labspawner.service.console.api import models
 from labspawner.service.console.api.base import ApiHandler
 from labspawner.service.console.api.route import Operation, Route
@@ -76,7 +74,7 @@ class RemoveHandler(PeopleHandler):
 def _person(person: Person) -> models.Person:
     return models.Person(
         name=person.name,
-        role=cast("models.RoleName", person.role.value),
+        role=person.role.value,
         source=person.source.value,
         known=person.known,
         added_by=person.added_by,
