@@ -23,7 +23,7 @@ GOOD = {
     "cleanup_servers": False,
     "authenticator_class": "generic-oauth",
     "bind_url": "https://lab.example.org",
-    "services": [{"name": "labspawner-culler"}],
+    "services": [{"name": "labspawner-culler"}, {"name": "labspawner"}],
 }
 CLUSTER = {"kubernetes": {}}
 
@@ -65,6 +65,7 @@ def test_a_good_configuration_has_nothing_to_say_against_it(tmp_path):
         ({"authenticator_class": "labspawner-demo"}, "log-in", Level.NOTE, "demo accounts"),
         ({"bind_url": "http://0.0.0.0:8000"}, "address", Level.NOTE, "without TLS"),
         ({"services": []}, "culler", Level.WARNING, "no idle server is ended"),
+        ({"services": [{"name": "labspawner-culler"}]}, "console", Level.NOTE, "courses are files alone"),
         (
             {"services": [{"name": "labspawner-culler"}, {"name": "cull-idle"}]},
             "culler",
