@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import RequestHandler
 
-from labspawner.service.console.pages import classroom, handing, mine, past, people, writing
+from labspawner.service.console.pages import classroom, handing, mine, past, people, shelf, writing
 
 _SLUG = r"([a-z0-9-]{1,64})"
 _COURSE = rf"courses/{_SLUG}"
@@ -20,15 +20,15 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (rf"{_COURSE}/jobs/([A-Za-z0-9-]+)", classroom.JobPage),
     (rf"{_COURSE}/jobs/([A-Za-z0-9-]+)/live", classroom.JobAnswer),
     (rf"{_COURSE}/jobs/([A-Za-z0-9-]+)/cancel", classroom.CancelPage),
-    (rf"{_COURSE}/profiles/", writing.ProfilesPage),
+    (rf"{_COURSE}/profiles/", shelf.ProfilesPage),
     (rf"{_COURSE}/profiles/{_SLUG}/edit", writing.EditPage),
-    (rf"{_COURSE}/profiles/{_SLUG}/change", writing.ProfileChangePage),
+    (rf"{_COURSE}/profiles/{_SLUG}/change", shelf.ProfileChangePage),
     (rf"{_COURSE}/yaml", writing.YamlPage),
     (rf"{_COURSE}/lint", writing.LintAnswer),
-    (rf"{_COURSE}/about", writing.AboutPage),
-    (rf"{_COURSE}/state", writing.StatePage),
-    (rf"{_COURSE}/archive", writing.ArchivePage),
-    (rf"{_COURSE}/export", writing.ExportPage),
+    (rf"{_COURSE}/about", shelf.AboutPage),
+    (rf"{_COURSE}/state", shelf.StatePage),
+    (rf"{_COURSE}/archive", shelf.ArchivePage),
+    (rf"{_COURSE}/export", shelf.ExportPage),
     (rf"{_COURSE}/duplicate", mine.DuplicatePage),
     (rf"{_COURSE}/history", past.HistoryPage),
     (rf"{_COURSE}/rollback", past.RollbackPage),

@@ -178,6 +178,17 @@ async def test_a_mistake_is_not_saved_and_what_was_typed_stays_on_the_page(lab, 
     assert (await lab.house.store.coursebook.get("deep-learning")) == before
 
 
+async def test_a_profile_that_got_another_name_leads_to_the_list(lab, teacher):
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/profiles/notebook/edit")
+    text = page.html.select_one("#text").text.removeprefix("\n").replace("slug: notebook", "slug: exam")
+
+    saved = await teacher.submit(page, "#editor", text=text, save="yaml")
+
+    assert saved.status == 200
+    assert saved.html.select_one("#profile-exam")
+
+
 async def test_a_check_saves_nothing(lab, teacher):
     await a_course(teacher)
     before = await lab.house.store.coursebook.get("deep-learning")
