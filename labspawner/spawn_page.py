@@ -58,7 +58,10 @@ async def render(
     picked = last_choice(viewer.last)[0]
     page = SpawnPage(
         user_name=viewer.user,
-        courses=tuple(_group(course, offered, answers, providers, now) for course, offered in courses),
+        courses=tuple(
+            _group(course, offered, answers, providers, now, draft=course.course in picture.drafts)
+            for course, offered in courses
+        ),
         preselected=_preselected(picked, offers, answers),
         not_offered=linked is not None and not any(linked in {offer.key, offer.profile.slug} for offer in offers),
         broken=_problems(snapshot, viewer.groups, viewer.admin),
@@ -97,16 +100,18 @@ def _group(
     answers: Mapping[str, Answer],
     providers: Mapping[str, object],
     now: datetime,
+    *,
+    draft: bool,
 ) -> CourseGroup:
     return CourseGroup(
         slug=course.course,
         title=course.title,
         summary=course.summary or {},
-        cards=tuple(_card(offer, answers[offer.key], providers, now) for offer in offered),
+        cards=tuple(_card(offer, answers[offer.key], providers, now, draft=draft) for offer in offered),
     )
 
 
-def _card(offer: Offer, answer: Answer, providers: Mapping[str, object], now: datetime) -> ProfileCard:
+def _card(offer: Offer, answer: Answer, providers: Mapping[str, object], now: datetime, *, draft: bool) -> ProfileCard:
     course, profile = offer.course, offer.profile
     shown = offer.variants[0] if offer.variants else resolve_profile(profile, offer.answers, 0)
     provider = providers.get(shown.provider)
@@ -126,7 +131,7 @@ def _card(offer: Offer, answer: Answer, providers: Mapping[str, object], now: da
         ),
         availability=state.availability,
         disabled=_why_not(offer, answer, state.availability.text),
-        notes=_notes(offer) if offer.staff else (),
+        notes=_notes(offer, draft) if offer.staff else (),
         options=tuple(_field(course, profile, name, option, offer.answers) for name, option in profile.options.items()),
         options_open=offer.answers != preset(profile, {}),
         go=state.go.value,
@@ -157,9 +162,9 @@ _ADVICE = {
 }
 
 
-def _notes(offer: Offer) -> tuple[Sentence, ...]:
+def _notes(offer: Offer, draft: bool) -> tuple[Sentence, ...]:
     """What staff should know beside what students see."""
-    notes = []
+    notes = [Sentence("A draft: students do not see it.")] if draft else []
     if offer.opens is not None:
         opens = f"{offer.opens:%Y-%m-%d %H:%M} ({offer.opens.tzinfo})"
         notes.append(Sentence("Closed for students now; opens {when}.", when=opens))

@@ -14,13 +14,14 @@ from labspawner.availability.answer import Answer, Elsewhere
 from labspawner.availability.judging import Standing, judge
 from labspawner.availability.offers import Offer, Question, an_offer, last_choice, offered, questions_of, without_cards
 from labspawner.availability.spots import ends_of
-from labspawner.courses import Catalog, Course, Profile, Snapshot, is_staff
+from labspawner.availability.words import Blocked
+from labspawner.courses import Catalog, Course, Profile, Snapshot, helps, may_see
 from labspawner.lifecycle.admission import Room
 from labspawner.lifecycle.bells import Bell
 from labspawner.lifecycle.book import LeaseBook
 from labspawner.lifecycle.holds import Holds
 from labspawner.lifecycle.orders import Variant
-from labspawner.model import Lease, LeaseId, Resources
+from labspawner.model import CourseState, Lease, LeaseId, Resources
 from labspawner.placement import End
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Picture:
     snapshot: Snapshot
     rooms: dict[Question, Room | None]
     opened: frozenset[str] = frozenset()
+    drafts: frozenset[str] = frozenset()
     holds: Mapping[str, object] = field(default_factory=dict)
     said: dict[object, bytes] = field(default_factory=dict)
     """What was made of this picture, so that it is made once for all who see the same."""
@@ -86,6 +88,7 @@ class Picture:
             self.snapshot.loaded == other.snapshot.loaded
             and self.rooms == other.rooms
             and self.opened == other.opened
+            and self.drafts == other.drafts
             and self.holds == other.holds
         )
 
@@ -160,6 +163,24 @@ class Availability:
         rooms = await self.rooms_for(picture, questions_of(offers))
         return {offer.key: self.judge(offer, rooms, viewer, now) for offer in offers}
 
+    async def why(self, viewer: Viewer, key: str) -> Answer:
+        """What one viewer is told of one profile; where they may not see it, why not. For staff who ask about somebody:
+        the viewer is not told what there is beyond the own courses."""
+        picture = await self.look()
+        answer = (await self.answers(picture, viewer)).get(key)
+        if answer is not None:
+            return answer
+        found = picture.snapshot.profile(key)
+        member = found is not None and may_see(found[0], viewer.groups, viewer.admin)
+        return Answer(
+            profile=key,
+            free_now=None,
+            total=None,
+            free_for_you=0,
+            blocked_by=(Blocked.DRAFT if member else Blocked.NOT_YOURS,),
+            taken_at=picture.taken_at,
+        )
+
     def hold_of(self, user: str) -> str | None:
         """The id of what is held for a user now."""
         hold = self._engine.holds.of(user)
@@ -180,7 +201,7 @@ class Availability:
             snapshot.visible_to(viewer.groups, viewer.admin),
             self._engine.providers,
             cardless=without_cards(self._engine.providers),
-            staff_of=lambda course: is_staff(course, viewer.groups, viewer.admin),
+            staff_of=lambda course: helps(course, viewer.groups, viewer.admin),
             answers_to=answers_to,
             now=now,
         )
@@ -285,6 +306,9 @@ class Availability:
             snapshot=snapshot,
             rooms=await self._ask(list(dict.fromkeys([*questions_of(offers), *self._extras()]))),
             opened=frozenset(offer.key for offer in offers if offer.opens is None),
+            drafts=frozenset(
+                one.course for one in snapshot.courses() if snapshot.state(one.course) is CourseState.DRAFT
+            ),
             holds={hold.user: hold.id for hold in self._engine.holds.all()},
         )
         known = self._picture
@@ -293,7 +317,7 @@ class Availability:
             self._looked_at, self._rang = began, rang
             return known
         self._number += 1
-        if known is None or known.snapshot.loaded != picture.snapshot.loaded:
+        if known is None or (known.snapshot.loaded, known.drafts) != (picture.snapshot.loaded, picture.drafts):
             self._courses_number += 1
         picture.version = f"{self._born}.{self._number}"
         self._picture, self._looked_at, self._rang = picture, began, rang

@@ -248,7 +248,16 @@ class Streams:
                     stream.sink.hang_up()
                     self.drop(stream)
             else:
-                await self.tell(stream, picture=picture)
+                await self._tell_one(stream, picture)
+
+    async def _tell_one(self, stream: Stream, picture: Picture) -> None:
+        """What breaks for one page breaks for nobody else."""
+        try:
+            await self.tell(stream, picture=picture)
+        except Exception:
+            log.exception("cannot tell a page of user=%s; it connects anew", stream.viewer.user)
+            stream.sink.hang_up()
+            self.drop(stream)
 
     def _recognise(self, people: People) -> None:
         """Everybody's groups as they are now."""

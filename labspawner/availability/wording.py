@@ -37,7 +37,6 @@ LABELS: Mapping[Go, Sentence] = {
 _KINDS = {
     Blocked.CLOSED_HOURS: AvailabilityKind.CLOSED,
     Blocked.DRAFT: AvailabilityKind.CLOSED,
-    Blocked.ARCHIVED: AvailabilityKind.CLOSED,
     Blocked.NOT_YOURS: AvailabilityKind.CLOSED,
     Blocked.PROVIDER_MISSING: AvailabilityKind.CLOSED,
     Blocked.NO_GPU_HERE: AvailabilityKind.CLOSED,

@@ -14,8 +14,7 @@ class Blocked(str, Enum):
 
     CLOSED_HOURS = "closed_hours"  # its class hours are over, or have not begun
     NOT_YOURS = "not_yours"  # the viewer is not in the course; never told apart from a profile that is not there
-    DRAFT = "draft"  # the course is not published; staff may start it all the same
-    ARCHIVED = "archived"  # the course is over
+    DRAFT = "draft"  # the course is not published: only those who help to run it are offered its profiles
     PROVIDER_MISSING = "provider_missing"  # the hub has no such provider
     PROVIDER_SILENT = "provider_silent"  # it does not answer now, so nobody knows what is free
     FULL = "full"  # no host has the room now
@@ -42,7 +41,6 @@ SENTENCES: Mapping[Blocked, Sentence] = {
     Blocked.CLOSED_HOURS: Sentence("closed now"),
     Blocked.NOT_YOURS: Sentence("not one of your profiles"),
     Blocked.DRAFT: Sentence("not published yet"),
-    Blocked.ARCHIVED: Sentence("this course is over"),
     Blocked.PROVIDER_MISSING: Sentence("not set up here"),
     Blocked.PROVIDER_SILENT: Sentence("its machines do not answer"),
     Blocked.FULL: Sentence("full now"),

@@ -15,7 +15,7 @@ from labspawner.availability import Viewer
 from labspawner.availability.desk import GAP_S, TICK_S
 from labspawner.availability.streams import HEARTBEAT_S, LONGEST_S, UNREAD_S
 from labspawner.deadlines import within
-from labspawner.errors import LabError, UnknownLease
+from labspawner.errors import LabError
 from labspawner.inner.base import InnerHandler
 from labspawner.inner.facts import (
     answer_json,
@@ -51,12 +51,13 @@ class ReadingHandler(InnerHandler):
 
 
 class AvailabilityHandler(ReadingHandler):
-    """`GET availability[?user=NAME]`: what this user is told of each profile; without one, what an administrator is."""
+    """`GET availability[?user=NAME][&profile=KEY]`: what this user is told of each profile, or of one, even where they may
+    not see it; without a user, what an administrator is told."""
 
     async def read(self) -> dict[str, Json]:
-        desk = self.runtime.availability
+        desk, key = self.runtime.availability, self.get_argument("profile", "")
         viewer, picture, now = self._viewer(), await desk.look(), _now()
-        answers = await desk.answers(picture, viewer)
+        answers = {key: await desk.why(viewer, key)} if key else await desk.answers(picture, viewer)
         return {
             "version": picture.version,
             "taken_at": picture.taken_at.isoformat(),
@@ -69,7 +70,7 @@ class AvailabilityHandler(ReadingHandler):
             return Viewer(user="", groups=frozenset(), admin=True)
         user = self.find_user(name)
         if user is None:
-            raise UnknownLease(Sentence("There is no user {user} here.", user=name[:100]))
+            raise web.HTTPError(404, "there is no such user")
         return Viewer(user=user.name, groups=frozenset(group.name for group in user.groups), admin=bool(user.admin))
 
 
@@ -81,7 +82,7 @@ class StateHandler(ReadingHandler):
         runtime, course, now = self.runtime, self.get_argument("course", ""), _now()
         await runtime.engine.start()
         book = runtime.engine.book
-        version = f"{id(book):x}.{book.changed.rang}"
+        version = runtime.availability.versions(state=book.changed.rang)["state"]
         leases = [lease for lease in book.all() if not course or lease.profile.startswith(f"{course}/")]
         by_id = {lease.id: lease for lease in leases}
         holds = [hold for hold in runtime.engine.holds.all() if not course or hold.profile.startswith(f"{course}/")]

@@ -6,6 +6,7 @@
   if (!form || !form.querySelector(".lab-card")) return;
   const news = document.getElementById("lab-news");
   const state = document.getElementById("lab-chosen-state");
+  const heard = document.getElementById("lab-heard");
   const base = form.dataset.base;
   const query = `?server=${encodeURIComponent(form.dataset.server)}`;
   const SILENCE_MS = 5000; // a proxy that holds streams back; a hub that refuses one
@@ -64,6 +65,15 @@
       );
     }
   };
+  // Beside the button stands what the chosen card says; spoken is only what makes a difference, not each number.
+  let spoken = "";
+  const tell = (card) => {
+    const words = card ? card.querySelector(".lab-free-words").textContent.trim() : "";
+    if (state.textContent !== words) state.textContent = words;
+    const kind = card ? `${card.dataset.key} ${card.querySelector(".lab-free").className} ${card.dataset.go}` : "";
+    if (spoken !== kind) heard.textContent = spoken ? words : "";
+    spoken = kind;
+  };
   const show = (profiles) => {
     const before = chosen();
     for (const card of form.querySelectorAll(".lab-card")) {
@@ -76,9 +86,7 @@
     if (none) none.hidden = usable.length > 0;
     if (!chosen() && usable.length && none) usable[0].checked = true;
     const now = chosen() || before;
-    // Only what was chosen is spoken, and only when it says something else.
-    const words = now ? now.querySelector(".lab-free-words").textContent.trim() : "";
-    if (state && state.textContent !== words) state.textContent = words;
+    tell(now);
     form.dispatchEvent(new Event("lab:changed"));
   };
   const fresh = (answer) => {
@@ -87,12 +95,12 @@
     if (answer.profiles) show(answer.profiles);
     if (answer.servers) mine(answer.servers);
   };
-  const say = (text, link) => {
+  const say = (text, link, words) => {
     news.replaceChildren(text);
     if (link) {
       const anchor = document.createElement("a");
       anchor.href = link;
-      anchor.textContent = form.dataset.look;
+      anchor.textContent = words || form.dataset.look;
       news.append(" ", anchor);
     }
     news.hidden = !text;
@@ -110,7 +118,7 @@
     if (document.hidden) return;
     try {
       const response = await fetch(`${base}availability${query}`, { credentials: "same-origin", cache: "no-store" });
-      if (response.status === 403) return;
+      if (response.status === 403) return say(form.dataset.out, window.location.href, form.dataset.logIn);
       if (response.ok) fresh(await response.json());
     } catch {
       /* the network hiccups; ask again */
@@ -219,12 +227,10 @@
   window.addEventListener("pageshow", () => (busy = false));
 
   form.addEventListener("change", () => {
-    const card = chosen();
-    if (state) state.textContent = card ? card.querySelector(".lab-free-words").textContent.trim() : "";
+    tell(chosen());
     if (!news.querySelector("a")) say("");
   });
   localise(form);
-  const card = chosen();
-  if (state && card) state.textContent = card.querySelector(".lab-free-words").textContent.trim();
+  tell(chosen());
   listen();
 })();

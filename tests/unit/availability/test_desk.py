@@ -14,10 +14,10 @@ from builders import NOW, a_lease
 from unit.availability.conftest import SECRET, STUDENT, Rooms
 
 from labspawner.availability import Availability, Blocked, Viewer
-from labspawner.courses import Catalog
+from labspawner.courses import Catalog, WrittenText
 from labspawner.lifecycle import Variant
 from labspawner.lifecycle.admission import Room
-from labspawner.model import LeaseId, Phase, Resources
+from labspawner.model import CourseState, LeaseId, Phase, Resources
 from labspawner.testing.waiting import eventually
 
 GIB = 2**30
@@ -202,3 +202,65 @@ async def test_closing_ends_what_is_under_way(open_desk, rooms: Rooms):
 )
 async def test_saved_options_of_any_shape_are_borne(desk: Availability, last):
     assert "py101/base" in await desk.of(replace(STUDENT, last=last))
+
+
+HOURS = """
+course: exam
+title: Exam
+timezone: UTC
+profiles:
+  - slug: only
+    title: Only
+    variants: [{provider: lab}]
+    hours: [{days: [tue], from: "09:00", to: "10:00"}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "startable"),
+    [("course-exam", False), ("course-exam-assistants", True), ("course-exam-instructors", True)],
+)
+async def test_outside_its_hours_a_course_is_open_to_those_who_help_to_run_it(desk, catalog: Catalog, group, startable):
+    (catalog.folder / "exam.yaml").write_text(HOURS, encoding="utf-8")
+    catalog.refresh()
+
+    answers = await desk.of(Viewer(user="x", groups=frozenset({group})))
+
+    assert answers["exam/only"].startable is startable
+    assert answers["exam/only"].opens_at is not None
+
+
+async def test_a_draft_is_offered_to_its_staff_alone_and_its_publication_is_heard(desk, catalog: Catalog, rooms: Rooms):
+    text = "course: draft\ntitle: Draft\nprofiles:\n  - {slug: only, title: Only, variants: [{provider: lab}]}\n"
+    student = Viewer(user="x", groups=frozenset({"course-draft"}))
+    staff = replace(student, groups=frozenset({"course-draft-instructors"}))
+
+    async def told(state: CourseState) -> tuple[set[str], set[str], str]:
+        catalog.set_written([WrittenText(slug="draft", text=text, state=state, etag="1")])
+        rooms.room_changed.ring()
+        return set(await desk.of(student)), set(await desk.of(staff)), (await desk.look()).version
+
+    before, after = await told(CourseState.DRAFT), await told(CourseState.PUBLISHED)
+
+    assert before[:2] == (set(), {"draft/only"})
+    assert after[:2] == ({"draft/only"}, {"draft/only"})
+    assert before[2] != after[2]
+
+
+async def test_staff_may_ask_why_somebody_is_not_offered_a_profile(desk: Availability, catalog: Catalog):
+    catalog.set_written(
+        [
+            WrittenText(
+                slug="draft",
+                text="course: draft\ntitle: D\nprofiles:\n  - {slug: only, title: Only, variants: [{provider: lab}]}\n",
+                state=CourseState.DRAFT,
+                etag="1",
+            )
+        ]
+    )
+    member = Viewer(user="x", groups=frozenset({"course-draft"}))
+
+    assert (await desk.why(STUDENT, "py101/base")).startable
+    assert (await desk.why(STUDENT, "secret/only")).blocked_by == (Blocked.NOT_YOURS,)
+    assert (await desk.why(STUDENT, "no/such")).blocked_by == (Blocked.NOT_YOURS,)
+    assert (await desk.why(member, "draft/only")).blocked_by == (Blocked.DRAFT,)

@@ -193,6 +193,25 @@ async def test_a_connection_that_breaks_is_forgotten(streams: Streams, rooms: Ro
     assert streams.count() == 0
 
 
+async def test_a_page_that_breaks_takes_nobody_along(streams: Streams, rooms: Rooms, caplog: pytest.LogCaptureFixture):
+    class Broken(Page):
+        def send(self, data: bytes) -> asyncio.Future[None]:
+            if self.got:
+                raise RuntimeError("a defect")
+            return super().send(data)
+
+    broken, good = Broken(), Page()
+    stream = await watch(streams, broken)
+    await watch(streams, good, "other")
+
+    rooms.set("lab", Room(free=1, total=9))
+
+    await eventually(lambda: good.said[-1] == "1 free", deadline_s=60)
+    assert stream.over.done()
+    assert broken.hung_up
+    assert "a defect" in caplog.text
+
+
 async def test_after_a_while_a_page_has_to_show_its_cookie_again(open_streams: OpenStreams):
     stream = await watch(open_streams(longest_s=0.0), Page())
 

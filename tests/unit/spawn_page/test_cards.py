@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 from unit.spawn_page.spawn_pages import MONDAY_10, STAFF, Engine, a_course, a_profile, card, checked, shown
 
+from labspawner.courses import WrittenText
 from labspawner.lifecycle.admission import Room
-from labspawner.model import Feature, Resources
+from labspawner.model import CourseState, Feature, Resources
 
 HOURS = 'hours: [{days: [tue], from: "09:00", to: "11:00"}]'
 IN_SHANGHAI = "title: Python Basics\ntimezone: Asia/Shanghai\n"
@@ -217,6 +218,82 @@ def test_a_card_says_that_a_server_is_hibernated_where_its_provider_can(courses)
 
     assert "hibernates after 1 h idle" in card(html, "py101/vm").text
     assert "stops after 1 h idle" in card(html, "py101/home").text
+
+
+# -- another variant, and what the button does ----------------------------------------------------------------------
+
+ASK = "variants: [{provider: sim, memory: 1GiB}, {provider: local, title: {en: the spare one, zh-CN: 备用机}}]"
+
+
+def test_full_the_card_offers_the_variant_that_has_room_where_the_course_asks(courses):
+    catalog = courses(a_course(a_profile("ask", ASK), a_profile("never", ASK, "fallback: never")))
+    engine = Engine({"sim": 0, "local": 1})
+
+    html = shown(catalog, engine)
+
+    (offer,) = card(html, "py101/ask").select(".lab-elsewhere button")
+    assert (offer["name"], offer["value"], offer.text) == ("variant", "py101/ask:2", "Start on the spare one now")
+    assert card(html, "py101/never").select(".lab-elsewhere button") == []
+    assert shown(catalog, Engine({"sim": 1, "local": 1})).select(".lab-elsewhere button") == []
+
+
+@pytest.mark.parametrize(
+    ("free", "lines", "go", "label"),
+    [(6, (), "start", "Start"), (0, (), "join", "Join the line"), (0, ("queue: fail",), "wait", "Not yet")],
+)
+def test_what_the_button_does_is_said_by_the_card(courses, free, lines, go, label):
+    html = shown(courses(a_course(a_profile("base", *lines))), Engine({"local": free}))
+
+    assert (card(html, "py101/base")["data-go"], card(html, "py101/base")["data-label"]) == (go, label)
+    assert card(html, "py101/base").select_one("input").has_attr("disabled") == (go == "wait")
+
+
+def test_what_no_machine_could_hold_says_so_and_cannot_be_chosen(courses):
+    html = shown(courses(a_course(a_profile())), Engine({"local": Room(free=0, total=0, never=True)}))
+
+    assert free_of(html) == "no machine here is large enough"
+    assert why(html) == "Pick another profile, and tell your instructor."
+
+
+def test_whoever_has_as_many_as_they_may_reads_what_to_stop(courses):
+    engine = Engine()
+    engine.servers = {"py101/base": {"second"}}
+
+    html = shown(courses(a_course(a_profile("base", "limits: {per_user: 1}"))), engine)
+
+    assert free_of(html) == "you already have as many as you may"
+    assert why(html) == "Stop one of your servers of this profile first."
+
+
+def test_staff_read_that_a_course_is_a_draft(courses):
+    catalog = courses()
+    text = a_course(a_profile(), slug="draft")
+    catalog.set_written([WrittenText(slug="draft", text=text, state=CourseState.DRAFT, etag="1")])
+
+    html = shown(catalog, groups=("course-draft-instructors",))
+
+    assert notes(html, "draft/base") == ["A draft: students do not see it."]
+
+
+# -- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_goes_before_the_last_choice_and_sets_its_options(courses):
+    catalog = courses(a_course(a_profile("a"), a_profile("b")))
+    last = {"profile": "py101/a"}
+
+    assert checked(shown(catalog, last=last, asked={"profile": "py101/b", "options": {}})) == ["py101/b"]
+    assert checked(shown(catalog, last=last, asked={"profile": "b", "options": {}})) == ["py101/b"]
+    assert checked(shown(catalog, last=last)) == ["py101/a"]
+
+
+@pytest.mark.parametrize("profile", ["secret/x", "<script>alert(1)</script>", "x" * 9999, "py101/../base", "\u0000"])
+def test_a_link_to_what_is_not_ones_own_says_the_same_as_one_to_nothing(courses, profile):
+    html = shown(courses(a_course(), a_course(slug="secret")), asked={"profile": profile, "options": {}})
+
+    assert "names a profile that is not in this list" in html.select_one(".lab-notice").text
+    assert html.select("script") == []
+    assert checked(html) == ["py101/base"]
 
 
 # -- class hours ----------------------------------------------------------------------------------------------------
