@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from labspawner.testing.hub import RealHub
+from labspawner.testing.hub import RealHub, free_ports
 from labspawner.testing.storm import enrol
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Answer, Client
@@ -27,7 +27,7 @@ profiles:
     title: {en: A slice, zh-CN: 切片}
     variants: [{provider: sim, cpu: 1, memory: 1GiB, gpu: {memory: 6GiB, cores: 25%}, settings: {start_s: 0.1}}]
 """
-CONFIG = "from labspawner import wiring\nwiring.run_console(c)\n"
+CONFIG = "from labspawner import wiring\nwiring.run_console(c, url='http://127.0.0.1:{port}')\n"
 HOSTS = [{"name": "n1", "servers": 8, "cpu": 16, "memory": "64GiB", "cards": [{"uuid": "GPU-1", "memory": "24GiB"}]}]
 
 
@@ -58,20 +58,19 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One hub for all: student1 has a server with a slice."""
+    (port,) = free_ports(1)
     hub = RealHub(
         tmp_path_factory.mktemp("lab"),
         courses={"dl101.yaml": COURSE},
         groups={"course-dl101": ["student1", "student2"], "course-dl101-instructors": ["teacher"]},
         providers={"sim": {"hosts": HOSTS}},
-        config=CONFIG,
+        config=CONFIG.format(port=port),
     )
     try:
         hub.start()
         hub.add_user("admin")
-        port_file = hub.folder / "data" / "console.port"
-        eventually_sync(lambda: port_file.exists() and port_file.read_text().strip(), 60.0, "the console has a port")
         known = enrol(hub.folder / "jupyterhub.sqlite", ["admin", "teacher", "student1", "student2"])
-        lab = Lab(hub, int(port_file.read_text()), {one.name: one.token for one in known})
+        lab = Lab(hub, port, {one.name: one.token for one in known})
         hub.start_server("student1", "dl101/gpu")
         eventually_sync(lambda: _answers(lab), 60.0, "the console answers")
         yield lab

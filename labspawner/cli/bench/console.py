@@ -22,7 +22,7 @@ from rich.table import Table
 from labspawner.cli.bench.storm import body_for
 from labspawner.model import Json
 from labspawner.testing import crowd
-from labspawner.testing.hub import RealHub, major_version
+from labspawner.testing.hub import RealHub, free_ports, major_version
 from labspawner.testing.storm import Student, enrol, latencies, percentile, storm
 from labspawner.testing.waiting import NotInTime, eventually_sync
 from labspawner.testing.web import Client
@@ -53,7 +53,7 @@ profiles:
 _CONFIG = """
 from labspawner import wiring
 c.Spawner.poll_interval = 30
-wiring.run_console(c)
+wiring.run_console(c, url="http://127.0.0.1:{port}")
 """
 _INTERVALS = {"observe_interval_s": 5.0, "reconcile_interval_s": 60.0, "courses_refresh_s": 5.0}
 KINDS: Mapping[str, str] = {
@@ -124,8 +124,8 @@ class Place:
         return sum(sum(process.cpu_times()[:2]) for process in (self.process, self.console))
 
 
-def a_hub(folder: Path, size: Size) -> RealHub:
-    """A hub whose students share four hosts with two cards each, not started."""
+def a_hub(folder: Path, size: Size, console_port: int) -> RealHub:
+    """A hub whose students share four hosts with two cards each, and its console, not started."""
     names = [name_of(number) for number in range(size.students)]
     cards: list[list[Json]] = [
         [{"uuid": f"GPU-{host}{card}", "memory": "24GiB"} for card in range(2)] for host in range(4)
@@ -139,7 +139,7 @@ def a_hub(folder: Path, size: Size) -> RealHub:
         groups={f"course-{SLUG}": names, f"course-{SLUG}-instructors": [TEACHER], "instructors": [TEACHER, ADMIN]},
         providers={"sim": {"start_s": 2.5, "jitter": 0.2, "hosts": hosts}},
         settings=dict(_INTERVALS),
-        config=_CONFIG,
+        config=_CONFIG.format(port=console_port),
     )
 
 
@@ -152,23 +152,21 @@ def name_of(number: int) -> str:
 def running(size: Size) -> Iterator[Place]:
     """A place that answers, and nothing of it afterwards."""
     with tempfile.TemporaryDirectory(prefix="labspawner-bench-") as name:
-        hub = a_hub(Path(name), size)
+        (port,) = free_ports(1)
+        hub = a_hub(Path(name), size, port)
         try:
             hub.start()
-            yield _opened(hub, size)
+            yield _opened(hub, size, port)
         finally:
-            hub.kill()
-            hub.close()
+            hub.close()  # in order, so that the console has let go of the folder before it goes
 
 
-def _opened(hub: RealHub, size: Size) -> Place:
+def _opened(hub: RealHub, size: Size, port: int) -> Place:
     """The place, as soon as its console answers."""
     hub.add_user(ADMIN)
     database = hub.folder / "jupyterhub.sqlite"
     students = enrol(database, [name_of(number) for number in range(size.students)])
     staff = {student.name: student for student in enrol(database, [TEACHER, ADMIN])}
-    port = eventually_sync(lambda: _console_port(hub), 60.0, "the console has a port")
-    assert port is not None
     place = Place(hub=hub, console_port=port, students=students, staff=staff, console=psutil.Process())
     header = place.header(TEACHER)
 
@@ -179,11 +177,6 @@ def _opened(hub: RealHub, size: Size) -> Place:
     eventually_sync(answers, 60.0, "the console answers")
     place.console = next(child for child in place.process.children() if "labspawner.service.console" in child.cmdline())
     return place
-
-
-def _console_port(hub: RealHub) -> int | None:
-    file = hub.folder / "data" / "console.port"
-    return int(file.read_text()) if file.exists() and file.read_text().strip() else None
 
 
 # -- a course that watches ---------------------------------------------------------------------------------------------
