@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import ssl
@@ -29,6 +30,7 @@ _REQUEST_S = 30.0
 _CONNECTIONS = 20
 _PAGE = 200
 _BATCH = 200
+_MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,7 @@ class Hub:
         self.auth = auth
         self._ssl = ssl_context
         self._client = AsyncHTTPClient(force_instance=True, max_clients=_CONNECTIONS)
+        self._members: dict[str, tuple[float, list[str] | None]] = {}
 
     # -- who asks --------------------------------------------------------------------------------------------------
 
@@ -112,10 +115,18 @@ class Hub:
             names.update(str(group["name"]) for group in page["items"])
         return names
 
-    async def group(self, name: str) -> list[str] | None:
-        """The members of a group; None where there is no such group."""
+    async def group(self, name: str, *, at_most_s: float = 0.0) -> list[str] | None:
+        """The members of a group, as they were at most so many seconds ago; None where there is no such group."""
+        now = asyncio.get_running_loop().time()
+        known = self._members.get(name)
+        if known is not None and now - known[0] < at_most_s:
+            return known[1]
         model = await self._json("GET", f"/groups/{_q(name)}", missing=True)
-        return None if model is None else [str(user) for user in model.get("users", [])]
+        found = None if model is None else [str(user) for user in model.get("users", [])]
+        if len(self._members) > _MOST_KNOWN:
+            self._members.clear()
+        self._members[name] = now, found
+        return found
 
     async def make_group(self, name: str) -> None:
         """Make a group, if there is none of this name."""
@@ -129,13 +140,18 @@ class Hub:
         """Put users, who must exist, into a group, in batches."""
         for batch in _batches(users):
             await self._json("POST", f"/groups/{_q(name)}/users", {"users": batch})
-        self.auth.cache.clear()  # it counts from now on, for whoever is at work here too
+        self._changed()
 
     async def remove_from_group(self, name: str, users: Sequence[str]) -> None:
         """Take users out of a group, in batches."""
         for batch in _batches(users):
             await self._json("DELETE", f"/groups/{_q(name)}/users", {"users": batch})
+        self._changed()
+
+    def _changed(self) -> None:
+        """A change of ours counts from now on, for whoever is at work here too."""
         self.auth.cache.clear()
+        self._members.clear()
 
     async def make_users(self, names: Sequence[str]) -> None:
         """Make users; names that are taken are left as they are. Needs the scope `admin:users`."""

@@ -70,7 +70,8 @@ async def begin(
     if len(running) >= MOST_AT_ONCE:
         raise TooMany(BUSY)
     servers = await _servers(house, caller, slug, verb, names)
-    told = {**given, **({"options": sorted(given["options"])} if isinstance(given.get("options"), dict) else {})}
+    options = given.get("options")
+    told: dict[str, Json] = {**given, **({"options": list(options)} if isinstance(options, dict) else {})}
     audit = entry(house, caller, f"job.{verb}", course=slug, detail={"users": len(names), **told})
     job = await house.store.jobs.begin(
         course=slug, verb=verb, actor=audit.actor, servers=servers, now=house.now(), args=given, audit=audit

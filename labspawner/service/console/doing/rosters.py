@@ -72,11 +72,11 @@ class Preview:
     etag: str
 
 
-async def get(house: House, caller: Caller, slug: str) -> Roster:
-    """Everybody in the course, as hub and roster have them now."""
+async def get(house: House, caller: Caller, slug: str, *, at_most_s: float = 0.0) -> Roster:
+    """Everybody in the course, as hub and roster have them now; the hub, at most so many seconds ago."""
     await house.read_files()
     house.require(caller, Verb.READ, slug)
-    return await _roster(house, slug)
+    return await _roster(house, slug, at_most_s=at_most_s)
 
 
 async def preview(house: House, caller: Caller, slug: str, content: bytes | str, *, role: str = "member") -> Preview:
@@ -172,13 +172,12 @@ async def keep_in_step(house: House, slug: str, *, known: frozenset[str] | None 
 # -- below it ----------------------------------------------------------------------------------------------------------
 
 
-async def _roster(house: House, slug: str) -> Roster:
+async def _roster(house: House, slug: str, *, at_most_s: float = 0.0) -> Roster:
     groups = _groups(house, slug)
     about = await house.about()
     seats = {seat.user: seat for seat in await house.store.rosters.of(slug)}
-    members = dict(
-        zip(groups, await asyncio.gather(*(house.hub.group(group) for group in groups.values())), strict=True)
-    )
+    asked = (house.hub.group(group, at_most_s=at_most_s) for group in groups.values())
+    members = dict(zip(groups, await asyncio.gather(*asked), strict=True))
     people: dict[str, Person] = {}
     for role in _ORDER:
         for name in members[role] or ():

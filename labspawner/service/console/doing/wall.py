@@ -10,6 +10,9 @@ from labspawner.service.console.doing import rosters
 from labspawner.service.console.house import House
 from labspawner.service.console.rights import Caller, Verb
 
+PEOPLE_S = 5.0
+"""A wall is looked at by many, and people come and go seldom; a change made here shows at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -36,7 +39,7 @@ class Wall:
 async def of(house: House, caller: Caller, slug: str) -> Wall:
     """The course's people and servers as they are now. Raises Missing, Away."""
     house.require(caller, Verb.READ, slug)
-    roster = await rosters.get(house, caller, slug)
+    roster = await rosters.get(house, caller, slug, at_most_s=PEOPLE_S)
     state = await house.hub.ask("state", course=slug)
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for row in state.get("servers", ()):
