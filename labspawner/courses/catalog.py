@@ -299,7 +299,11 @@ def _assemble(
         winner = first.setdefault(file.good.course.course, file.good)
         if winner is not file.good:
             slug = file.good.course.course
-            message = f"the course {slug!r} is already in {winner.file}: write another short name, or remove one file"
+            message = Sentence(
+                "the course {slug} is already in {file}: write another short name, or remove one file",
+                slug=repr(slug),
+                file=winner.file,
+            )
             problems.append(file.good.problem(("course",), message))
     states: dict[str, CourseState] = {}
     for slug, row in (rows or {}).items():
@@ -307,7 +311,11 @@ def _assemble(
             continue
         problems.extend(row.problems)
         if slug in first:
-            message = f"the course {slug!r} is also in {first[slug].file}, and files win: archive this one"
+            message = Sentence(
+                "the course {slug} is also in {file}, and files win: archive this one",
+                slug=repr(slug),
+                file=first[slug].file,
+            )
             problems.append(Problem(name_of(slug), 1, 1, "course", message))
         elif row.good is not None:
             first[slug], states[slug] = row.good, row.row.state

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from labspawner.courses.regular import machine
+from labspawner.sentences import Sentence
 
 if sys.version_info >= (3, 11):
     from re import _constants as constants  # type: ignore[attr-defined]
@@ -32,11 +33,17 @@ def compiled(pattern: str) -> re.Pattern[str]:
         result = re.compile(pattern)
         if _hangs(parser.parse(pattern), inside=False):
             raise ValueError(
-                f"the pattern {pattern!r} repeats a repetition, which can take for ever: "
-                f"bound the outer one, for example (...){{0,{_FEW}}} in place of (...)*"
+                Sentence(
+                    "the pattern {pattern} repeats a repetition, which can take for ever: bound the outer "
+                    "one, for example (...){{0,{few}}} in place of (...)*",
+                    pattern=repr(pattern),
+                    few=_FEW,
+                )
             )
     except (re.error, OverflowError, RecursionError) as exc:
-        raise ValueError(f"{pattern!r} is not a regular expression: {exc}") from exc
+        raise ValueError(
+            Sentence("{pattern} is not a regular expression: {exc}", pattern=repr(pattern), exc=str(exc))
+        ) from exc
     return result
 
 

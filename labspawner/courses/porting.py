@@ -11,6 +11,7 @@ from labspawner.courses.loader import Loaded, Problem, parse_course
 from labspawner.courses.models import MEMBER_GROUP, STAFF_GROUP, Course
 from labspawner.courses.roundtrip import write
 from labspawner.courses.yamltree import Unreadable, read_tree
+from labspawner.sentences import Sentence
 
 _PLACES = (
     ("profile_list",),
@@ -42,7 +43,10 @@ def course_of(
     if isinstance(profile_list, Mapping):  # the official chart's: by name, so that charts can be merged
         profile_list = [profile_list[key] for key in sorted(profile_list)]
     if not isinstance(profile_list, list) or not profile_list:
-        message = f"{shown(profile_list)} stands where a profile_list is expected: a list of profiles"
+        message = Sentence(
+            "{profile_list} stands where a profile_list is expected: a list of profiles",
+            profile_list=shown(profile_list),
+        )
         return (Problem(file, 1, 1, "", message),)
     try:
         written = json.dumps({"course": slug, "title": dict(title), "profile_list": profile_list})

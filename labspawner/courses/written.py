@@ -19,8 +19,10 @@ from labspawner.courses.loader import Loaded, Problem, check_providers, parse_co
 from labspawner.courses.models import Course, Profile, VariantKeys
 from labspawner.courses.yamltree import Path as TreePath
 from labspawner.model import CourseRole
+from labspawner.sentences import Sentence
 
 _Write = Callable[[float], str]
+_Flaws = Iterator[tuple[TreePath, Sentence]]
 MAX_WRITTEN_BYTES = 256 * 1024
 MAX_PROBLEMS = 100
 RESERVED_SUFFIXES = ("-instructors", "-assistants")
@@ -88,7 +90,10 @@ def check_written(
     """
     file = name_of(slug)
     if len(text) > MAX_WRITTEN_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_WRITTEN_BYTES:
-        message = f"larger than {MAX_WRITTEN_BYTES // 1024} KiB: keep data out of the course, or split it"
+        message = Sentence(
+            "larger than {most} KiB: keep data out of the course, or split it",
+            most=MAX_WRITTEN_BYTES // 1024,
+        )
         return (Problem(file, 1, 1, "", message),)
     loaded = parse_course(text, file)
     if not isinstance(loaded, Loaded):
@@ -104,7 +109,13 @@ def _some(problems: Sequence[Problem]) -> tuple[Problem, ...]:
     if len(problems) <= MAX_PROBLEMS:
         return tuple(problems)
     last, more = problems[MAX_PROBLEMS], len(problems) - MAX_PROBLEMS
-    rest = Problem(last.file, last.line, last.column, "", f"and {more} more from here on: mend those above first")
+    rest = Problem(
+        last.file,
+        last.line,
+        last.column,
+        "",
+        Sentence("and {more} more from here on: mend those above first", more=more),
+    )
     return (*problems[:MAX_PROBLEMS], rest)
 
 
@@ -113,30 +124,44 @@ def name_of(slug: str) -> str:
     return f"console/{Path(slug).name}"
 
 
-def check_slug(slug: str, bounds: Bounds) -> str | None:
+def check_slug(slug: str, bounds: Bounds) -> Sentence | None:
     """Why no course may be written under this short name; None if one may."""
     suffix = next((each for each in RESERVED_SUFFIXES if slug.endswith(each)), None)
     if suffix is not None:
-        return (
-            f"{shown(slug)} ends with {suffix!r}, and its group would be the staff of another course: "
-            "write another short name"
+        return Sentence(
+            "{slug} ends with {suffix}, and its group would be the staff of another course: write another short name",
+            slug=shown(slug),
+            suffix=shown(suffix),
         )
     if slug in bounds.taken_courses:
-        return f"there is a course file for {shown(slug)}, and files win: write another short name"
+        return Sentence("there is a course file for {slug}, and files win: write another short name", slug=shown(slug))
     taken = [group for group in groups_of(slug).values() if group in bounds.taken_groups]
     if taken:
-        return f"the group {shown(taken[0])} is there already and means something else: write another short name"
+        return Sentence(
+            "the group {group} is there already and means something else: write another short name",
+            group=shown(taken[0]),
+        )
     return None
 
 
-def _wrong(course: Course, slug: str, bounds: Bounds) -> Iterator[tuple[TreePath, str]]:
+def _wrong(course: Course, slug: str, bounds: Bounds) -> _Flaws:
     if course.course != slug:
-        yield ("course",), f"this course is called {shown(slug)}, for good: write course: {slug}"
+        yield (
+            ("course",),
+            Sentence("this course is called {slug}, for good: write course: {name}", slug=shown(slug), name=slug),
+        )
     elif reason := check_slug(slug, bounds):
         yield ("course",), reason
     yield from _access(course, slug, bounds)
     if len(course.profiles) > bounds.profiles:
-        yield ("profiles",), f"{len(course.profiles)} profiles: a course has at most {bounds.profiles}"
+        yield (
+            ("profiles",),
+            Sentence(
+                "{count} profiles: a course has at most {most}",
+                count=len(course.profiles),
+                most=bounds.profiles,
+            ),
+        )
     for number, profile in enumerate(course.profiles):
         here: TreePath = ("profiles", number)
         yield from _lifetime(profile, here, bounds.ceilings)
@@ -148,23 +173,28 @@ def _wrong(course: Course, slug: str, bounds: Bounds) -> Iterator[tuple[TreePath
         yield from _options(profile, here, bounds, allowed)
 
 
-def _access(course: Course, slug: str, bounds: Bounds) -> Iterator[tuple[TreePath, str]]:
+def _access(course: Course, slug: str, bounds: Bounds) -> _Flaws:
     own = groups_of(slug)
     for key, role in (("groups", CourseRole.MEMBER), ("staff", CourseRole.INSTRUCTOR)):
         if set(getattr(course.access, key)) != {own[role]}:
             yield (
                 ("access", key),
-                f"a course of the console has the groups {own[CourseRole.MEMBER]} and {own[CourseRole.INSTRUCTOR]}, "
-                f"and no other: leave {key} out, and put people on the roster",
+                Sentence(
+                    "a course of the console has the groups {members} and {staff}, and no other: leave {key} out, "
+                    "and put people on the roster",
+                    members=own[CourseRole.MEMBER],
+                    staff=own[CourseRole.INSTRUCTOR],
+                    key=key,
+                ),
             )
     if course.access.everyone and not bounds.everyone:
         yield (
             ("access", "everyone"),
-            "only an administrator opens a course to everyone: leave it out, or ask one to save it",
+            Sentence("only an administrator opens a course to everyone: leave it out, or ask one to save it"),
         )
 
 
-def _lifetime(profile: Profile, here: TreePath, most: Ceilings) -> Iterator[tuple[TreePath, str]]:
+def _lifetime(profile: Profile, here: TreePath, most: Ceilings) -> _Flaws:
     idle, limits = profile.idle, profile.limits
     for path, value, ceiling in (
         (("limits", "max_age"), limits.max_age, most.max_age_s),
@@ -176,9 +206,7 @@ def _lifetime(profile: Profile, here: TreePath, most: Ceilings) -> Iterator[tupl
         yield from _within((*here, "idle", "retain"), "retain", _seconds(idle.retain), most.retain_s, _time)
 
 
-def _options(
-    profile: Profile, here: TreePath, bounds: Bounds, allowed: frozenset[str]
-) -> Iterator[tuple[TreePath, str]]:
+def _options(profile: Profile, here: TreePath, bounds: Bounds, allowed: frozenset[str]) -> _Flaws:
     for name, option in profile.options.items():
         at: TreePath = (*here, "options", name)
         for key, choice in option.choices.items():
@@ -188,14 +216,14 @@ def _options(
         if typed.validation_regex and not patterns.is_regular(typed.validation_regex):
             yield (
                 (*at, "unlisted_choice", "validation_regex"),
-                "this pattern could keep the hub busy: write it with letters, [...], (...|...), ?, *, + and {1,9} only, "
-                "without looking ahead or back and without \\1",
+                Sentence(
+                    "this pattern could keep the hub busy: write it with letters, [...], (...|...), ?, *, + "
+                    "and {1,9} only, without looking ahead or back and without \\1"
+                ),
             )
 
 
-def _keys(
-    keys: VariantKeys, at: TreePath, bounds: Bounds, allowed: frozenset[str], *, whole: bool
-) -> Iterator[tuple[TreePath, str]]:
+def _keys(keys: VariantKeys, at: TreePath, bounds: Bounds, allowed: frozenset[str], *, whole: bool) -> _Flaws:
     """What is wrong with the keys of a variant, or (whole False) with those that a choice replaces."""
     most = bounds.ceilings
     sizes = (
@@ -216,7 +244,7 @@ def _keys(
     yield from _settings(keys.settings, (*at, "settings"), allowed)
 
 
-def _gpu(keys: VariantKeys, at: TreePath, most: Ceilings) -> Iterator[tuple[TreePath, str]]:
+def _gpu(keys: VariantKeys, at: TreePath, most: Ceilings) -> _Flaws:
     gpu = keys.gpu
     if gpu is None:
         return
@@ -227,64 +255,113 @@ def _gpu(keys: VariantKeys, at: TreePath, most: Ceilings) -> Iterator[tuple[Tree
     if most.gpu_cards is not None:
         yield from _within((*at, "gpu", "cards"), "cards", gpu.cards or 1, most.gpu_cards, _number)
     if gpu.policy == "off":
-        yield (*at, "gpu", "policy"), "only a course file may lift the limit on compute time: write fair or force"
+        yield (
+            (*at, "gpu", "policy"),
+            Sentence("only a course file may lift the limit on compute time: write fair or force"),
+        )
 
 
-def _image(value: str | None, at: TreePath, images: tuple[str, ...]) -> Iterator[tuple[TreePath, str]]:
+def _image(value: str | None, at: TreePath, images: tuple[str, ...]) -> _Flaws:
     if value is None or not images:
         return
     if "{value}" in value:
-        yield at, "here only certain images may be used, so students cannot type one: list them as choices"
+        yield at, Sentence("here only certain images may be used, so students cannot type one: list them as choices")
     elif not any(fnmatchcase(value, pattern) for pattern in images):
-        yield at, f"{shown(value)} may not be used here: write one of {', '.join(images)}"
+        yield (
+            at,
+            Sentence("{value} may not be used here: write one of {names}", value=shown(value), names=", ".join(images)),
+        )
 
 
-def _settings(settings: Mapping[str, object], at: TreePath, allowed: frozenset[str]) -> Iterator[tuple[TreePath, str]]:
+def _settings(settings: Mapping[str, object], at: TreePath, allowed: frozenset[str]) -> _Flaws:
     for key, value in settings.items():
         if key not in allowed:
-            known = ", ".join(sorted(allowed)) or "none"
-            yield (*at, key), f"the setting {shown(key)} is for course files: here you may write {known}"
+            known = ", ".join(sorted(allowed)) or Sentence("none")
+            yield (
+                (*at, key),
+                Sentence(
+                    "the setting {key} is for course files: here you may write {known}", key=shown(key), known=known
+                ),
+            )
         elif key == "environment":
             yield from _environment(value, (*at, key))
         elif key == "default_url":
             yield from _landing(value, (*at, key))
 
 
-def _environment(value: object, at: TreePath) -> Iterator[tuple[TreePath, str]]:
+def _environment(value: object, at: TreePath) -> _Flaws:
     if not isinstance(value, Mapping):
-        yield at, f"{shown(value)} stands where variables are expected: write environment: {{COURSE: py101}}"
+        yield (
+            at,
+            Sentence(
+                "{value} stands where variables are expected: write environment: {{COURSE: py101}}", value=shown(value)
+            ),
+        )
         return
     if len(value) > MAX_ENVIRONMENT:
-        yield at, f"{len(value)} variables: {MAX_ENVIRONMENT} are the most"
+        yield (
+            at,
+            Sentence("{count} variables: {most} are the most", count=len(value), most=MAX_ENVIRONMENT),
+        )
     for name, text in value.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            yield (*at, str(name)), f"{shown(name)} is not the name of a variable: write letters, digits and _"
+            yield (
+                (*at, str(name)),
+                Sentence("{name} is not the name of a variable: write letters, digits and _", name=shown(name)),
+            )
         elif _forbidden(name.upper()):
-            yield (*at, name), f"the variable {shown(name)} may not be set by a course: remove it"
+            yield (*at, name), Sentence("the variable {name} may not be set by a course: remove it", name=shown(name))
         elif not isinstance(text, str) or "\0" in text or len(text) > 1000:
-            yield (*at, name), f"{shown(text)} is not text of at most 1000 characters: put it in quotes"
+            yield (
+                (*at, name),
+                Sentence("{text} is not text of at most 1000 characters: put it in quotes", text=shown(text)),
+            )
 
 
 def _forbidden(name: str) -> bool:
     return name in _FORBIDDEN or name.startswith(_FORBIDDEN_PREFIXES) or name.endswith(_FORBIDDEN_END)
 
 
-def _landing(value: object, at: TreePath) -> Iterator[tuple[TreePath, str]]:
+def _landing(value: object, at: TreePath) -> _Flaws:
     """A browser follows it: anything but a path of the server leads somewhere else."""
     if not isinstance(value, str) or not re.fullmatch(r"/(?![/\\])[^\\\s\x00-\x1f\x7f]{0,500}", value):
-        yield at, f"{shown(value)} is not a path in the server: begin with one slash, for example /lab/tree/week1.ipynb"
+        yield (
+            at,
+            Sentence(
+                "{value} is not a path in the server: begin with one slash, for example /lab/tree/week1.ipynb",
+                value=shown(value),
+            ),
+        )
     elif value.startswith("/{value}"):
         yield (
             at,
-            "students cannot type where the browser goes first: begin with a fixed path, for example /lab/tree/{value}",
+            Sentence(
+                "students cannot type where the browser goes first: begin with a fixed path, for example "
+                "/lab/tree/{value}"
+            ),
         )
 
 
-def _within(at: TreePath, name: str, value: float | None, most: float, write: _Write) -> Iterator[tuple[TreePath, str]]:
+def _within(at: TreePath, name: str, value: float | None, most: float, write: _Write) -> _Flaws:
     if value is None:
-        yield at, f"{name} is missing, and may be at most {write(most)} here: write {name}: {write(most)}"
+        yield (
+            at,
+            Sentence(
+                "{name} is missing, and may be at most {most} here: write {name}: {most}",
+                name=name,
+                most=write(most),
+            ),
+        )
     elif value > most:
-        yield at, f"{write(value)} is more than the {write(most)} that {name} may be here"
+        yield (
+            at,
+            Sentence(
+                "{value} is more than the {most} that {name} may be here",
+                value=write(value),
+                most=write(most),
+                name=name,
+            ),
+        )
 
 
 def _seconds(span: timedelta | None) -> float | None:

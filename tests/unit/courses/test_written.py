@@ -11,6 +11,8 @@ from labspawner.courses import Bounds, Ceilings, Loaded, Problem, check_written,
 from labspawner.courses.bounds import claimed
 from labspawner.courses.written import MAX_WRITTEN_BYTES, check_slug
 from labspawner.model import CourseRole
+from labspawner.pages.i18n import CHINESE, translate
+from labspawner.sentences import Sentence
 
 GIB = 2**30
 
@@ -31,6 +33,8 @@ def refusal(text: str, **what: Any) -> str:
     found = check(text, **what)
     assert isinstance(found, tuple), "it was taken"
     assert found
+    assert all(isinstance(problem.message, Sentence) for problem in found), found
+    assert all(translate(problem.message, CHINESE) != problem.message for problem in found), found
     return " | ".join(problem.message for problem in found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from labspawner.courses import Bounds, Loaded, check_written
 from labspawner.courses.diffing import compare
 from labspawner.courses.editing import NotEditable, course_as_form, form_as_profile, profile_as_form, with_profile
 from labspawner.courses.written import MAX_PROBLEMS, MAX_WRITTEN_BYTES
+from labspawner.pages.i18n import CHINESE, translate
+from labspawner.sentences import Sentence
 
 SAMPLES = [path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[3] / "courses").glob("*.yaml"))]
 
@@ -89,6 +92,12 @@ def _mangled(draw: st.DrawFn) -> str:
     return text
 
 
+def in_chinese(message: str) -> bool:
+    """Whether a reader of Chinese reads it so; pydantic's own words for what nobody has met yet stay English."""
+    assert isinstance(message, Sentence), message
+    return message.template == "{told}{hint}" or bool(re.search("[\u4e00-\u9fff]", translate(message, CHINESE)))
+
+
 def answered(text: str) -> bool:
     """Whether the text is a course; the answer is one or the other, and names its places."""
     found = check_written(text, slug="ml1", bounds=Bounds(), providers=["local"])
@@ -97,6 +106,7 @@ def answered(text: str) -> bool:
     assert found
     assert all(problem.line >= 1 and problem.column >= 1 and problem.message for problem in found)
     assert len(found) <= MAX_PROBLEMS + 1
+    assert all(in_chinese(problem.message) for problem in found)
     return False
 
 
