@@ -64,6 +64,7 @@ class Can:
     extend: bool = False
     message: bool = False
     reset: bool = False
+    visit: bool = False
 
     @property
     def act(self) -> bool:

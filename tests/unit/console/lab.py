@@ -219,7 +219,14 @@ class _Inner(_Handler):
         elif path == "state":
             course = self.get_argument("course", "")
             rows = [
-                {"user": user, "server": "", "lease": f"l-{user}", "course": course_of(profile), "profile": profile}
+                {
+                    "user": user,
+                    "server": "",
+                    "lease": f"l-{user}",
+                    "course": course_of(profile),
+                    "profile": profile,
+                    "phase": "ready",
+                }
                 for user, profile in self.hub.servers.items()
                 if course in {"", course_of(profile)}
             ]

@@ -8,7 +8,7 @@ from typing import Any
 from labspawner.model import CourseRole
 from labspawner.pages.i18n import pick
 from labspawner.sentences import Sentence
-from labspawner.service.console.doing import jobs
+from labspawner.service.console.doing import jobs, visits
 from labspawner.service.console.doing import wall as walls
 from labspawner.service.console.doing.courses import CourseRecord
 from labspawner.service.console.pages import wall
@@ -82,6 +82,16 @@ class ActPage(InstructorPage):
         users = list(dict.fromkeys(one.partition("/")[0] for one in chosen))
         job = await jobs.begin(self.house, self.caller, slug, verb.key, users, args)
         self.to(slug, "jobs", job.id)
+
+
+class VisitPage(InstructorPage):
+    """Ask a student to let one in, and then the way in. Sending it again looks whether they agreed."""
+
+    async def post(self, slug: str) -> None:
+        record = await self.record(slug, Verb.VISIT)
+        user, _, server = self.text("visit").partition("/")
+        visit = await visits.ask(self.house, self.caller, slug, user, server=server)
+        await self.show_course("visit.html", record, "wall", visit=visit, user=user, key=self.text("visit"))
 
 
 class JobPage(InstructorPage):

@@ -17,6 +17,7 @@ ROUTES: list[tuple[str, type[RequestHandler]]] = [
     (rf"{_COURSE}/live", classroom.WallAnswer),
     (rf"{_COURSE}/confirm", classroom.ConfirmPage),
     (rf"{_COURSE}/act", classroom.ActPage),
+    (rf"{_COURSE}/visit", classroom.VisitPage),
     (rf"{_COURSE}/jobs/([A-Za-z0-9-]+)", classroom.JobPage),
     (rf"{_COURSE}/jobs/([A-Za-z0-9-]+)/live", classroom.JobAnswer),
     (rf"{_COURSE}/jobs/([A-Za-z0-9-]+)/cancel", classroom.CancelPage),

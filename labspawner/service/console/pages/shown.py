@@ -36,6 +36,7 @@ def can_of(caller: Caller, groups: CourseGroups) -> views.Can:
         extend=allowed[Verb.EXTEND],
         message=allowed[Verb.MESSAGE],
         reset=allowed[Verb.RESET],
+        visit=allowed[Verb.VISIT],
     )
 
 

@@ -78,7 +78,7 @@ dialog.setAttribute("aria-labelledby", "confirm-title");
 document.body.append(dialog);
 
 part.addEventListener("submit", async (event) => {
-  if (event.target.id !== "wall-form" || !event.submitter) return;
+  if (event.target.id !== "wall-form" || !event.submitter || event.submitter.name === "visit") return;
   event.preventDefault();
   const button = event.submitter;
   const body = new URLSearchParams();

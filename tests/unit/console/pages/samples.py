@@ -42,7 +42,7 @@ profiles:
     idle: {after: 45m, gpu_after: 20m, warn: [10m, 2m], action: stop}
     limits: {max_age: 4h, per_user: 1}
 """
-MAY = views.Can(write=True, roster=True, start=True, stop=True, extend=True, message=True, reset=True)
+MAY = views.Can(write=True, roster=True, start=True, stop=True, extend=True, message=True, reset=True, visit=True)
 
 
 def a_frame(language: str = "en", **changes: Any) -> Frame:
@@ -299,6 +299,16 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
         "confirm": (
             "confirm.html",
             {**inside, "tab": "wall", **confirm, "form": {}, "wrong": {}, "profiles": []},
+        ),
+        "visit": (
+            "visit.html",
+            {
+                **inside,
+                "tab": "wall",
+                "user": f"zoe{evil}",
+                "key": f"zoe{evil}",
+                "visit": SimpleNamespace(state="open", sentence=plain(evil or "请稍候"), until=NOW, path="/user/zoe/"),
+            },
         ),
         "job": ("job.html", {**inside, "tab": "wall", "job": a_job(evil), "fresh_url": "/f", "events_url": "/e"}),
         "profiles": (

@@ -440,6 +440,31 @@ async def test_a_confirmation_names_only_people_of_the_course(lab, teacher):
     assert asked.form("#confirm-form")["who"] == "student1"
 
 
+async def test_a_student_is_asked_before_anybody_opens_their_server(lab, teacher):
+    lab.hub.servers["student1"] = "py101/base"
+    page = await teacher.get("courses/py101/")
+    button = page.html.select_one("#row-student1 button[name=visit]")
+
+    asked = await teacher.post(button["formaction"], {**page.form("#wall-form"), "visit": button["value"]})
+
+    assert asked.html.select_one("#visit")["data-state"] == "asked"
+    assert asked.html.select_one("#open") is None
+    assert [(one["verb"], one["user"]) for one in lab.hub.acts] == [("visit", "student1")]
+    again = await teacher.submit(asked, "#visit-form")
+    assert again.html.select_one("#visit")
+
+
+async def test_an_assistant_has_no_way_into_a_students_server(lab):
+    lab.hub.servers["student1"] = "py101/base"
+    helper = Browser(lab, "helper")
+    page = await helper.get("courses/py101/")
+
+    assert page.html.select_one("button[name=visit]") is None
+    refused = await helper.post("courses/py101/visit", {**page.form("#wall-form"), "visit": "student1"})
+    assert refused.status == 403
+    assert lab.hub.acts == []
+
+
 async def test_a_message_without_words_is_not_sent(lab, teacher):
     page = await teacher.get("courses/py101/")
 
@@ -469,8 +494,10 @@ PLACES = (
     "", "live", "profiles/", "profiles/notebook/edit", "yaml", "archive", "export", "duplicate", "history", "roster",
     "roster.csv", "links", "usage", "usage.csv", "jobs/none", "jobs/none/live",
 )  # fmt: skip
-FORMS = ("confirm", "act", "state", "rollback", "yaml", "lint", "roster", "duplicate", "profiles/", "profiles/notebook/edit",
-         "profiles/notebook/change", "jobs/none/cancel")  # fmt: skip
+FORMS = (
+    "visit", "confirm", "act", "state", "about", "rollback", "yaml", "lint", "roster", "duplicate", "profiles/",
+    "profiles/notebook/edit", "profiles/notebook/change", "jobs/none/cancel",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("who", ["student1", "rival"])
