@@ -347,19 +347,24 @@ async def _spawn_form(spawner: LabSpawner) -> str:
     )
 
 
+class _NoOptions(dict[str, list[bytes]]):
+    """The query of a page that starts nothing: JupyterHub, which goes through it for options, finds none; who looks for
+    one by name, such as the language, finds it."""
+
+    def items(self) -> Any:
+        return {}.items()
+
+
 def take_choice(request: Any) -> dict[str, Any] | None:
     """The choice in the query of a link, taken out of it: `profile=course/slug`, with the names of our form for options;
     each may begin with `opt-`, as JupyterHub 6 wants it. None where there is none."""
-    kept, named = {}, {}
-    for name, values in request.query_arguments.items():
-        if name in {"next", "display_name", "lang", "_xsrf"}:
-            kept[name] = values
-        else:
-            named[name.removeprefix("opt-")] = values
-    for name in request.query_arguments.keys() - kept.keys():
-        del request.query_arguments[name]
-        request.arguments.pop(name, None)
+    query = request.query_arguments
+    named = {name.removeprefix("opt-"): values for name, values in query.items() if name not in _NOT_OPTIONS}
+    request.query_arguments = _NoOptions({name: query[name] for name in query.keys() & _NOT_OPTIONS})
     return options_from_form(named) or None
+
+
+_NOT_OPTIONS = frozenset({"next", "display_name", "lang", "_xsrf"})
 
 
 def _options_from_form(form: Mapping[str, list[str]]) -> dict[str, Any]:

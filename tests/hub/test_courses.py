@@ -159,7 +159,8 @@ def test_a_link_with_a_profile_chooses_it_and_starts_nothing(hub, student, prefi
 
 
 @pytest.mark.parametrize(
-    "query", ["profile=dl101/base", "profile=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "opt-=x", "profile="]
+    "query",
+    ["profile=dl101/base", "profile=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "opt-=x", "profile=", "lang=en", "x=1"],
 )
 def test_a_link_with_anything_else_is_the_page_as_usual(hub, student, query):
     answer = hub.login(student).get(f"/hub/spawn?{query}")
@@ -168,6 +169,7 @@ def test_a_link_with_anything_else_is_the_page_as_usual(hub, student, query):
     assert "py101/base" in answer.text
     assert "<script>alert" not in answer.text
     assert "Not for everyone" not in answer.text
+    assert "It was not started" not in answer.text
     assert hub.leases(student) == []
 
 
