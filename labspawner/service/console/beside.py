@@ -20,6 +20,7 @@ NEWCOMERS_S = 3.0
 _ALL_EVERY = 100
 _PRUNE_S = 86_400.0
 AUDIT_KEPT = timedelta(days=730)
+JOBS_KEPT = timedelta(days=30)
 
 
 class Beside:
@@ -84,4 +85,6 @@ class Beside:
         self._rounds += 1
 
     async def _prune(self) -> None:
-        await self._house.store.audit.prune(self._house.now() - AUDIT_KEPT)
+        now = self._house.now()
+        await self._house.store.audit.prune(now - AUDIT_KEPT)
+        await self._house.store.jobs.prune(now - JOBS_KEPT)

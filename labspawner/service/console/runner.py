@@ -26,7 +26,6 @@ AT_ONCE = 4
 """Acts under way in the hub, of all jobs together: it answers everybody else meanwhile."""
 PATIENCE_S = 600.0
 """How long one step is tried again while the hub is away, or says that it is asked too much."""
-KEPT_FOR = timedelta(days=30)
 RESUMED_FOR = timedelta(minutes=15)
 """A job that is older when this process starts is not resumed: who stopped a class on Monday does not mean Wednesday's."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
@@ -58,7 +57,7 @@ class Runner:
         self._cancelled: set[str] = set()
 
     async def resume(self) -> None:
-        """Go on with what an earlier process left, and forget what is long over. Raises LabError."""
+        """Go on with what an earlier process left. Raises LabError."""
         now = self._house.now()
         for job in await self._house.store.jobs.unfinished():
             if now - job.created_at > RESUMED_FOR:
@@ -67,7 +66,6 @@ class Runner:
                 continue
             log.info("job resumed job=%s verb=%s course=%s by=%s", job.id, job.verb, job.course, job.actor)
             self.run(job)
-        await self._house.store.jobs.prune(self._house.now() - KEPT_FOR)
 
     def run(self, job: Job) -> None:
         """Do this job's steps from now on; nothing where that is under way already."""
