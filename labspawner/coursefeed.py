@@ -11,29 +11,35 @@ from labspawner.store import Store, Written
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 1.0
-"""How long a page waits for a database that does not answer: the courses are then those of the last answer."""
-FIRST_PATIENCE_S = 20.0
-"""The same, before there was any answer."""
-
 
 class CourseFeed:
-    """What the database said last, and one question at a time to it. Never raises for the database's sake."""
+    """What the database said last, and one question at a time to it. Never raises for the database's sake.
 
-    def __init__(self, store: Store, catalog: Catalog) -> None:
+    patience_s: how long a page waits for a database that does not answer: the courses are then those of the last answer.
+    first_patience_s: the same for the very first question, which sets the database up.
+    """
+
+    def __init__(
+        self, store: Store, catalog: Catalog, *, patience_s: float = 1.0, first_patience_s: float = 20.0
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._rows: dict[str, Written] = {}
-        self._heard = False
+        self._patience_s = first_patience_s
+        self._later_patience_s = patience_s
         self._prepared = False
         self._complaint = ""
         self._asking: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
-        """Ask the database, and put in force what changed there; returns after `PATIENCE_S` with the question under way."""
+        """Ask the database now, and put in force what changed there. Returns after `patience_s`, or twice that where an
+        earlier question is under way, with the answer still to come."""
+        if self._asking is not None and not self._asking.done():
+            await asyncio.wait({self._asking}, timeout=self._patience_s)
         if self._asking is None or self._asking.done():
             self._asking = asyncio.get_running_loop().create_task(self._ask())
-        await asyncio.wait({self._asking}, timeout=PATIENCE_S if self._heard else FIRST_PATIENCE_S)
+            await asyncio.wait({self._asking}, timeout=self._patience_s)
+        self._patience_s = self._later_patience_s
 
     async def close(self) -> None:
         """End the question that is under way."""
@@ -54,7 +60,7 @@ class CourseFeed:
         except Exception:
             log.exception("written courses stay as they were")
         else:
-            self._heard, self._complaint = True, ""
+            self._complaint = ""
 
     async def _hear(self) -> None:
         book = self._store.coursebook

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -84,6 +86,24 @@ async def test_only_what_changed_is_read_and_checked_again(store: Store, catalog
 
     assert after["b1"] is before["b1"]
     assert after["a1"] is not before["a1"]
+
+
+async def test_a_database_that_takes_long_keeps_no_page_waiting_and_is_heard_later(store: Store, catalog: Catalog):
+    await store.migrate()
+    hasty, patient = CourseFeed(store, catalog, first_patience_s=0.01), CourseFeed(store, catalog)
+    free = threading.Event()
+    held = store._threads.submit(free.wait)  # as a query that hangs: the store has one thread for SQLite
+    write = asyncio.create_task(store.coursebook.create("ml1", text_of("ml1"), by="ann", now=NOW))
+
+    await hasty.refresh()
+    assert slugs(catalog) == []
+
+    free.set()
+    held.result()
+    await write
+    await patient.refresh()
+    assert slugs(catalog) == ["ml1"]
+    await hasty.close()
 
 
 async def test_a_database_that_does_not_answer_leaves_all_courses_in_force(
