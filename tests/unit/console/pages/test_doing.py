@@ -653,3 +653,23 @@ async def test_a_link_to_a_lesson_holds_all_that_was_asked_for(teacher):
 async def test_pages_of_a_course_that_is_not_there_say_so(teacher):
     for place in PLACES:
         assert (await teacher.get(f"courses/nowhere/{place}")).status == 404
+
+
+async def test_behind_a_base_url_no_page_leads_out_of_it(tmp_path):
+    async with a_lab(tmp_path, prefix="/jupyter/services/labspawner/") as lab:
+        teacher = Browser(lab, "teacher")
+        made = await a_course(teacher, roster="student1")
+        assert made.status == 200, made.text
+        for place in (
+            "",
+            "courses/new",
+            *(f"courses/deep-learning/{place}" for place in PLACES if "live" not in place and "jobs" not in place),
+        ):
+            page = await teacher.get(place)
+            leads = page.html.select(
+                "a[href], form[action], link[href], script[src], img[src], [data-live], [formaction]"
+            )
+            for element in leads:
+                for name in ("href", "action", "src", "data-live", "data-events", "formaction"):
+                    target = str(element.get(name) or "/jupyter/")
+                    assert target.startswith(("/jupyter/", "#", "?", "http://127.0.0.1")), (place, element)
