@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.console.admin_samples import CARD_BYTES, GIB, NOW, a_server, capacity, servers
 
+from labspawner.model import Slice
 from labspawner.service.console.administration import auditing, leases
 from labspawner.service.console.administration import map as capacity_map
 from labspawner.service.console.administration.answers import CapacityAnswer, ServerAnswer
@@ -26,11 +27,11 @@ def known(*changed: dict[str, Any]) -> list[ServerAnswer]:
     return [ServerAnswer.model_validate(one) for one in changed or servers()]
 
 
-def a_map(card: dict[str, Any], *held: dict[str, Any]) -> capacity_map.CardView:
-    """The one card of a laboratory."""
+def a_map(card: dict[str, Any], *held: dict[str, Any], asked: tuple[Slice, ...] = ()) -> capacity_map.CardView:
+    """The one card of a laboratory. asked: what profiles want of it."""
     whole = {"uuid": "GPU-1", "memory_total_bytes": CARD_BYTES, "memory_free_bytes": CARD_BYTES, **card}
     answer = {"taken_at": NOW.isoformat(), "providers": [{"name": "gpu", "hosts": [{"name": "n", "cards": [whole]}]}]}
-    (provider,) = capacity_map.view(CapacityAnswer.model_validate(answer), known(*held) if held else [])
+    (provider,) = capacity_map.view(CapacityAnswer.model_validate(answer), known(*held) if held else [], {"gpu": asked})
     return provider.nodes[0].cards[0]
 
 
@@ -104,6 +105,26 @@ def test_what_a_slice_can_still_have_is_not_called_lost():
     )
 
     assert view.lost is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "lost"),
+    [
+        ((), False),
+        ((Slice(memory_bytes=8 * GIB, compute_pct=25),), False),
+        ((Slice(memory_bytes=9 * GIB, compute_pct=10),), True),
+        ((Slice(memory_bytes=2 * GIB, compute_pct=30),), True),
+        ((Slice(memory_bytes=9 * GIB, compute_pct=10), Slice(memory_bytes=1 * GIB, compute_pct=1)), False),
+    ],
+)
+def test_what_is_too_little_for_every_profile_is_lost(asked, lost):
+    card = {"memory_free_bytes": 8 * GIB, "compute_free_pct": 25, "leases": ["a"]}
+
+    assert (a_map(card, a_server("a"), asked=asked).lost is not None) is lost
+
+
+def test_a_card_that_nobody_uses_has_lost_nothing():
+    assert a_map({}, asked=(Slice(memory_bytes=99 * GIB),)).lost is None
 
 
 def test_a_full_card_has_lost_nothing():

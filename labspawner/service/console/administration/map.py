@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from labspawner.model import Slice
 from labspawner.sentences import Sentence
 from labspawner.service.console.administration.answers import (
     CapacityAnswer,
@@ -80,11 +81,14 @@ class ProviderView:
     trouble: Texts | None = None
 
 
-def view(capacity: CapacityAnswer, servers: Iterable[ServerAnswer]) -> tuple[ProviderView, ...]:
-    """The whole map, provider by provider. A lease that is on the map and not among `servers` has just ended."""
+def view(
+    capacity: CapacityAnswer, servers: Iterable[ServerAnswer], asked: Mapping[str, Collection[Slice]] | None = None
+) -> tuple[ProviderView, ...]:
+    """The whole map, provider by provider. A lease that is on the map and not among `servers` has just ended. asked: the
+    slices that profiles ask of each provider."""
     known = {server.lease: server for server in servers}
     courses = sorted({known[lease].course for lease in _on_cards(capacity) if lease in known})
-    drawing = _Drawing(known, {course: number % TONES + 1 for number, course in enumerate(courses)})
+    drawing = _Drawing(known, {course: number % TONES + 1 for number, course in enumerate(courses)}, asked or {})
     return tuple(drawing.provider(one) for one in capacity.providers)
 
 
@@ -104,23 +108,24 @@ class _Drawing:
 
     servers: Mapping[str, ServerAnswer]
     tones: Mapping[str, int]
+    asked: Mapping[str, Collection[Slice]]
 
     def provider(self, provider: ProviderAnswer) -> ProviderView:
         return ProviderView(
             name=provider.name,
-            nodes=tuple(self.node(host) for host in provider.hosts),
+            nodes=tuple(self.node(host, self.asked.get(provider.name, ())) for host in provider.hosts),
             unplaced=self.known(provider.unplaced),
             text=_summary(provider),
             pretended=provider.pretended,
             trouble=provider.error,
         )
 
-    def node(self, host: HostAnswer) -> NodeView:
+    def node(self, host: HostAnswer, asked: Collection[Slice]) -> NodeView:
         sliced = {lease for card in host.cards for lease in card.leases}
         return NodeView(
             name=host.name,
             meters=tuple(_meters(host)),
-            cards=tuple(self.card(card) for card in host.cards),
+            cards=tuple(self.card(card, asked) for card in host.cards),
             servers=self.known(lease for lease in host.leases if lease not in sliced),
         )
 
@@ -128,9 +133,9 @@ class _Drawing:
         found = (self.servers[lease] for lease in leases if lease in self.servers)
         return tuple(sorted(found, key=lambda one: (one.course, one.user, one.server, one.lease)))
 
-    def card(self, card: CardAnswer) -> CardView:
+    def card(self, card: CardAnswer, asked: Collection[Slice]) -> CardView:
         free = max(0, card.memory_free_bytes)
-        lost = _why_lost(card)
+        lost = _why_lost(card, asked)
         return CardView(
             name=short(card.uuid),
             uuid=card.uuid,
@@ -197,7 +202,7 @@ def _part(used: float, total: float) -> int:
     return 0 if total <= 0 else max(0, min(WIDTH, round(WIDTH * used / total)))
 
 
-def _why_lost(card: CardAnswer) -> Sentence | None:
+def _why_lost(card: CardAnswer, asked: Collection[Slice]) -> Sentence | None:
     """Why no slice can have what is free on this card; None where one can, or where nothing worth naming is free."""
     if card.memory_free_bytes < _SMALL_BYTES or not card.leases:
         return None
@@ -206,7 +211,13 @@ def _why_lost(card: CardAnswer) -> Sentence | None:
         return Sentence("{free} are lost: no more slices may share this card.", free=free)
     if card.compute_free_pct <= 0:
         return Sentence("{free} are lost: all of its computing time is given away.", free=free)
+    if asked and not any(_fits(one, card) for one in asked):
+        return Sentence("{free} are lost: every profile here asks for more than is left.", free=free)
     return None
+
+
+def _fits(wanted: Slice, card: CardAnswer) -> bool:
+    return wanted.memory_bytes <= card.memory_free_bytes and wanted.compute_pct <= card.compute_free_pct
 
 
 def short(uuid: str) -> str:

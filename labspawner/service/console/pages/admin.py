@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
+from labspawner.courses import Loaded
 from labspawner.deadlines import within
 from labspawner.doctor import Examination
-from labspawner.model import LeaseId
+from labspawner.model import CourseState, LeaseId, Slice
 from labspawner.providers.findings import Level
 from labspawner.sentences import Sentence
 from labspawner.service.console.administration import auditing, leases
@@ -109,8 +110,22 @@ class CapacityHandler(AdminPage):
     async def get(self) -> None:
         capacity = await self.ask("capacity", CapacityAnswer)
         state = await self.ask("state", StateAnswer)
-        providers = capacity_map.view(capacity, state.servers)
+        providers = capacity_map.view(capacity, state.servers, await self._asked())
         await self.page("capacity", providers=providers, taken_at=capacity.taken_at, width=capacity_map.WIDTH)
+
+    async def _asked(self) -> dict[str, set[Slice]]:
+        """The slices that profiles in force ask of each provider."""
+        await self.house.read_files()
+        courses = [*self.house.catalog.courses()]
+        for written in await self.house.store.coursebook.all([CourseState.PUBLISHED]):
+            found = await self.house.parsed(written)
+            courses += [found.course] if isinstance(found, Loaded) else []
+        asked: dict[str, set[Slice]] = {}
+        for variant in (one for course in courses for profile in course.profiles for one in profile.variants):
+            if variant.gpu is not None:
+                wanted = Slice(memory_bytes=variant.gpu.memory, compute_pct=variant.gpu.cores)
+                asked.setdefault(variant.provider, set()).add(wanted)
+        return asked
 
 
 class LeasesHandler(AdminPage):
