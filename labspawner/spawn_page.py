@@ -87,8 +87,17 @@ def _problems(snapshot: Snapshot, groups: Collection[str], admin: bool) -> tuple
     if not admin and not any(is_staff(course, groups, admin) for course in snapshot.courses()):
         return ()
     return tuple(
-        f"{Path(problem.file).name}:{problem.line}:{problem.column}: {problem.message}" for problem in snapshot.problems
+        Sentence(
+            "{where}: {problem}",
+            where=f"{_file(problem.file)}:{problem.line}:{problem.column}",
+            problem=problem.message,
+        )
+        for problem in snapshot.problems
     )
+
+
+def _file(path: str) -> str:
+    return path if path.startswith("console/") else Path(path).name
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
