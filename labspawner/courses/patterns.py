@@ -7,7 +7,7 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from labspawner.courses.regular import machine
+from labspawner.courses.regular import machine, without_warnings
 from labspawner.sentences import Sentence
 
 if sys.version_info >= (3, 11):
@@ -30,8 +30,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
     `matches` runs those that it can in another way, which has no such patterns.
     """
     try:
-        result = re.compile(pattern)
-        if _hangs(parser.parse(pattern), inside=False):
+        result = without_warnings(re.compile, pattern)
+        if _hangs(without_warnings(parser.parse, pattern), inside=False):
             raise ValueError(
                 Sentence(
                     "the pattern {pattern} repeats a repetition, which can take for ever: bound the outer "

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 if sys.version_info >= (3, 11):
     from re import _constants as constants  # type: ignore[attr-defined]
@@ -21,8 +22,16 @@ else:
 
 MAX_STATES = 1000
 
+T = TypeVar("T")
 _Test = Callable[[str], bool]
 _Where = Callable[[str, int], bool]
+
+
+def without_warnings(read: Callable[[str], T], pattern: str) -> T:
+    """`read(pattern)`; Python warns of what a pattern may mean in a later version, and nobody here can act on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read(pattern)
 
 
 class NotRegular(ValueError):
@@ -34,9 +43,9 @@ class Regular:
 
     def __init__(self, pattern: str) -> None:
         try:
-            if re.compile(pattern).flags != re.UNICODE:
+            if without_warnings(re.compile, pattern).flags != re.UNICODE:
                 raise NotRegular("flags")
-            parsed = parser.parse(pattern)
+            parsed = without_warnings(parser.parse, pattern)
         except (re.error, OverflowError, RecursionError) as exc:
             raise NotRegular(str(exc)) from exc
         self._letters: list[tuple[_Test, int] | None] = []

@@ -92,7 +92,7 @@ async def test_a_database_that_takes_long_keeps_no_page_waiting_and_is_heard_lat
     await store.migrate()
     hasty, patient = CourseFeed(store, catalog, first_patience_s=0.01), CourseFeed(store, catalog)
     free = threading.Event()
-    held = store._threads.submit(free.wait)  # as a query that hangs: the store has one thread for SQLite
+    held = store._threads.submit(free.wait, 60)  # as a query that hangs: the store has one thread for SQLite
     write = asyncio.create_task(store.coursebook.create("ml1", text_of("ml1"), by="ann", now=NOW))
 
     await hasty.refresh()

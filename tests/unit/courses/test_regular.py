@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from itertools import product
 
 import pytest
@@ -74,6 +75,15 @@ def test_what_is_not_regular_or_too_large_is_said(pattern: str):
     with pytest.raises(NotRegular):
         Regular(pattern)
     assert not is_regular(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["[[a-z]x", "[a||b]", "[a&&b]"])
+def test_a_pattern_of_which_python_warns_is_read_as_python_reads_it(pattern: str):
+    for text in ("ax", "[x", "a", "b", "|", "-", "&"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = re.fullmatch(pattern, text) is not None
+        assert matches(pattern, text) == expected
 
 
 def test_a_machine_has_a_bounded_number_of_states():
