@@ -13,6 +13,7 @@ from labspawner.availability.offers import Offer, Question, last_choice, preset,
 from labspawner.availability.wording import card_state
 from labspawner.courses import Course, Option, Profile, Snapshot, is_staff, resolve_profile
 from labspawner.courses.choice import UNLISTED_SUFFIX
+from labspawner.courses.models import STAFF_GROUP
 from labspawner.lifecycle.admission import Room
 from labspawner.model import Feature
 from labspawner.pages.form import render_spawn_form
@@ -80,24 +81,21 @@ def _preselected(picked: str | None, offers: Iterable[Offer], answers: Mapping[s
 
 
 def _problems(snapshot: Snapshot, groups: Collection[str], admin: bool) -> tuple[str, ...]:
-    """Broken course files, for those who can mend one: administrators and any course's staff.
-
-    The file without its folder, which is only the log's to tell.
+    """Broken courses, for those who can mend one: of files administrators and any course's staff, of what is written in
+    the console its own staff. The file without its folder, which is only the log's to tell.
     """
-    if not admin and not any(is_staff(course, groups, admin) for course in snapshot.courses()):
-        return ()
-    return tuple(
-        Sentence(
-            "{where}: {problem}",
-            where=f"{_file(problem.file)}:{problem.line}:{problem.column}",
-            problem=problem.message,
-        )
-        for problem in snapshot.problems
-    )
+    staff = admin or any(is_staff(course, groups, admin) for course in snapshot.courses())
+    found = []
+    for problem in snapshot.problems:
+        slug = problem.file.removeprefix(WRITTEN) if problem.file.startswith(WRITTEN) else None
+        if staff if slug is None else admin or STAFF_GROUP.format(slug=slug) in groups:
+            where = f"{problem.file if slug else Path(problem.file).name}:{problem.line}:{problem.column}"
+            found.append(Sentence("{where}: {problem}", where=where, problem=problem.message))
+    return tuple(found)
 
 
-def _file(path: str) -> str:
-    return path if path.startswith("console/") else Path(path).name
+WRITTEN = "console/"
+"""Before the name of a course that is written in the console, where a file's name would stand."""
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------

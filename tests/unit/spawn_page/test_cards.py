@@ -368,3 +368,17 @@ def test_only_the_first_variant_counts_where_the_next_is_not_taken_by_itself(cou
     html = shown(courses(a_course(a_profile("base", AUTO, f"fallback: {fallback}"))))
 
     assert card(html, "py101/base").select_one("input").has_attr("disabled")
+
+
+def test_what_is_wrong_with_a_course_of_the_console_is_told_to_its_own_staff_alone(courses):
+    catalog = courses(a_course())
+    catalog.set_written(
+        [WrittenText(slug="draft", text="course: draft\nprofiles: [", state=CourseState.DRAFT, etag="1")]
+    )
+
+    def told(*groups: str) -> str:
+        found = shown(catalog, groups=groups).select_one(".lab-broken")
+        return found.text if found else ""
+
+    assert "console/draft:" in told("course-draft-instructors")
+    assert told("course-py101-instructors") == told("course-py101") == told() == ""
