@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from labspawner.courses import editing
 from labspawner.courses.editing import NotEditable
@@ -174,13 +176,25 @@ class DuplicatePage(InstructorPage):
         await self.show_course("duplicate.html", record, "", form={"slug": new}, wrong={"slug": wrong}, trouble=None)
 
 
+_KNOWN: WeakKeyDictionary[House, tuple[float, Counter[str] | None]] = WeakKeyDictionary()
+_KNOWN_FOR_S = 5.0
+
+
 async def running_now(house: House) -> Counter[str] | None:
-    """How many servers of each course run; None where the hub does not say."""
-    try:
-        state = await house.hub.ask("state")
-    except Problem:
-        return None
-    return Counter(str(row.get("course")) for row in state.get("servers", ()) if row.get("phase") == "ready")
+    """How many servers of each course ran at most some seconds ago; None where the hub does not say."""
+    now = asyncio.get_running_loop().time()
+    at, found = _KNOWN.get(house, (float("-inf"), None))
+    if found is None or now - at >= _KNOWN_FOR_S:
+        if found is not None:
+            _KNOWN[house] = now, found  # who asks meanwhile is told what is known, and asks nobody
+        try:
+            state = await house.hub.ask("state")
+        except Problem:
+            _KNOWN.pop(house, None)
+            return None
+        found = Counter(str(row.get("course")) for row in state.get("servers", ()) if row.get("phase") == "ready")
+        _KNOWN[house] = now, found
+    return found
 
 
 async def starting_points(house: House) -> tuple[StartingPoint, ...]:
