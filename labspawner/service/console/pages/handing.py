@@ -11,7 +11,7 @@ from labspawner.service.console.pages.shown import profile_row
 from labspawner.service.console.pages.tables import as_csv
 from labspawner.service.console.problems import Invalid
 
-_WEEKS = 16
+_WEEKS = 8
 _PULL = ("profile", "repo", "branch", "path")
 _FIELDS: Mapping[str, str] = {links.NO_BRANCH: "branch", links.NO_PATH: "path"}
 

@@ -12,16 +12,17 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted) document.querySelectorAll("button[type=submit]").forEach((b) => (b.disabled = false));
 });
 
-// The user menu closes when something else is clicked, and on Escape.
-const menu = document.querySelector(".lab-menu");
-if (menu) {
-  document.addEventListener("click", (event) => {
-    if (!menu.contains(event.target)) menu.open = false;
-  });
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") menu.open = false;
-  });
-}
+// A menu closes when something else is clicked, and on Escape.
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll(".lab-menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of document.querySelectorAll(".lab-menu[open]")) {
+    menu.open = false;
+    if (menu.contains(document.activeElement)) menu.querySelector("summary").focus();
+  }
+});
 
 // <button data-copy="id-of-a-field">
 for (const button of document.querySelectorAll("[data-copy]")) {
