@@ -15,7 +15,7 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import Application, RequestHandler, create_signed_value
 from traitlets.config import Config
 
 from labspawner.config import Labspawner
@@ -27,6 +27,7 @@ from labspawner.service.console.routes import make_application
 from labspawner.store import Store
 
 HUB_ID = "t-console"
+SECRET = b"0" * 32
 PREFIX = "/services/labspawner/"
 ACCESS = "access:services!service=labspawner"
 PEOPLE: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -96,6 +97,11 @@ class Console:
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         return await self.ask("POST", path, user, kind, urlencode(fields))
 
+    def cookie_of(self, user: str) -> str:
+        """The cookie of a browser in which somebody has logged in."""
+        value = create_signed_value(SECRET, "service-labspawner", f"token-of-{user}").decode()
+        return f"service-labspawner={value}"
+
     async def ask(
         self, method: str, path: str, user: str | None, headers: Mapping[str, str], body: str | None = None
     ) -> HTTPResponse:
@@ -155,7 +161,7 @@ async def a_console(
         base_url=base_url,
         prefix=prefix,
     )
-    port = serve(make_application(house, cookie_secret=b"0" * 32, log_function=lambda handler: None))
+    port = serve(make_application(house, cookie_secret=SECRET, log_function=lambda handler: None))
     client = AsyncHTTPClient(force_instance=True)
     try:
         yield Console(f"http://127.0.0.1:{port}{prefix}", house, table, client)

@@ -123,6 +123,25 @@ async def test_a_form_without_the_token_of_its_page_does_nothing(console):
     assert console.hub.told == []
 
 
+async def test_a_browser_follows_and_posts_with_the_token_of_its_page_and_not_without(console):
+    cookie = console.cookie_of("admin")
+    page = await console.ask("GET", "admin/doctor", None, {"Cookie": cookie, "Sec-Fetch-Mode": "navigate"})
+    soup = BeautifulSoup(page.body, "html.parser")
+    token = soup.select_one("#doctor-form [name=_xsrf]")["value"]
+    fresh = soup.select_one("[data-fresh]")["data-fresh"].removeprefix(console.house.prefix)
+    known = {"Cookie": "; ".join([cookie, *(one.partition(";")[0] for one in page.headers.get_list("Set-Cookie"))])}
+    of_script = {**known, "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin", "X-XSRFToken": token}
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    assert (await console.ask("GET", fresh, None, of_script)).code == 200
+    assert (await console.ask("POST", "admin/doctor", None, {**known, **kind}, "")).code == 403
+    elsewhere = {**known, **kind, "Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    assert (await console.ask("POST", "admin/doctor", None, elsewhere, urlencode({"_xsrf": token}))).code == 403
+    assert console.hub.told == []
+    assert (await console.ask("POST", "admin/doctor", None, {**known, **kind}, urlencode({"_xsrf": token}))).code == 303
+    assert [path for path, _ in console.hub.told] == ["doctor"]
+
+
 def test_every_route_of_administrators_is_tried_above():
     tried = [
         re.sub(r"^admin/?", "admin/", path) for path in (*PAGES, *FILES, "admin/leases/l-gpu-1/end", "admin/doctor")
