@@ -71,10 +71,11 @@ class CourseFeed:
         changed = [slug for slug, etag in etags.items() if known.get(slug) != etag]
         rows = {slug: row for slug, row in self._rows.items() if slug in etags}
         rows.update({row.slug: row for row in await book.some(changed)})
-        texts = [_text(row) for _, row in sorted(rows.items())]
+        texts = [as_text(row) for _, row in sorted(rows.items())]
         await asyncio.to_thread(self._catalog.set_written, texts)
         self._rows = rows
 
 
-def _text(row: Written) -> WrittenText:
+def as_text(row: Written) -> WrittenText:
+    """A row of the database as the catalog takes it."""
     return WrittenText(row.slug, row.text, row.state, row.etag, everyone=row.everyone_by is not None)

@@ -150,7 +150,8 @@ def _wrong(course: Course, slug: str, bounds: Bounds) -> _Flaws:
             ("course",),
             Sentence("this course is called {slug}, for good: write course: {name}", slug=shown(slug), name=slug),
         )
-    elif reason := check_slug(slug, bounds):
+        return  # its groups are another course's, and all else that is said would follow from that
+    if reason := check_slug(slug, bounds):
         yield ("course",), reason
     yield from _access(course, slug, bounds)
     if len(course.profiles) > bounds.profiles:

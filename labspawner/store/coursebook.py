@@ -15,6 +15,7 @@ from labspawner.model import CourseState
 from labspawner.sentences import Sentence
 from labspawner.store import audit as audit_rows
 from labspawner.store.audit import AuditEntry
+from labspawner.store.engine import make_engine, parse_url, sqlite_file, transaction
 from labspawner.store.schema import course_revisions, courses
 from labspawner.store.transactions import Transact
 
@@ -252,6 +253,23 @@ class Coursebook:
                 detail=f"no such revision course={slug!r} revision={revision}",
             )
         return _old(row)
+
+
+def written_now(url: str, *, hub_id: str) -> list[Written]:
+    """The written courses of a hub, read without changing anything: none in a database that is not set up yet. Blocks.
+    Raises BadConfig for a URL that cannot be read, StoreUnavailable."""
+    file = sqlite_file(parse_url(url))
+    if file is not None and not file.exists():
+        return []
+    engine = make_engine(url)
+    try:
+        with transaction(engine, writes=False) as conn:
+            if not sa.inspect(conn).has_table(courses.name):
+                return []
+            query = sa.select(courses).where(courses.c.hub_id == hub_id).order_by(courses.c.slug)
+            return [_written(row) for row in conn.execute(query).mappings()]
+    finally:
+        engine.dispose()
 
 
 def _etag(revision: int) -> str:
