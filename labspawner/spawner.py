@@ -143,6 +143,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         if not self._in_line:
             self._events.clear()
         self._in_line = False
+        self.runtime.visits.server_begins(self.user.name, self.name)
         try:
             self._order = self.make_order()
         except LabError as exc:

@@ -1,14 +1,14 @@
 """Course staff open a student's server, for a while, when the student says so on their home page.
 
-JupyterHub's shares carry it: until the end of the visit the visitor's log-in may access that one server. Who asked is kept in
-memory; what was agreed to is in the hub's database with its end, so that a restart of the hub forgets no end.
+JupyterHub's shares carry it: until the end of the visit the visitor's log-in may access the server of that name. So a visit
+ends before the next server of the name begins. All of it is kept in memory; a hub that starts ends what an earlier one left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -43,6 +43,15 @@ class Visit:
     until: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A visit, the server that it is to, and the share that was made for it: None where the owner had shared it already."""
+
+    visit: Visit
+    lease: Lease
+    share_id: int | None
+
+
 class Visits:
     """Who asked to open which server, and who may. db: the hub's session; None before there is one. live: the lease of an
     id, None once it has ended. note: writes `agree`, `refuse` and `end` into the audit log."""
@@ -58,10 +67,11 @@ class Visits:
         self._live = live
         self._note = note
         self._asked: dict[LeaseId, Asked] = {}
-        self._open: dict[LeaseId, Visit] = {}
+        self._open: dict[LeaseId, _Open] = {}
+        self._begun = False
 
     async def run(self) -> None:
-        """End visits in time, also those that an earlier process of this hub began. Never ends by itself."""
+        """End visits in time, and first those that an earlier process of this hub left. Never ends by itself."""
         while True:
             try:
                 self.sweep(_utcnow())
@@ -74,14 +84,20 @@ class Visits:
         db = self._db()
         if db is None:
             return
-        for lease_id, visit in list(self._open.items()):
+        if not self._begun:
+            _end_left_over(db, {opened.share_id for opened in self._open.values()})
+            self._begun = True
+        for lease_id, opened in list(self._open.items()):
             lease = self._live(lease_id)
-            if visit.until <= now or lease is None or lease.phase is not Phase.READY:
-                del self._open[lease_id]
-                if lease is not None:
-                    self._revoke(db, lease, visit.visitor)
+            if opened.visit.until <= now or lease is None or lease.phase is not Phase.READY:
+                self._close(lease_id)
         self._asked = {lease: asked for lease, asked in self._asked.items() if now - asked.at < ASKED_FOR}
-        orm.Share.purge_expired(db)
+
+    def server_begins(self, user: str, server_name: str) -> None:
+        """Another server of this name is about to start: nobody was let into that one."""
+        for lease_id, opened in list(self._open.items()):
+            if (opened.lease.user, opened.lease.server_name) == (user, server_name):
+                self._close(lease_id)
 
     def ask(self, lease: Lease, visitor: str, now: datetime) -> Visit | None:
         """Show the owner that `visitor` would like to open their server; the visit, where they agreed already."""
@@ -97,8 +113,8 @@ class Visits:
 
     def visit(self, lease: Lease, now: datetime) -> Visit | None:
         """Who may open this server now."""
-        visit = self._open.get(lease.id)
-        return visit if visit is not None and visit.until > now else None
+        opened = self._open.get(lease.id)
+        return opened.visit if opened is not None and opened.visit.until > now else None
 
     async def agree(self, lease: Lease, visitor: str, now: datetime) -> Visit | None:
         """The owner lets in who asked; None where nobody of this name waits any more. Of two visitors the later one stays."""
@@ -111,13 +127,13 @@ class Visits:
             return None
         await self.end(lease)
         visit = Visit(visitor=visitor, until=now + VISIT_FOR)
+        share_id = None
         if orm.Share.find(db, spawner, guest) is None:  # a share of the owner's own making is left as it is
             share = orm.Share.grant(db, spawner, guest)
-            share.expires_at = visit.until.astimezone(timezone.utc).replace(
-                tzinfo=None
-            )  # as JupyterHub writes instants
+            share.expires_at = share.created_at + VISIT_FOR
             db.commit()
-        self._open[lease.id] = visit
+            share_id = share.id
+        self._open[lease.id] = _Open(visit, lease, share_id)
         self._asked.pop(lease.id, None)
         await self._note(lease, "visit.agree", visitor)
         return visit
@@ -129,19 +145,19 @@ class Visits:
 
     async def end(self, lease: Lease) -> None:
         """The owner takes it back."""
-        visit, db = self._open.pop(lease.id, None), self._db()
-        if visit is None or db is None:
-            return
-        self._revoke(db, lease, visit.visitor)
-        await self._note(lease, "visit.end", visit.visitor)
+        if (opened := self._close(lease.id)) is not None:
+            await self._note(lease, "visit.end", opened.visit.visitor)
 
-    def _revoke(self, db: Any, lease: Lease, visitor: str) -> None:
-        guest, spawner = orm.User.find(db, visitor), _spawner(db, lease)
-        share = orm.Share.find(db, spawner, guest) if guest is not None and spawner is not None else None
-        if share is not None and share.expires_at is not None:
-            db.delete(share)
-            db.commit()
-            log.info("visit over user=%s server=%r visitor=%s", lease.user, lease.server_name, visitor)
+    def _close(self, lease_id: LeaseId) -> _Open | None:
+        """From now on nobody may enter."""
+        opened, db = self._open.pop(lease_id, None), self._db()
+        if opened is None or db is None or opened.share_id is None:
+            return opened
+        db.query(orm.Share).filter(orm.Share.id == opened.share_id).delete()
+        db.commit()
+        lease = opened.lease
+        log.info("visit over user=%s server=%r visitor=%s", lease.user, lease.server_name, opened.visit.visitor)
+        return opened
 
 
 class VisitHandler(BaseHandler):  # type: ignore[misc]
@@ -171,6 +187,21 @@ class VisitHandler(BaseHandler):  # type: ignore[misc]
             await visits.end(lease)
         else:
             raise web.HTTPError(400)
+
+
+def _end_left_over(db: Any, ours: Collection[int | None]) -> None:
+    """End the visits of an earlier process: what was shared for exactly as long as a visit. Nobody watches over them."""
+    ending = db.query(orm.Share).filter(orm.Share.expires_at.isnot(None))
+    left = [share for share in ending if share.id not in ours and _is_visit(share)]
+    for share in left:
+        db.delete(share)
+    if left:
+        db.commit()
+        log.info("visits of an earlier hub ended: %d", len(left))
+
+
+def _is_visit(share: Any) -> bool:
+    return bool(share.created_at is not None and share.expires_at - share.created_at == VISIT_FOR)
 
 
 def _spawner(db: Any, lease: Lease) -> Any:

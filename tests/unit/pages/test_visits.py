@@ -124,6 +124,33 @@ async def test_a_server_that_stops_ends_it(hall):
     assert not hall.may_enter("teacher")
 
 
+async def test_a_server_that_has_ended_lets_nobody_into_the_next_one(hall):
+    await hall.let_in()
+    hall.alive = False
+
+    hall.visits.sweep(NOW)
+
+    assert not hall.may_enter("teacher")
+
+
+async def test_the_next_server_of_the_name_begins_without_visitors_before_anybody_looks(hall):
+    await hall.let_in()
+
+    hall.visits.server_begins("alice", "")
+
+    assert not hall.may_enter("teacher")
+    assert hall.visits.visit(hall.lease, NOW) is None
+
+
+async def test_another_server_that_begins_ends_no_visit(hall):
+    await hall.let_in()
+
+    hall.visits.server_begins("alice", "second")
+    hall.visits.server_begins("bob", "")
+
+    assert hall.may_enter("teacher")
+
+
 async def test_the_owner_may_refuse(hall):
     hall.visits.ask(hall.lease, "teacher", NOW)
 
@@ -141,20 +168,23 @@ async def test_a_second_visitor_takes_the_place_of_the_first(hall):
     assert (hall.may_enter("teacher"), hall.may_enter("other")) == (False, True)
 
 
-async def test_a_hub_that_starts_again_ends_in_time_what_it_had_begun_before(hall, db):
+async def test_a_hub_that_starts_again_ends_what_it_had_begun_before_and_nothing_else(hall, db):
     await hall.let_in()
-    share = db.query(orm.Share).one()
-    share.expires_at = orm.Share.now() - timedelta(seconds=1)
+    spawner = orm.User.find(db, "alice").orm_spawners[""]
+    own = orm.Share.grant(db, spawner, orm.User.find(db, "other"))
+    own.expires_at = own.created_at + timedelta(days=1)
     db.commit()
 
     Hall(db).visits.sweep(NOW)
 
-    assert not hall.may_enter("teacher")
+    assert (hall.may_enter("teacher"), hall.may_enter("other")) == (False, True)
 
 
 async def test_what_the_owner_shared_by_themselves_is_left_as_it_is(hall, db):
     spawner = orm.User.find(db, "alice").orm_spawners[""]
-    orm.Share.grant(db, spawner, orm.User.find(db, "teacher"))
+    own = orm.Share.grant(db, spawner, orm.User.find(db, "teacher"))
+    own.expires_at = own.created_at + timedelta(days=1)
+    db.commit()
 
     await hall.let_in()
     await hall.visits.end(hall.lease)
