@@ -53,7 +53,7 @@ def form_as_profile(form: Mapping[str, Any]) -> dict[str, Any]:
 
 def by_language(value: Any) -> dict[str, str]:
     """A text as the file has it, plain or by language, as texts by language."""
-    if isinstance(value, str):
+    if isinstance(value, (str, int, float)):  # a number is a text that its writer forgot to quote
         return {"en": str(value)}
     if isinstance(value, Mapping):
         return {str(language): str(text) for language, text in value.items() if text is not None}

@@ -370,6 +370,7 @@ def test_what_cannot_be_read_stays_for_the_loader_to_complain_of():
         ("cpu", 1, True, False),
         ("title", "A", {"en": "A "}, True),
         ("title", "1 GiB", "1GiB", False),
+        ("title", 101, {"en": "101"}, True),
         ("warn", ["60s"], ["1m"], True),
         ("template", 9100, "9100", True),
         ("icon", "1", 1, False),
