@@ -196,6 +196,13 @@ class House:
         await self.store.migrate()
         await asyncio.to_thread(self.catalog.refresh)
 
+    async def require_course(self, caller: Caller, verb: Verb, slug: str) -> None:
+        """The same for a course that is there, wherever it is written. Raises Missing for one that is not, to anybody."""
+        await self.read_files()
+        self.require(caller, verb, slug)
+        if self.file_course(slug) is None and await self.store.coursebook.get(slug) is None:
+            raise Missing(Sentence(words.NO_COURSE.template, course=slug))
+
     async def close(self) -> None:
         """Give everything back."""
         await self.hub.close()

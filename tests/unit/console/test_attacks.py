@@ -79,6 +79,16 @@ async def test_an_assistant_may_act_within_their_verbs_and_changes_nothing_else(
     assert (await lab.ask("GET", "courses/py101/wall", "helper")).code == 200
 
 
+async def test_not_even_an_administrator_has_people_or_jobs_of_a_course_that_is_not_there(lab):
+    for method, path in everything():
+        if path.startswith("courses/dl"):
+            body = {"names": ["student1"]} if method != "get" else None
+            assert (await lab.ask(method.upper(), path, "boss", body, match="x")).code == 404, path
+
+    assert (await lab.ask("POST", "courses/dl/roster/add", "boss", {"names": ["student1"]})).code == 404
+    assert not [group for group in lab.hub.groups if group.startswith("course-dl")]
+
+
 async def test_administrators_addresses_are_for_administrators(lab):
     for path in ("audit", "capacity", "state", "decisions"):
         assert (await lab.ask("GET", path, "teacher")).code == 403

@@ -24,8 +24,7 @@ class ApiHandler(ConsoleHandler):
         """Say nothing about a course, and take nothing for it, to somebody who may not know of it."""
         await super().prepare()
         if self.path_args and hasattr(self, "caller"):
-            await self.house.read_files()
-            self.require(Verb.READ, self.path_args[0])
+            await self.house.require_course(self.caller, Verb.READ, self.path_args[0])
 
     def body(self, model: type[M]) -> M:
         """The body as `model`. Raises WrongType for what is not JSON, Problem where it cannot be read, Invalid with each

@@ -22,7 +22,7 @@ from labspawner.courses.written import check_slug, check_written
 from labspawner.courses.yamltree import Unreadable
 from labspawner.errors import Conflict, CourseExists, UnknownCourse
 from labspawner.model import CourseRole, CourseState
-from labspawner.sentences import Sentence, plain
+from labspawner.sentences import Sentence
 from labspawner.service.console import words
 from labspawner.service.console.doing import rosters
 from labspawner.service.console.doing.recording import entry
@@ -113,13 +113,13 @@ async def get(house: House, caller: Caller, slug: str) -> CourseRecord:
 
 async def history(house: House, caller: Caller, slug: str, *, before: int | None = None) -> list[CourseRevision]:
     """What the course was, newest first, 50 at a time; none for a course in a file, whose history git has."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     return await house.store.coursebook.revisions(slug, before=before)
 
 
 async def revision(house: House, caller: Caller, slug: str, number: int) -> CourseRevision:
     """One text that the course had. Raises Missing."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     return await _done(house, slug, house.store.coursebook.revision(slug, number))
 
 
@@ -131,7 +131,7 @@ async def diff(house: House, caller: Caller, slug: str, old: int, new: int) -> D
 
 async def lint(house: House, caller: Caller, slug: str, text: str, *, students: int = 0) -> Lint:
     """What would be wrong with this text as the course's, and what so many students would need. Changes nothing."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     written = await house.store.coursebook.get(slug)
     loaded = await _checked(house, caller, slug, text, written)
     return await _linted(house, loaded, students)
@@ -322,7 +322,7 @@ def _good(found: Loaded | tuple[Flaw, ...]) -> Loaded:
     if isinstance(found, Loaded):
         return found
     first = found[0]
-    message = Sentence(CANNOT_SAVE.template, count=len(found), line=first.line, message=plain(str(first.message)))
+    message = Sentence(CANNOT_SAVE.template, count=len(found), line=first.line, message=first.message)
     raise Invalid(message, found)
 
 

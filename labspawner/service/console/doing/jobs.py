@@ -59,7 +59,7 @@ async def begin(
     """
     if verb not in VERBS:
         raise Invalid(words.UNREADABLE)
-    house.require(caller, Verb(f"act:{verb}"), slug)
+    await house.require_course(caller, Verb(f"act:{verb}"), slug)
     given = _args(slug, verb, dict(args or {}))
     names = list(dict.fromkeys(users))
     if not names:
@@ -82,21 +82,21 @@ async def begin(
 
 async def get(house: House, caller: Caller, slug: str, job_id: str) -> JobRecord:
     """One job with its steps. Raises Missing."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     job = await _job(house, slug, job_id)
     return _record(job, await house.store.jobs.steps(job_id))
 
 
 async def recent(house: House, caller: Caller, slug: str, *, limit: int = 20) -> list[JobRecord]:
     """The last jobs of the course, newest first, without their steps."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     return [_record(job, ()) for job in await house.store.jobs.of(slug, limit=limit)]
 
 
 async def cancel(house: House, caller: Caller, slug: str, job_id: str) -> JobRecord:
     """Begin no further step; those under way are finished. For whoever might have begun it. Raises Missing."""
     job = await _job(house, slug, job_id)
-    house.require(caller, Verb(f"act:{job.verb}"), slug)
+    await house.require_course(caller, Verb(f"act:{job.verb}"), slug)
     audit = entry(house, caller, "job.cancel", course=slug, about=job_id)
     if await house.store.jobs.cancel(job_id, by=caller.name, audit=audit):
         house.runner.cancel(job_id)

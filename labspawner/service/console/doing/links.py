@@ -17,7 +17,7 @@ NO_BRANCH = Sentence("This is no name of a branch.")
 
 async def permalink(house: House, caller: Caller, slug: str, profile: str) -> str:
     """The path, from the hub's root, of the page on which this profile is picked already."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     return f"{house.base_url}hub/spawn?{urlencode({'profile': f'{slug}/{profile}'})}"
 
 
@@ -26,7 +26,7 @@ async def nbgitpuller(
 ) -> str:
     """The path of a link that starts the profile, where nothing runs, and brings a repository into the home. The repository
     is not looked at. Raises Invalid for what is no address, branch or path."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     _refuse_bad(repo, branch, path)
     name = urlsplit(repo).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
     inside = f"{name}/{path}".rstrip("/")

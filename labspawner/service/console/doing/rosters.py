@@ -74,14 +74,13 @@ class Preview:
 
 async def get(house: House, caller: Caller, slug: str, *, at_most_s: float = 0.0) -> Roster:
     """Everybody in the course, as hub and roster have them now; the hub, at most so many seconds ago."""
-    await house.read_files()
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     return await _roster(house, slug, at_most_s=at_most_s)
 
 
 async def preview(house: House, caller: Caller, slug: str, content: bytes | str, *, role: str = "member") -> Preview:
     """What `replace` with this content would do. Changes nothing. Raises Invalid where nothing of it can be read."""
-    house.require(caller, Verb.ROSTER, slug)
+    await house.require_course(caller, Verb.ROSTER, slug)
     found = _read(content)
     roster, wanted = await _roster(house, slug), _role(role)
     before = {person.name for person in roster.of(wanted)}
@@ -101,7 +100,7 @@ async def replace(
 ) -> Roster:
     """Make those of one role exactly these people. Raises Stale where the roster is another one since `etag`, and Exists
     where nobody would be left to teach."""
-    house.require(caller, Verb.ROSTER, slug)
+    await house.require_course(caller, Verb.ROSTER, slug)
     found, wanted = _read(content), _role(role)
     async with house.changing(slug):
         roster = await _roster(house, slug)
@@ -117,7 +116,7 @@ async def replace(
 
 async def add(house: House, caller: Caller, slug: str, names: Sequence[str], *, role: str = "member") -> Roster:
     """Put people into the course; who has another role there gets this one. Raises Invalid for what is no user name."""
-    house.require(caller, Verb.ROSTER, slug)
+    await house.require_course(caller, Verb.ROSTER, slug)
     wanted = _role(role)
     _refuse_bad(names)
     async with house.changing(slug):
@@ -131,7 +130,7 @@ async def add(house: House, caller: Caller, slug: str, names: Sequence[str], *, 
 
 async def remove(house: House, caller: Caller, slug: str, names: Sequence[str], *, role: str = "member") -> Roster:
     """Take people out of the course; servers that run go on. Raises Exists for the last instructor."""
-    house.require(caller, Verb.ROSTER, slug)
+    await house.require_course(caller, Verb.ROSTER, slug)
     wanted = _role(role)
     async with house.changing(slug):
         roster = await _roster(house, slug)

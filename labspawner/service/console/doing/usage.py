@@ -36,7 +36,7 @@ class Week:
 
 async def by_week(house: House, caller: Caller, slug: str, *, weeks: int = 8) -> list[Week]:
     """The last weeks, the running one last. A lease that was parked and resumed counts from its last ready only."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     await house.read_files()
     gpu = _with_gpu(await house.course(slug))
     now = house.now()

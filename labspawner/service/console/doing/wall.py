@@ -38,7 +38,7 @@ class Wall:
 
 async def of(house: House, caller: Caller, slug: str) -> Wall:
     """The course's people and servers as they are now. Raises Missing, Away."""
-    house.require(caller, Verb.READ, slug)
+    await house.require_course(caller, Verb.READ, slug)
     roster = await rosters.get(house, caller, slug, at_most_s=PEOPLE_S)
     state = await house.hub.ask("state", course=slug)
     rows: dict[str, list[Mapping[str, Any]]] = {}
