@@ -86,11 +86,7 @@ class Invalid(Problem):
     status, kind = 422, "invalid"
 
     def __init__(self, message: Sentence, flaws: Sequence[Flaw] = (), **members: Any) -> None:
-        told = [
-            {"line": flaw.line, "column": flaw.column, "path": flaw.path, "message": str(flaw.message)}
-            for flaw in flaws
-        ]
-        super().__init__(message, problems=told, **members)
+        super().__init__(message, **members)
         self.flaws = tuple(flaws)
 
 
@@ -148,8 +144,25 @@ def as_json(problem: Problem, *, language: str, instance: str) -> dict[str, Any]
         "status": problem.status,
         "detail": i18n.translate(problem.message, language),
         "instance": instance,
+        **_flaws(problem, language),
         **problem.members,
     }
+
+
+def _flaws(problem: Problem, language: str) -> dict[str, Any]:
+    """What is wrong in a text, and where, in the reader's language."""
+    if not isinstance(problem, Invalid) or not problem.flaws:
+        return {}
+    told = [
+        {
+            "line": flaw.line,
+            "column": flaw.column,
+            "path": flaw.path,
+            "message": i18n.translate(flaw.message, language),
+        }
+        for flaw in problem.flaws
+    ]
+    return {"problems": told}
 
 
 def title_of(status: int) -> Sentence:

@@ -6,6 +6,7 @@ from labspawner.courses.diffing import Difference
 from labspawner.courses.editing import NotEditable, profile_as_form
 from labspawner.courses.loader import Problem as LoaderFlaw
 from labspawner.courses.seats import in_words
+from labspawner.pages import i18n
 from labspawner.sentences import Sentence
 from labspawner.service.console import words
 from labspawner.service.console.api import models
@@ -23,7 +24,7 @@ class CourseHandler(ApiHandler):
     """What the handlers below share."""
 
     def give_course(self, record: CourseRecord, *, status: int = 200) -> None:
-        self.give(course_model(record), status=status, etag=record.etag)
+        self.give(course_model(record, self.language), status=status, etag=record.etag)
 
 
 class CoursesHandler(CourseHandler):
@@ -99,7 +100,9 @@ class LintHandler(CourseHandler):
             for profile, variants in lint.seats
             for number, found in enumerate(variants, start=1)
         ]
-        return models.Lint(ok=lint.course is not None, flaws=[flaw_model(flaw) for flaw in lint.flaws], seats=seats)
+        return models.Lint(
+            ok=lint.course is not None, flaws=[flaw_model(flaw, self.language) for flaw in lint.flaws], seats=seats
+        )
 
 
 class ProfilesHandler(CourseHandler):
@@ -161,13 +164,13 @@ class RollbackHandler(CourseHandler):
         self.give_course(await courses.rollback(self.house, self.caller, slug, sent.revision, if_match=based_on))
 
 
-def course_model(record: CourseRecord) -> models.Course:
+def course_model(record: CourseRecord, language: str) -> models.Course:
     """A course with its text, as programs get it."""
     commit = record.commit
     return models.Course(
         **_summary(record),
         text=record.text,
-        flaws=[flaw_model(flaw) for flaw in record.flaws],
+        flaws=[flaw_model(flaw, language) for flaw in record.flaws],
         file=record.file,
         commit=models.Commit(
             hash=commit.hash, at=commit.at, subject=commit.subject, author=commit.author, changed=commit.changed
@@ -177,8 +180,10 @@ def course_model(record: CourseRecord) -> models.Course:
     )
 
 
-def flaw_model(flaw: LoaderFlaw) -> models.Flaw:
-    return models.Flaw(path=flaw.path, message=str(flaw.message), line=flaw.line, column=flaw.column)
+def flaw_model(flaw: LoaderFlaw, language: str) -> models.Flaw:
+    """A flaw in the reader's language."""
+    message = i18n.translate(flaw.message, language)
+    return models.Flaw(path=flaw.path, message=message, line=flaw.line, column=flaw.column)
 
 
 def _summary(record: CourseRecord) -> dict[str, object]:
