@@ -229,7 +229,7 @@ def as_own_course(text: str, slug: str) -> tuple[str, str]:
     slug = slug or "kubespawner"
     found = import_profile_list(text, slug=slug, title={"en": slug})
     if not isinstance(found, str):
-        raise Invalid(Sentence("line {line}: {message}", line=found[0].line, message=plain(found[0].message)), found)
+        raise Invalid(Sentence("line {line}: {message}", line=found[0].line, message=found[0].message), found)
     return found, slug
 
 
@@ -295,6 +295,6 @@ def _first_flaw(exc: Invalid) -> Sentence:
     if exc.flaws:
         flaw = exc.flaws[0]
         if _is_name(exc):
-            return plain(str(flaw.message))
+            return plain(flaw.message)
         return Sentence("line {line}: {message}", line=flaw.line, message=flaw.message)
     return exc.message

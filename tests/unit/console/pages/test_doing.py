@@ -178,6 +178,20 @@ async def test_a_mistake_is_not_saved_and_what_was_typed_stays_on_the_page(lab, 
     assert (await lab.house.store.coursebook.get("deep-learning")) == before
 
 
+async def test_a_mistake_is_said_in_the_readers_language(lab):
+    teacher = Browser(lab, "teacher", "zh-CN")
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/yaml")
+    text = page.html.select_one("#text").text.removeprefix("\n")
+
+    again = await teacher.submit(page, "#editor", text=text.replace("2GiB", "2"), save="yaml")
+
+    assert again.html.html["lang"] == "zh-CN"
+    (said,) = again.html.select("#problems li span")
+    assert "unit" not in said.text
+    assert "2GiB" in said.text
+
+
 async def test_a_profile_that_got_another_name_leads_to_the_list(lab, teacher):
     await a_course(teacher)
     page = await teacher.get("courses/deep-learning/profiles/notebook/edit")
