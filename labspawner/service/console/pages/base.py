@@ -23,7 +23,6 @@ class PageHandler(ConsoleHandler):
     def frame(self) -> Frame:
         """What the page stands in, for this reader."""
         caller = getattr(self, "caller", None)
-        token = self.xsrf_token
         return Frame(
             language=self.language,
             prefix=self.house.prefix,
@@ -31,7 +30,7 @@ class PageHandler(ConsoleHandler):
             user=caller.name if caller else "",
             admin=caller.admin if caller else False,
             uri=self.request.uri or "",
-            xsrf=token.decode("ascii") if isinstance(token, bytes) else token,
+            xsrf=_text(self.xsrf_token),
         )
 
     async def show(self, template: str, **values: Any) -> None:
@@ -56,6 +55,11 @@ class PageHandler(ConsoleHandler):
         ).encode()
         self.set_header("Content-Length", str(len(page)))
         self.write(page)
+
+
+def _text(token: bytes | str) -> str:
+    """Tornado's token is bytes, JupyterHub's is either."""
+    return token.decode("ascii") if isinstance(token, bytes) else token
 
 
 class NothingHandler(PageHandler):
