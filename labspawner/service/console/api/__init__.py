@@ -7,6 +7,7 @@ from labspawner.service.console.api.admin import ROUTES as ADMIN
 from labspawner.service.console.api.courses import ROUTES as COURSES
 from labspawner.service.console.api.klass import ROUTES as CLASS
 from labspawner.service.console.api.people import ROUTES as PEOPLE
+from labspawner.service.console.api.revisions import ROUTES as REVISIONS
 from labspawner.service.console.api.route import Route
 
-ROUTES: tuple[Route, ...] = (*ABOUT, *COURSES, *PEOPLE, *CLASS, *ADMIN)
+ROUTES: tuple[Route, ...] = (*ABOUT, *COURSES, *REVISIONS, *PEOPLE, *CLASS, *ADMIN)
