@@ -255,12 +255,15 @@ def _refusal(response: HTTPResponse, what: str) -> Problem:
     if response.code == 429:
         problem = Problem(plain(str(said or "")), status=429, kind="too-many")
         problem.members["retry_after_s"] = _seconds(response.headers.get("Retry-After", ""))
-    elif response.code in {599, 502, 503, 504} or said is None:
+    elif response.code in {401, 403} and "sentence" not in found:
+        log.error("the hub refuses %s to the console itself: has its token the role of wiring.run_console?", what)
+        problem = Away(words.HUB_AWAY)
+    elif response.code >= 500 or said is None:
         log.warning("the hub answered %s to %s", response.code, what)
         problem = Away(words.HUB_AWAY)
     else:
         message = Sentence.from_json(found.get("sentence", said))
-        problem = Problem(message, status=response.code if 400 <= response.code < 500 else 502, kind="hub")
+        problem = Problem(message, status=response.code, kind="hub")
     problem.members["hub_status"] = response.code
     return problem
 

@@ -413,3 +413,13 @@ def test_the_secret_of_cookies_is_made_once_and_nobody_else_reads_it(tmp_path):
     assert first != SECRET
     assert cookie_secret(tmp_path) == first
     assert (tmp_path / "console.cookie-secret").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_console_that_the_hub_itself_refuses_shows_nobody_the_hubs_words(lab, caplog):
+    lab.house.hub.auth.api_token = "token-of-nobody"
+
+    answer = await lab.ask("GET", "courses/py101/wall")
+
+    assert answer.code == 503
+    assert b"only the console" not in answer.body
+    assert "wiring.run_console" in caplog.text
