@@ -239,6 +239,18 @@ async def test_a_hub_that_goes_away_in_the_middle_leaves_nothing_half_done_that_
     assert lab.hub.groups["course-dl"] == set()
 
 
+async def test_a_large_course_is_put_into_its_group_in_batches(lab):
+    names = [f"s{number:04}" for number in range(450)]
+    lab.hub.users.update(names)
+    asked = len(lab.hub.asked)
+
+    added = await lab.ask("POST", "courses/dl/roster/add", body={"names": names})
+
+    assert added.code == 200
+    assert lab.hub.groups["course-dl"] == set(names)
+    assert sum(line == "POST /hub/api/groups/course-dl/users" for line in lab.hub.asked[asked:]) == 3
+
+
 async def test_two_who_change_a_roster_at_once_lose_nobody(lab):
     answers = await asyncio.gather(
         *(
