@@ -98,8 +98,9 @@ async def serve(
     beside = Beside(house)
     server = HTTPServer(application, ssl_options=secure, xheaders=True, max_body_size=MAX_REQUEST_BYTES)
     try:
-        server.add_sockets(await _bound(url, stopping))
+        sockets = await _bound(url, stopping)  # whoever comes from now on waits
         await house.open()
+        server.add_sockets(sockets)
         beside.open()
         log.info("the console answers at %s for %s", url, house.prefix)
         await stopping.wait()
