@@ -74,6 +74,17 @@ class Campus:
             self._tokens[user] = Client(self.base, headers)
         return self._tokens[user]
 
+    def hub_of(self, user: str) -> Client:
+        """The hub, asked by the same token."""
+        return Client(self.hub.base, self.of(user)._headers)
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The audit log, as an administrator reads it."""
+        answer = self.ask("admin", "GET", "audit?course=py101")
+        assert answer.status == 200, answer.text
+        rows: list[dict[str, Any]] = answer.json()["entries"]
+        return rows
+
     def ask(self, user: str, method: str, path: str, body: object = None) -> Answer:
         return self.of(user).call(method, API + path, body)
 
@@ -242,11 +253,9 @@ def test_an_act_without_a_course_is_about_the_course_of_the_server(campus):
 
 
 def test_the_inner_api_is_for_the_consoles_own_scope_alone(campus):
-    for client in (campus.hub.api, campus.of("teacher"), campus.hub.login("admin"), Client(campus.hub.base)):
-        at_hub = Client(campus.hub.base, client._headers) if client is not campus.hub.api else client
-        at_hub.cookies = client.cookies
+    for client in (campus.hub.api, campus.hub_of("teacher"), campus.hub.login("admin"), Client(campus.hub.base)):
         for method, path in (("POST", "act"), ("POST", "courses/refresh"), ("GET", "about"), ("GET", "state")):
-            assert at_hub.call(method, INNER + path, {} if method == "POST" else None).status in {401, 403}
+            assert client.call(method, INNER + path, {} if method == "POST" else None).status in {401, 403}
 
 
 def test_a_student_and_an_instructor_of_another_course_see_nothing(campus):
@@ -284,6 +293,41 @@ def test_a_course_is_written_published_and_started_by_a_newcomer_of_its_roster(c
     eventually_sync(is_in, 30.0, "the newcomer is in their course")
     campus.hub.start_server("newcomer", "fresh/base")
     assert campus.hub.lease("newcomer").profile == "fresh/base"
+
+
+def test_a_students_server_is_opened_only_when_they_agree_and_only_that_one(campus):
+    campus.hub.start_server("s4", "py101/base")
+    visits = "courses/py101/visits"
+    there = "access:servers!server=s4/"
+
+    def may_enter() -> bool:
+        return there in campus.hub_of("teacher").call("GET", "/hub/api/user").json()["scopes"]
+
+    def answered(browser: Client, what: str) -> int:
+        browser.get("/hub/home")
+        return browser.post_form("/hub/labspawner/visits/s4", {"do": what, "visitor": "teacher"}).status
+
+    assert campus.ask("teacher", "POST", visits, {"user": "s4"}).json()["state"] == "asked"
+    assert campus.ask("helper", "POST", visits, {"user": "s4"}).status == 403
+    assert campus.ask("rival", "POST", visits, {"user": "s4"}).status == 404
+    assert not may_enter()
+
+    student = campus.hub.login("s4")
+    assert "teacher, of the course" in student.get("/hub/home").text
+    for stranger in ("admin", "teacher", "s3"):
+        assert answered(campus.hub.login(stranger), "agree") == 403
+    assert not may_enter()
+
+    assert answered(student, "agree") == 302
+    told = campus.ask("teacher", "POST", visits, {"user": "s4"}).json()
+    assert (told["state"], told["path"]) == ("open", "/user/s4/")
+    assert may_enter()
+
+    campus.hub.stop_server("s4")
+    campus.hub.start_server("s4", "py101/base")
+    assert not may_enter()
+    verbs = [one["verb"] for one in campus.audit() if "s4" in {one["actor"], one["subject"]}]
+    assert {"act.visit", "visit.agree"} <= set(verbs)
 
 
 def test_a_killed_console_comes_back_and_finishes_its_jobs(campus):
