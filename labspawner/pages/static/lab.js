@@ -16,6 +16,8 @@
       if (card && start) {
         if (start.textContent !== card.dataset.label) start.textContent = card.dataset.label;
         start.disabled = radio.disabled || card.dataset.go === "wait";
+        const enter = document.getElementById("lab-enter");
+        if (enter) enter.disabled = start.disabled;
       }
     };
     form.addEventListener("change", (event) => {
