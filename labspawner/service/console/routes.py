@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tornado.routing import Rule
-from tornado.web import Application, URLSpec
+from tornado.routing import Rule, URLSpec
+from tornado.web import Application
 
 from labspawner.service.console.api import ROUTES as API
 from labspawner.service.console.api.base import UnknownHandler
