@@ -246,7 +246,8 @@ def test_who_only_clicks_is_told_to_start_and_keeps_at_most_one_place(lab, brows
 @pytest.mark.usefixtures("clean")
 def test_a_hold_outlives_a_log_out_for_its_user_alone(lab, browsers):
     gone = lab.login("s8")
-    place(gone)
+    gone.get("/hub/spawn")
+    assert place(gone).status == 200
     gone.call("GET", "/hub/logout")
 
     assert place(gone).status == 403
