@@ -35,7 +35,9 @@ DONE = {
 
 
 class InstructorPage(PageHandler):
-    """A page of the instructor. What somebody typed is given back to them where it cannot be taken."""
+    """A page of the instructor. What somebody typed is given back to them where it cannot be taken. live: a script asks."""
+
+    live = False
 
     # -- what was sent ---------------------------------------------------------------------------------------------
 
@@ -88,13 +90,13 @@ class InstructorPage(PageHandler):
         try:
             await super().prepare()
         except Away as away:
-            if self.request.method != "POST" or self.programs:
+            if self.request.method != "POST" or self.live:
                 raise
             self._keep(away)
 
     def _nobody(self) -> None:
         """Read what was sent even from somebody whose log-in has ended, to give it back."""
-        if self.request.method != "POST" or self.programs:
+        if self.request.method != "POST" or self.live:
             super()._nobody()
         else:
             self._keep(LogIn(words.LOG_IN))
@@ -160,7 +162,10 @@ def _why_kept(problem: Problem) -> str:
 class LiveAnswer(InstructorPage):
     """What a page's script asks for. Errors are JSON, and nobody is sent to the log-in."""
 
-    programs = True
+    live = True
+
+    def _nobody(self) -> None:
+        raise LogIn(words.LOG_IN)
 
     def write_problem(self, problem: Problem) -> None:
         ConsoleHandler.write_problem(self, problem)

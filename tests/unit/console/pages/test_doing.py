@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from unit.console.lab import a_lab, text_of
 from unit.console.pages.browsing import Browser
@@ -176,6 +178,28 @@ async def test_a_mistake_is_not_saved_and_what_was_typed_stays_on_the_page(lab, 
     assert "two" in again.html.select_one("#text").text
     assert again.html.select_one("#comment")["value"] == "mine"
     assert (await lab.house.store.coursebook.get("deep-learning")) == before
+
+
+async def test_while_one_types_the_other_side_problems_and_places_are_told(lab, teacher):
+    await a_course(teacher)
+    page = await teacher.get("courses/deep-learning/profiles/notebook/edit")
+    typed = {**page.form("#editor"), "profile": "notebook", "students": "12"}
+    sent = {"X-XSRFToken": page.html.select_one("[name=_xsrf]")["value"], "Sec-Fetch-Mode": "cors"}
+
+    form = await teacher.post(
+        "courses/deep-learning/lint", {**typed, "side": "form", "variants.0.memory": "3GiB"}, **sent
+    )
+    text = await teacher.post(
+        "courses/deep-learning/lint",
+        {**typed, "side": "yaml", "text": str(typed["text"]).replace("2GiB", "two")},
+        **sent,
+    )
+
+    assert form.status == 200, form.text
+    assert "memory: 3GiB" in json.loads(form.text)["text"]
+    assert json.loads(text.text)["lines"]
+    assert 'value="two"' in json.loads(text.text)["form"]
+    assert (await lab.house.store.coursebook.get("deep-learning")).revision == 1
 
 
 async def test_a_mistake_is_said_in_the_readers_language(lab):
