@@ -96,3 +96,47 @@ def test_what_looks_for_faults_finds_one(look):
     (fault,) = axe.faults(page)
 
     assert fault.startswith("label:")
+
+
+def test_a_list_that_grows_keeps_what_was_picked_and_what_each_entry_means(look):
+    page = look("wall")
+    page.select_option("#state", "off")
+
+    page.evaluate(
+        """async () => {
+          const { become } = await import("/services/labspawner/-/own/parts.js");
+          const old = document.getElementById("wall-filter");
+          const fresh = old.cloneNode(true);
+          const parked = fresh.querySelector("#state-off").cloneNode(true);
+          Object.assign(parked, { id: "state-parked", value: "parked", textContent: "Parked (1)" });
+          fresh.querySelector("#state-off").before(parked);
+          become(old, fresh);
+        }"""
+    )
+
+    assert page.input_value("#state") == "off"
+    entries = page.locator("#state option").evaluate_all("all => all.map((one) => [one.id, one.value])")
+    assert all(identity == f"state-{value or 'all'}" for identity, value in entries)
+    assert ["state-parked", "parked"] in entries
+
+
+def test_what_is_ticked_open_and_typed_outlives_fresh_content(look):
+    page = look("wall")
+    page.check("[name=who] >> nth=0")
+    page.fill("#q", "stu")
+
+    page.evaluate(
+        """async () => {
+          const { become } = await import("/services/labspawner/-/own/parts.js");
+          const old = document.getElementById("wall");
+          const fresh = old.cloneNode(true);
+          fresh.querySelector("#q").setAttribute("value", "");
+          fresh.querySelector("progress").setAttribute("value", "29");
+          fresh.querySelector("#wall-rows").append(fresh.querySelector("#wall-rows").firstElementChild);
+          become(old, fresh);
+        }"""
+    )
+
+    assert page.is_checked("#wall-rows tr:last-child [name=who]")
+    assert page.input_value("#q") == "stu"
+    assert page.locator("progress").first.get_attribute("value") == "29"
