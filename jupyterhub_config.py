@@ -35,6 +35,7 @@ if DEMO:
         "course-py101-instructors": {"users": ["teacher"]},
         "course-dl101": {"users": ["student1", "student2"]},
         "course-dl101-instructors": {"users": ["teacher"]},
+        "instructors": {"users": ["teacher"]},  # may make courses of their own in the console
     }
 
 # -- Courses -----------------------------------------------------------------------------------------------------------
@@ -79,6 +80,12 @@ wiring.run_culler(c)
 # -- Desktops ----------------------------------------------------------------------------------------------------------
 # Where a provider has machines with a screen (proxmox), students open it in the browser: docs/desktop.md.
 wiring.run_desktop(c)
+
+# -- Console -----------------------------------------------------------------------------------------------------------
+# Where instructors write their courses and run a class, at /services/labspawner/: docs/console.md. Courses may be made by
+# administrators, and by the members of these groups.
+c.Labspawner.console_creators = ["instructors"]
+wiring.run_console(c)
 
 # -- Restarts ----------------------------------------------------------------------------------------------------------
 # A restart of the hub leaves all servers running, and finds them again.

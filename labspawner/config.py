@@ -12,10 +12,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from traitlets import Dict, Float, Integer, Unicode, default
+from traitlets import Dict, Float, Integer, List, Unicode, default
 from traitlets.config import Configurable
 
-from labspawner.courses import Loaded, parse_course
+from labspawner.courses import Bounds, Ceilings, Loaded, parse_course
+from labspawner.courses.bounds import HARMLESS_SETTINGS
 from labspawner.errors import BadConfig
 from labspawner.model import Json
 from labspawner.providers.contract import Provider, ProviderContext, ProviderFactory
@@ -24,6 +25,7 @@ from labspawner.store.reservations import Reservations
 
 ENTRY_POINT_GROUP = "labspawner.providers"
 _PROFILES = {"en": "Profiles", "zh-CN": "配置"}
+_MOST_PROFILES = 100  # of any course
 _HUB_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
 
 
@@ -51,6 +53,8 @@ class Settings:
     brake_share: float
     report_every_s: float
     usage_interval_s: float
+    bounds: Bounds = field(default_factory=Bounds)
+    console_creators: tuple[str, ...] = ("instructors",)
 
 
 class Labspawner(Configurable):
@@ -144,6 +148,35 @@ class Labspawner(Configurable):
         min=0.2,
     ).tag(config=True)
 
+    console_creators: List[str] = List(
+        Unicode(),
+        ["instructors"],
+        help="""JupyterHub groups whose members may make courses in the console; administrators always may. Example:
+        ['staff', 'lecturers']; [] leaves it to administrators. The default is a group of its own, so that nobody may by
+        accident. A course's own instructors change it, and need not be in any of these.""",
+    ).tag(config=True)
+    console_settings: Dict[str, Any] = Dict(
+        help="""Keys below `settings:` of a variant that a course of the console may write: provider, or kind of provider, ->
+        list of keys; '*' for all that are not named. Example: {'kubernetes': ['default_url', 'environment',
+        'node_selector']}. Default: where the browser lands and harmless variables, and on virtual machines what runs in
+        them; whatever reaches beyond one student's server (networks, devices, volumes, commands) is for course files,
+        which an administrator puts there. A provider that is named here has exactly these keys.""",
+    ).tag(config=True)
+    console_images: List[str] = List(
+        Unicode(),
+        help="""Images and templates that a course of the console may name, as patterns: * is any text. Example:
+        ['registry.example.edu/lab/*', 'ubuntu-*']. Default: any. With patterns, students can type no image
+        there.""",
+    ).tag(config=True)
+    console_limits: Dict[str, Any] = Dict(
+        {"profiles": 20},
+        help="""The most that a course of the console may ask for: 'profiles' in one course; per server 'cpu' (cores),
+        'memory', 'disk', 'gpu_memory' (sizes), 'gpu_cores' (percent), 'gpu_cards', 'max_age', 'idle', 'retain',
+        'start_timeout' (times). Example: {'profiles': 20, 'memory': '16GiB', 'gpu_memory': '12GiB', 'max_age': '12h'}. A
+        limit of cpu, memory, max_age or idle makes that key required: left out, it would mean no limit. Default: 20 profiles,
+        so that one course does not bury the others; the rest depends on your machines.""",
+    ).tag(config=True)
+
     @default("hub_id")
     def _default_hub_id(self) -> str:
         name: str = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().split(".")[0].lower())
@@ -185,7 +218,32 @@ class Labspawner(Configurable):
             brake_share=self.brake_share,
             report_every_s=self.report_every_s,
             usage_interval_s=self.usage_interval_s,
+            bounds=self._bounds(),
+            console_creators=tuple(self.console_creators),
         )
+
+    def _bounds(self) -> Bounds:
+        """What courses of the console may ask for. Raises BadConfig."""
+        given: dict[str, frozenset[str]] = {}
+        for name, keys in self.console_settings.items():
+            if not isinstance(keys, (list, tuple, set, frozenset)) or not all(isinstance(key, str) for key in keys):
+                raise _bad("c.Labspawner.console_settings[{value!r}] must be a list of keys: ['default_url'].", name)
+            given[name] = frozenset(keys)
+        usual = {name: frozenset(keys) for name, keys in HARMLESS_SETTINGS.items()}
+        settings = {"*": given.get("*", usual["*"])}
+        for name, options in self.providers.items():
+            kind = str(options.get("kind", name))
+            found = (source[each] for source in (given, usual) for each in (name, kind) if each in source)
+            settings[name] = next(found, settings["*"])
+        limits = dict(self.console_limits)
+        profiles = limits.pop("profiles", 20)
+        if isinstance(profiles, bool) or not isinstance(profiles, int) or not 1 <= profiles <= _MOST_PROFILES:
+            raise _bad("c.Labspawner.console_limits: profiles is {value}: write a number from 1 to 100.", profiles)
+        try:
+            ceilings = Ceilings.read(limits)
+        except ValueError as exc:
+            raise _bad("c.Labspawner.console_limits: {value}.", exc) from exc
+        return Bounds(settings=settings, images=tuple(self.console_images), ceilings=ceilings, profiles=profiles)
 
 
 def open_providers(settings: Settings) -> dict[str, Provider]:

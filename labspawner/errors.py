@@ -12,6 +12,9 @@
         ├── SetupError           the host lacks something: a command, a home, disk space
         ├── BadChoice            the request names no profile or option that exists (HTTP 400)
         ├── UnknownLease         no such lease; also a LookupError
+        ├── UnknownCourse        no course of this name is written in the console; also a LookupError
+        ├── CourseExists         there is a course of this name already
+        ├── Conflict             somebody else changed it since it was read (HTTP 412)
         ├── NotAllowed           the profile is not this user's (HTTP 403)
         └── BadConfig            an administrator's setting is wrong; said at hub start
 
@@ -20,6 +23,8 @@ never secrets. `log_tail` is for the owner of the server and the log.
 """
 
 from __future__ import annotations
+
+from datetime import datetime, timezone
 
 from labspawner.sentences import Sentence
 from labspawner.units import human_bytes
@@ -125,6 +130,43 @@ class UnknownLease(Permanent, LookupError):
 
     reason = "unknown_lease"
     status_code = 404
+
+
+class UnknownCourse(Permanent, LookupError):
+    """No course of this name is written in the console, or it has no such revision."""
+
+    reason = "unknown_course"
+    status_code = 404
+
+
+class CourseExists(Permanent):
+    """There is a course of this name already. Nothing was written."""
+
+    reason = "course_exists"
+    status_code = 409
+
+
+class Conflict(Permanent):
+    """Somebody else changed it since it was read. Nothing was written.
+
+    etag: what it has now. by, at: who made the last change, and when.
+    """
+
+    reason = "changed_meanwhile"
+    status_code = 412
+
+    def __init__(self, etag: str, by: str, at: datetime) -> None:
+        super().__init__(
+            Sentence(
+                "{by} changed this course on {day} at {time} UTC, after you opened it. Nothing of yours was saved: "
+                "look at both versions, then save again.",
+                by=by,
+                day=f"{at.astimezone(timezone.utc):%Y-%m-%d}",
+                time=f"{at.astimezone(timezone.utc):%H:%M}",
+            ),
+            detail=f"stale etag, current={etag} by={by!r} at={at.isoformat()}",
+        )
+        self.etag, self.by, self.at = etag, by, at
 
 
 class NotAllowed(Permanent):

@@ -50,6 +50,22 @@ class ReleaseMode(str, Enum):
     DESTROY = "destroy"
 
 
+class CourseState(str, Enum):
+    """Who sees a course that is written in the console: its staff, those whom it names, or nobody any more."""
+
+    DRAFT = "draft"
+    PUBLISHED = "published"
+    ARCHIVED = "archived"
+
+
+class CourseRole(str, Enum):
+    """What somebody is in a course. An assistant helps: sees all of it, and changes neither profiles nor roster."""
+
+    MEMBER = "member"
+    ASSISTANT = "assistant"
+    INSTRUCTOR = "instructor"
+
+
 class Feature(str, Enum):
     """What a provider can do beyond starting and stopping."""
 
@@ -185,7 +201,8 @@ class CardCapacity:
     """One GPU, or one MIG device: a place for slices that shares nothing with other places.
 
     memory_total_bytes: as NVML reports it, which is less than what is printed on the box.
-    slots_free: how many more slices the host lets share it, whatever their size; of a MIG device 0 or 1.
+    slots_free, slots_total: how many more slices, and how many at most, the host lets share it, whatever their size; of a
+      MIG device 0 or 1.
     distances: to other cards of the host, by UUID; larger is farther; cards that are not named are farthest.
     compute_total_pct: of a place of fixed size less than 100; where compute time is oversubscribed, more.
     leaves: sizes that have places of their own: a slice that one of them holds does not go here.
@@ -199,6 +216,7 @@ class CardCapacity:
     compute_total_pct: int = 100
     leaves: tuple[Slice, ...] = ()
     distances: Mapping[str, int] = field(default_factory=dict)
+    slots_total: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,23 +21,27 @@ def order_for(
 ) -> Order:
     """What to start for `choice`, with the profile as it is now; nothing in it is shared with the course."""
     profile = choice.profile
-    resolved = [resolve(choice, index) for index in range(len(profile.variants))]
+    picked = choice.variant
+    resolved = [resolve(choice, index) for index in (picked, *(i for i in range(len(profile.variants)) if i != picked))]
     return Order(
         user=user,
         server_name=server_name,
         profile=choice.profile_key,
         profile_rev=revision(profile),
-        pinned=pin(choice.course, profile, 0, choice.options),
+        pinned=pin(choice.course, profile, picked, choice.options),
         variants=tuple(
             Variant(
                 provider=variant.provider,
                 resources=variant.resources,
                 settings=variant.settings,
                 ready_timeout_s=variant.start_timeout_s or DEFAULT_READY_TIMEOUT_S,
+                index=variant.index,
+                pinned={"variant": variant.to_json(), "index": variant.index},
             )
             for variant in resolved
         ),
         fallback=profile.fallback == "auto",
+        ask=profile.fallback == "ask",
         wait_s=profile.queue_for.total_seconds() if profile.queue == "wait" else 0.0,
         per_user=profile.limits.per_user,
         base_url=base_url,

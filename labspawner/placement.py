@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TypeVar
 
 from labspawner.model import Capacity, CardCapacity, CardPolicy, HostCapacity, LeaseId, Resources, Slice
 
@@ -59,6 +61,14 @@ class Ledger:
             return Full(free if free < _wanted(need) else 0)
         return TooLarge(_wanted(need), _largest(self._hosts, need, free=False))
 
+    def count(self, need: Resources) -> int | None:
+        """How many servers like `need` could start now, after all that was promised until now; None: no limit."""
+        return _sum(_room(host, need) for host in self._hosts)
+
+    def count_empty(self, need: Resources) -> int | None:
+        """How many servers like `need` fit if nothing else is there; None: no limit."""
+        return _sum(_room(_emptied(host), need) for host in self._capacity.hosts)
+
     def promise(self, lease_id: LeaseId, resources: Resources) -> None:
         """Count a promise that was made after those known so far."""
         if lease_id not in self._capacity.counted:
@@ -70,6 +80,11 @@ def place(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resour
     return Ledger(capacity, admitted).place(need)
 
 
+def emptied(capacity: Capacity) -> Capacity:
+    """The same hosts and cards with nothing on them, whatever runs there now."""
+    return replace(capacity, hosts=tuple(_emptied(host) for host in capacity.hosts), counted=frozenset())
+
+
 def places(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources], *, most: int) -> int:
     """How many servers like `need` could start now, counted up to `most`."""
     ledger = Ledger(capacity, admitted)
@@ -78,6 +93,127 @@ def places(need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resou
             return count
         ledger.promise(LeaseId(f"?{count}"), need)
     return most
+
+
+def _sum(rooms: Iterable[int | None]) -> int | None:
+    """Of whole servers, host by host: that one may be added up, what is left of cards and memory never."""
+    count = 0
+    for room in rooms:
+        if room is None:
+            return None
+        count += room
+    return count
+
+
+def _room(host: HostCapacity, need: Resources) -> int | None:
+    """How many servers like `need` this host takes, by whatever runs out first."""
+    limits = [host.servers_free]
+    if host.cpu_free is not None and need.cpu:
+        limits.append(int((host.cpu_free + ROUNDING) / need.cpu))
+    if host.memory_free_bytes is not None and need.memory_bytes:
+        limits.append(host.memory_free_bytes // need.memory_bytes)
+    if need.gpu is not None:
+        limits.append(sum(_room_on(card, need.gpu) for card in host.cards))
+    known = [limit for limit in limits if limit is not None]
+    return max(0, min(known)) if known else None
+
+
+def _room_on(card: CardCapacity, gpu: Slice) -> int:
+    if not has_room(card, gpu):
+        return 0
+    slots = [] if card.slots_free is None else [card.slots_free]
+    return min(card.memory_free_bytes // gpu.memory_bytes, card.compute_free_pct // gpu.compute_pct, *slots)
+
+
+def covers(promised: Resources, need: Resources) -> bool:
+    """Whether who was promised the one has enough for the other, of everything."""
+    if promised == need:
+        return True
+    if (promised.gpu is None) != (need.gpu is None):
+        return False
+    pairs: list[tuple[float | None, float | None]] = [
+        (promised.cpu, need.cpu),
+        (promised.memory_bytes, need.memory_bytes),
+        (promised.disk_bytes, need.disk_bytes),
+    ]
+    enough = all((had is None) == (wanted is None) and (had or 0) >= (wanted or 0) for had, wanted in pairs)
+    return enough and (promised.gpu is None or need.gpu is None or holds(promised.gpu, need.gpu))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """A server that ends at `at`. host, card: where it is; None: not known."""
+
+    at: datetime
+    lease_id: LeaseId
+    resources: Resources
+    host: str | None = None
+    card: str | None = None
+
+
+MOST_ENDS = 60
+"""How many ends are looked at: what comes after so many is no forecast."""
+
+
+def first_room(
+    need: Resources, capacity: Capacity, admitted: Mapping[LeaseId, Resources], ends: Iterable[End]
+) -> datetime | None:
+    """When the first of `ends`, in their order, leaves room for `need`; None where none of them does.
+
+    A server whose place in the figures is not known gives nothing back: rather too late than too early.
+    """
+    left = dict(admitted)
+    hosts = list(capacity.hosts)
+    for end in list(ends)[:MOST_ENDS]:
+        if end.lease_id not in left:
+            continue
+        del left[end.lease_id]
+        if end.lease_id in capacity.counted:
+            hosts = _given_back(hosts, end)
+        if isinstance(Ledger(replace(capacity, hosts=tuple(hosts)), left).place(need), Fits):
+            return end.at
+    return None
+
+
+def _given_back(hosts: list[HostCapacity], end: End) -> list[HostCapacity]:
+    """The hosts after a server that their figures contain has ended."""
+    name = end.host or next((host.name for host in hosts if any(card.uuid == end.card for card in host.cards)), None)
+    if name is None and len(hosts) == 1:
+        name = hosts[0].name
+    return [_more(host, end) if host.name == name else host for host in hosts]
+
+
+def _more(host: HostCapacity, end: End) -> HostCapacity:
+    """`host` with what one server held; never more than there is."""
+    used, gpu = end.resources, end.resources.gpu
+    only = host.cards[0].uuid if len(host.cards) == 1 else None
+    cards = tuple(
+        replace(
+            card,
+            memory_free_bytes=min(card.memory_total_bytes, card.memory_free_bytes + gpu.memory_bytes),
+            compute_free_pct=min(card.compute_total_pct, card.compute_free_pct + gpu.compute_pct),
+            slots_free=None if card.slots_free is None else card.slots_free + 1,
+        )
+        if gpu is not None and card.uuid == (end.card or only)
+        else card
+        for card in host.cards
+    )
+    return replace(
+        host,
+        servers_free=_up_to(host.servers_total, host.servers_free, 1),
+        cpu_free=_up_to(host.cpu_total, host.cpu_free, used.cpu or 0),
+        memory_free_bytes=_up_to(host.memory_total_bytes, host.memory_free_bytes, used.memory_bytes or 0),
+        cards=cards,
+    )
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _up_to(total: _Number | None, free: _Number | None, more: _Number) -> _Number | None:
+    if free is None:
+        return None
+    return free + more if total is None else min(total, free + more)
 
 
 def _wanted(need: Resources) -> int:
@@ -195,7 +331,7 @@ def _emptied(host: HostCapacity) -> HostCapacity:
             card,
             memory_free_bytes=card.memory_total_bytes,
             compute_free_pct=card.compute_total_pct,
-            slots_free=None,
+            slots_free=card.slots_total,
         )
         for card in host.cards
     )

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from jupyterhub import orm
 from traitlets.config import Config
 
+from labspawner.availability import Availability, Viewer
+from labspawner.availability.streams import People, Streams
+from labspawner.availability.wording import start_on
 from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
-from labspawner.courses import Catalog, Snapshot
-from labspawner.evidence import EvidenceBook, HubFacts, Sampler
+from labspawner.coursefeed import CourseFeed
+from labspawner.courses import Catalog, Snapshot, parse_choice
+from labspawner.errors import LabError
+from labspawner.evidence import EvidenceBook, Sampler
+from labspawner.evidence.hubfacts import HubFactsTable
+from labspawner.evidence.messages import Messages
 from labspawner.lifecycle import Engine, EngineSettings, Notice
+from labspawner.lifecycle.holds import Hold
 from labspawner.lifecycle.usages import Usages, Use
 from labspawner.model import Evidence, Feature, Lease, LeaseId
-from labspawner.pages.home.facts import Extension
+from labspawner.ordering import order_for
+from labspawner.pages.home.facts import Extension, Said
+from labspawner.pages.home.visits import Visits
+from labspawner.pages.views import Offered
 from labspawner.reconciler import Rules
 from labspawner.rounds import Rounds
-from labspawner.store import Store
+from labspawner.store import AuditEntry, Store
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +44,18 @@ class Runtime:
     """Built from the configuration, once per hub. It is the `Desk` of the pages: they ask nothing but this."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, catalog: Catalog, evidence: EvidenceBook, usages: Usages
+        self,
+        settings: Settings,
+        engine: Engine,
+        catalog: Catalog,
+        evidence: EvidenceBook,
+        usages: Usages,
+        store: Store,
+        people: Callable[[Collection[str]], People] = lambda _names: {},
+        db: Callable[[], Any] = lambda: None,
     ) -> None:
         self.settings = settings
+        self.store = store
         self.engine = engine
         self.catalog = catalog
         self.evidence = evidence
@@ -46,9 +67,16 @@ class Runtime:
             reporting=[name for name, provider in engine.providers.items() if Feature.REPORTS in provider.features],
             interval_s=settings.usage_interval_s,
         )
+        self.availability = Availability(engine, self.courses, _utcnow, ends=evidence.ends)
+        self.streams = Streams(
+            self.availability, engine.book, room_changed=engine.room_changed, people=people, clock=_utcnow
+        )
+        self.visits = Visits(db, live=engine.book.get, note=self._note_visit)
+        self._visiting: asyncio.Task[None] | None = None
         self.rounds = Rounds(engine.look, lambda server: engine.sees_running(server.user.name, server.name))
         self._sampling: asyncio.Task[None] | None = None
-        self._refreshed_at = float("-inf")
+        self._feed = CourseFeed(store, catalog)
+        self._refresh_began = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -58,7 +86,7 @@ class Runtime:
         if isinstance(found, cls):
             return found
         settings = Labspawner(config=config).settings()
-        store = Store.open(settings.database_url)
+        store = Store.open(settings.database_url, hub_id=settings.hub_id)
         engine = Engine(
             store=store,
             providers=open_providers(settings),
@@ -71,13 +99,16 @@ class Runtime:
             settings.hub_id,
             ready=engine.start,
             live=engine.book.get,
-            facts=lambda lease: _hub_facts(hub_settings, lease),
+            facts=HubFactsTable(lambda: hub_settings.get("db")).of,
             gpu=usages.gpu_of,
             report_every_s=settings.report_every_s,
         )
         listed = course_of_profile_list(settings)
-        catalog = Catalog(settings.courses_dir, given=[listed] if listed is not None else [])
-        runtime = cls(settings, engine, catalog, evidence, usages)
+        given = [listed] if listed is not None else []
+        catalog = Catalog(settings.courses_dir, given=given, bounds=settings.bounds)
+        people = functools.partial(_people, hub_settings)
+        db = functools.partial(hub_settings.get, "db")
+        runtime = cls(settings, engine, catalog, evidence, usages, store, people, db)
         hub_settings[KEY] = runtime
         return runtime
 
@@ -90,23 +121,77 @@ class Runtime:
         await self.evidence.open()
         if self._sampling is None:
             self._sampling = asyncio.get_running_loop().create_task(self.sampler.run())
+            self._visiting = asyncio.get_running_loop().create_task(self.visits.run())
+
+    async def _note_visit(self, lease: Lease, verb: str, visitor: str) -> None:
+        """What the owner of a server said to a visit, for the audit log."""
+        course = lease.profile.partition("/")[0]
+        entry = AuditEntry(
+            at=_utcnow(), actor=lease.user, verb=verb, course=course, subject=visitor, object=lease.server_name
+        )
+        try:
+            await self.store.audit.add(entry)
+        except LabError as exc:
+            log.warning("a visit is not in the audit log user=%s visitor=%s: %s", lease.user, visitor, exc)
 
     async def courses(self) -> Catalog:
-        """The catalog, looked at again when the last look is older than the configured interval."""
-        now = asyncio.get_running_loop().time()
-        if now - self._refreshed_at >= self.settings.courses_refresh_s:
-            if self._refreshing is None or self._refreshing.done():
-                self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
-            await asyncio.shield(self._refreshing)
+        """The catalog, looked at again when the last look began longer ago than the configured interval."""
+        if asyncio.get_running_loop().time() - self._refresh_began < self.settings.courses_refresh_s:
+            if self._refreshing is not None:
+                await asyncio.shield(self._refreshing)
+            return self.catalog
+        return await self.courses_changed()
+
+    async def courses_changed(self) -> Catalog:
+        """The catalog after a look that began now: somebody says that a course was written."""
+        if self._refreshing is not None:
+            await asyncio.wait({self._refreshing})
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
         return self.catalog
 
     async def _refresh(self) -> None:
+        self._refresh_began = asyncio.get_running_loop().time()
         before = self.catalog.problems
-        await asyncio.to_thread(self.catalog.refresh)
-        self._refreshed_at = asyncio.get_running_loop().time()
+        await asyncio.gather(asyncio.to_thread(self.catalog.refresh), self._feed.refresh())
         if self.catalog.problems != before:
             for problem in self.catalog.problems:
                 log.error("course file not used: %s", problem)
+
+    @property
+    def messages(self) -> Messages:
+        """What course staff say to those who use servers."""
+        return self.evidence.messages
+
+    async def hold(self, viewer: Viewer, options: object) -> Hold:
+        """Keep a place for a moment for what `options` would start, checked as a start checks them. Raises LabError."""
+        now = _utcnow()
+        catalog = await self.courses()
+        choice = parse_choice(options, catalog.snapshot, viewer.groups, viewer.admin, now)
+        order = order_for(choice, user=viewer.user, server_name=viewer.server, base_url="/", command=(), environment={})
+        return await self.engine.hold(order)
+
+    async def instead(self, user_name: str, server_name: str) -> Sequence[Offered]:
+        """What a start that stands in line could be at once, where its profile lets students pick."""
+        found = await self.availability.instead(await self.availability.look(), user_name, server_name)
+        return [Offered(variant=one.variant, text=start_on(one)) for one in found]
+
+    async def elsewhere(self, user: Any, server_name: str, options: Mapping[str, Any]) -> Sequence[Offered]:
+        """What could be started at once instead of what `options` name, and what cannot be started now."""
+        groups = frozenset(group.name for group in user.groups)
+        viewer = Viewer(user=user.name, groups=groups, admin=bool(user.admin), last=options, server=server_name)
+        answer = (await self.availability.of(viewer)).get(str(options.get("profile")))
+        found = answer.elsewhere if answer is not None else ()
+        return [Offered(variant=one.variant, text=start_on(one)) for one in found]
+
+    def typical_start_s(self, profile: str, provider: str) -> float | None:
+        """How long a start of this profile there usually takes once it has a place, in seconds."""
+        return self.engine.typical_start_s(profile, provider)
+
+    def messages_of(self, lease: Lease, now: datetime) -> Sequence[Said]:
+        """What course staff said to whoever uses this server, the oldest first."""
+        return [Said(message.text, message.by, message.at) for message in self.messages.of(lease.id, now)]
 
     def notice(self, user_name: str, server_name: str) -> Notice | None:
         """Why the last server of this name ended, unless the student ended it."""
@@ -172,6 +257,24 @@ def _engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
+def _utcnow() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _people(hub_settings: Mapping[str, Any], names: Collection[str]) -> People:
+    """The groups of these users, and whether they are administrators, by the hub's own database: one query for all."""
+    rows = (
+        hub_settings["db"]
+        .query(orm.User.name, orm.User.admin, orm.Group.name)
+        .outerjoin(orm.User.groups)
+        .filter(orm.User.name.in_(list(names)))
+    )
+    found: dict[str, tuple[set[str], bool]] = {}
+    for name, admin, group in rows:
+        found.setdefault(name, (set(), bool(admin)))[0].update({group} if group is not None else ())
+    return {name: (frozenset(groups), admin) for name, (groups, admin) in found.items()}
+
+
 def _active_servers(hub_settings: Mapping[str, Any]) -> Collection[tuple[str, str]] | None:
     """What the hub's own database calls active. One indexed query, as the hub itself makes them."""
     db = hub_settings.get("db")
@@ -183,17 +286,3 @@ def _active_servers(hub_settings: Mapping[str, Any]) -> Collection[tuple[str, st
         .filter(orm.Spawner.server_id.isnot(None))
     )
     return {(user, server) for user, server in rows}
-
-
-def _hub_facts(hub_settings: Mapping[str, Any], lease: Lease) -> HubFacts:
-    """What the hub's own database has of a server; nothing where it does not know it (any more)."""
-    try:
-        spawner = hub_settings["users"][lease.user].spawners[lease.server_name].orm_spawner
-    except (KeyError, AttributeError):
-        return HubFacts()
-    return HubFacts(_aware(spawner.started), _aware(spawner.last_activity))
-
-
-def _aware(moment: datetime | None) -> datetime | None:
-    """JupyterHub's database holds UTC without saying so."""
-    return moment.replace(tzinfo=timezone.utc) if moment is not None and moment.tzinfo is None else moment

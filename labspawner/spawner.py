@@ -14,6 +14,7 @@ from tornado import web
 from traitlets import Any as Any_
 from traitlets import default
 
+from labspawner.availability import Viewer
 from labspawner.courses import Choice, options_from_form, parse_choice
 from labspawner.errors import BadChoice, LabError, Transient
 from labspawner.evidence import every_s
@@ -77,6 +78,8 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
     _choice: Choice | None = None
     _order: Order | None = None
     _lease_id: LeaseId | None = None
+    asked: Mapping[str, Any] | None = None
+    """What the link to the spawn page names."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -114,6 +117,14 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         """The groups of the user that the server is for, whoever asks."""
         return frozenset(group.name for group in self.user.groups)
 
+    async def run_auth_state_hook(self, auth_state: Any) -> None:
+        """Before it shows the form, JupyterHub would start whatever the address names, and so could any page that a
+        student opens. Here a link chooses, and the student starts."""
+        request = getattr(self.handler, "request", None)
+        if request is not None and request.method == "GET":
+            self.asked = take_choice(request)
+        await super().run_auth_state_hook(auth_state)
+
     # -- start -----------------------------------------------------------------------------------------------------
 
     async def choose(self, user_options: Mapping[str, Any]) -> Choice:
@@ -132,6 +143,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         if not self._in_line:
             self._events.clear()
         self._in_line = False
+        self.runtime.visits.server_begins(self.user.name, self.name)
         try:
             self._order = self.make_order()
         except LabError as exc:
@@ -319,16 +331,41 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
 
 async def _spawn_form(spawner: LabSpawner) -> str:
     """The inside of the spawn form, for the user that the server is for."""
-    catalog = await spawner.runtime.courses()
-    return await render(
-        catalog,
-        spawner.runtime.engine,
-        user_name=spawner.user.name,
+    runtime = spawner.runtime
+    viewer = Viewer(
+        user=spawner.user.name,
         groups=spawner.group_names(),
         admin=bool(spawner.user.admin),
         last=spawner.user_options or getattr(spawner.orm_spawner, "user_options", None),
-        language=request_language(spawner.handler),
+        server=spawner.name,
     )
+    return await render(
+        runtime.availability,
+        runtime.engine.providers,
+        viewer,
+        language=request_language(spawner.handler),
+        asked=spawner.asked,
+    )
+
+
+class _NoOptions(dict[str, list[bytes]]):
+    """The query of a page that starts nothing: JupyterHub, which goes through it for options, finds none; who looks for
+    one by name, such as the language, finds it."""
+
+    def items(self) -> Any:
+        return {}.items()
+
+
+def take_choice(request: Any) -> dict[str, Any] | None:
+    """The choice in the query of a link, taken out of it: `profile=course/slug`, with the names of our form for options;
+    each may begin with `opt-`, as JupyterHub 6 wants it. None where there is none."""
+    query = request.query_arguments
+    named = {name.removeprefix("opt-"): values for name, values in query.items() if name not in _NOT_OPTIONS}
+    request.query_arguments = _NoOptions({name: query[name] for name in query.keys() & _NOT_OPTIONS})
+    return options_from_form(named) or None
+
+
+_NOT_OPTIONS = frozenset({"next", "display_name", "lang", "_xsrf"})
 
 
 def _options_from_form(form: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import math
 import re
 from datetime import timedelta
 
+from labspawner.sentences import Sentence
+
 _BYTES = {
     "KiB": 2**10,
     "MiB": 2**20,
@@ -30,51 +32,61 @@ class UnitError(ValueError):
 
 def parse_bytes(value: object) -> int:
     """Read `6GiB`, `512 MiB` or Kubernetes' `6Gi` as bytes, 1 to 1 PiB. A number without a unit is refused."""
-    example = "write a size with its unit, for example 6GiB or 512MiB"
+    example = Sentence("write a size with its unit, for example 6GiB or 512MiB")
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UnitError(f"{value!r} is not a size: {example}")
+        raise UnitError(Sentence("{value} is not a size: {example}", value=repr(value), example=example))
     match = _NUMBER_UNIT.fullmatch(str(value))
     if match is None:
-        raise UnitError(f"{value!r} is not a size: {example}")
+        raise UnitError(Sentence("{value} is not a size: {example}", value=repr(value), example=example))
     number, unit = match.groups()
     if unit == "":
-        raise UnitError(f"{value!r} has no unit: write {number}GiB or {number}MiB")
+        raise UnitError(
+            Sentence("{value} has no unit: write {number}GiB or {number}MiB", value=repr(value), number=number)
+        )
     if unit not in _BYTES:
         binary = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}.get(unit[0].lower())
-        hint = f"write {number}{binary} (1 GiB = 1024 MiB)" if binary else example
-        raise UnitError(f"{value!r} has an unknown unit {unit!r}: {hint}")
+        hint = Sentence("write {size} (1 GiB = 1024 MiB)", size=f"{number}{binary}") if binary else example
+        raise UnitError(
+            Sentence("{value} has an unknown unit {unit}: {hint}", value=repr(value), unit=repr(unit), hint=hint)
+        )
     size = float(number) * _BYTES[unit]  # infinite for some hundred digits
     if not 1 <= size <= MAX_BYTES:
-        raise UnitError(f"{value!r} is out of range: a size is more than 0 and at most 1024TiB")
+        raise UnitError(
+            Sentence("{value} is out of range: a size is more than 0 and at most 1024TiB", value=repr(value))
+        )
     return math.floor(size)
 
 
 def parse_duration(value: object) -> timedelta:
     """Read `20m`, `1h30m` or `14d` as a time span, 0 to ten years. A number without a unit is refused."""
-    example = "write a time with its unit, for example 20m, 1h30m or 14d"
+    example = Sentence("write a time with its unit, for example 20m, 1h30m or 14d")
     if isinstance(value, timedelta):
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise UnitError(f"{value!r} is not a time: {example}")
+        raise UnitError(Sentence("{value} is not a time: {example}", value=repr(value), example=example))
     text = str(value).strip()
     if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
-        raise UnitError(f"{value!r} has no unit: write {text}m for minutes or {text}h for hours")
+        raise UnitError(
+            Sentence(
+                "{value} has no unit: write {text}m for minutes or {text}h for hours", value=repr(value), text=text
+            )
+        )
     if not re.fullmatch(r"(\d+(\.\d+)?\s*[smhdw]\s*)+", text, re.ASCII):
-        raise UnitError(f"{value!r} is not a time: {example}")
+        raise UnitError(Sentence("{value} is not a time: {example}", value=repr(value), example=example))
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
     if seconds > MAX_DURATION.total_seconds():
-        raise UnitError(f"{value!r} is out of range: a time is at most ten years")
+        raise UnitError(Sentence("{value} is out of range: a time is at most ten years", value=repr(value)))
     return timedelta(seconds=seconds)
 
 
 def parse_percent(value: object) -> int:
     """Read `25%` or the plain number 25 as whole percent, 1 to 100."""
-    example = "write a share from 1% to 100%, for example 25%"
+    example = Sentence("write a share from 1% to 100%, for example 25%")
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise UnitError(f"{value!r} is not a share: {example}")
+        raise UnitError(Sentence("{value} is not a share: {example}", value=repr(value), example=example))
     match = re.fullmatch(r"\s*(\d{1,3})\s*%?\s*", str(value), re.ASCII)
     if match is None or not 1 <= int(match[1]) <= 100:
-        raise UnitError(f"{value!r} is not a share: {example}")
+        raise UnitError(Sentence("{value} is not a share: {example}", value=repr(value), example=example))
     return int(match[1])
 
 

@@ -16,7 +16,8 @@ from jupyterhub.app import JupyterHub
 from jupyterhub.proxy import ConfigurableHTTPProxy
 from traitlets.config import Config
 
-from labspawner import gate
+from labspawner import gate, inner
+from labspawner.availability import handlers as availability_handlers
 from labspawner.config import Labspawner, course_of_profile_list, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
@@ -24,12 +25,17 @@ from labspawner.demo import ACCOUNTS
 from labspawner.errors import BadConfig
 from labspawner.evidence import handlers as evidence_handlers
 from labspawner.hubsocket import HubSocket
-from labspawner.pages.hub import DESKTOPS, DemoHint, configure
+from labspawner.pages.hub import CONSOLE, DESKTOPS, DemoHint, configure
 from labspawner.providers.contract import Provider
 from labspawner.providers.local import LocalProvider
 from labspawner.providers.local.network.rundir import RunDirs, default_base
 from labspawner.proxies import PROXY, proxy_command, reach_sockets
 from labspawner.runtime import Runtime
+from labspawner.service.console import custom_scopes as console_custom_scopes
+from labspawner.service.console import role as console_role
+from labspawner.service.console import service as console_service
+from labspawner.service.console import user_scopes as console_user_scopes
+from labspawner.service.console.settings import of_hub as console_of
 from labspawner.service.desktop import role as desktop_role
 from labspawner.service.desktop import service as desktop_service
 from labspawner.service.desktop import user_scopes as desktop_user_scopes
@@ -39,7 +45,7 @@ from labspawner.store.sqlite import tune_all_sqlite
 
 log = logging.getLogger(__name__)
 
-__all__ = ["PROXY", "proxy_command", "reach_sockets", "run_culler", "run_desktop", "wire"]
+__all__ = ["PROXY", "proxy_command", "reach_sockets", "run_console", "run_culler", "run_desktop", "wire"]
 
 
 def wire(c: Any, *, demo: bool = False) -> None:
@@ -51,7 +57,12 @@ def wire(c: Any, *, demo: bool = False) -> None:
     # A refused choice answers at once with its sentence; whatever takes longer than this gets the progress page.
     c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 1, **_given(c.JupyterHub, "tornado_settings", {})}
     configure(c, demo=DemoHint(accounts=ACCOUNTS) if demo else None)
-    c.JupyterHub.extra_handlers = [*c.JupyterHub.extra_handlers, *evidence_handlers.extra_handlers()]
+    c.JupyterHub.extra_handlers = [
+        *c.JupyterHub.extra_handlers,
+        *evidence_handlers.extra_handlers(),
+        *availability_handlers.extra_handlers(),
+        *inner.extra_handlers(),
+    ]
     tune_all_sqlite()
     for shortcut in (gate.lookups, gate.tokens, gate.activity):
         shortcut.install()
@@ -104,10 +115,36 @@ def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
         name: {"desktop_url": url, **options} if takes_desktop_url(name, options) else options
         for name, options in settings.providers.items()
     }
-    role, service = desktop_role(), desktop_service(wanted, url=url)
-    c.JupyterHub.load_roles = _with_user_scopes([*_others(c.JupyterHub, "load_roles", role), role])
-    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), service]
+    _add_service(c, desktop_service(wanted, url=url), desktop_role(), desktop_user_scopes())
     c.JupyterHub.tornado_settings = {**_given(c.JupyterHub, "tornado_settings", {}), DESKTOPS: True}
+
+
+def run_console(c: Any, *, url: str = "", create_users: bool = False) -> None:
+    """Add the console: pages for instructors and administrators, and the REST API. Call it after `c.Labspawner` is set; the
+    last call counts.
+
+    url: where it listens, for the hub's proxy alone; left out: a port on loopback that is kept in `data_dir`. create_users:
+    names of rosters that the hub does not know become users at once, which on most hubs lets them log in; left out, they are
+    put into their courses within seconds of their first log-in.
+    """
+    try:
+        given = Labspawner(config=c)
+        settings, wanted = given.settings(), console_of(given, creates_users=create_users)
+    except BadConfig:
+        return  # said when the hub starts
+    url = url or f"http://127.0.0.1:{_kept_port(settings.data_dir / 'console.port')}"
+    service = console_service(wanted.to_environment(), url=url)
+    _add_service(c, service, console_role(creates_users=create_users), console_user_scopes())
+    c.JupyterHub.custom_scopes = {**_given(c.JupyterHub, "custom_scopes", {}), **console_custom_scopes()}
+    told = {**_given(c.JupyterHub, "tornado_settings", {}), CONSOLE: frozenset(settings.console_creators)}
+    c.JupyterHub.tornado_settings = told
+
+
+def _add_service(c: Any, service: dict[str, Any], role: dict[str, Any], of_users: list[str]) -> None:
+    """Add a managed service with its role, and what every user needs in order to use it."""
+    roles = [*_others(c.JupyterHub, "load_roles", role), role]
+    c.JupyterHub.load_roles = _with_user_scopes(roles, of_users)
+    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), service]
 
 
 def _others(section: Any, key: str, mine: dict[str, Any]) -> list[dict[str, Any]]:
@@ -115,11 +152,11 @@ def _others(section: Any, key: str, mine: dict[str, Any]) -> list[dict[str, Any]
     return [one for one in _given(section, key, []) if one.get("name") != mine["name"]]
 
 
-def _with_user_scopes(roles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_user_scopes(roles: list[dict[str, Any]], added: list[str]) -> list[dict[str, Any]]:
     """The roles with that of every user widened: JupyterHub's own is what nobody else has configured."""
     usual = {"name": "user", "scopes": ["self"]}
     mine = next((role for role in roles if role.get("name") == "user"), usual)
-    scopes = list(dict.fromkeys([*mine.get("scopes", ["self"]), *desktop_user_scopes()]))
+    scopes = list(dict.fromkeys([*mine.get("scopes", ["self"]), *added]))
     return [*(role for role in roles if role is not mine), {**mine, "scopes": scopes}]
 
 

@@ -9,6 +9,7 @@ from labspawner.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "bench": "labspawner.cli.bench:bench",
+    "course": "labspawner.cli.course:course",
     "doctor": "labspawner.cli.doctor:doctor",
     "down": "labspawner.cli.servers:down",
     "gpu": "labspawner.cli.gpu:gpu",

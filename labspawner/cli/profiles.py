@@ -1,4 +1,4 @@
-"""`labspawner profiles`: check, show and describe course files."""
+"""`labspawner profiles`: check, show and describe course files, and with --config the courses of the console."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from labspawner.cli.porting import export, import_kubespawner
+from labspawner.cli.servers import config_option, data_option
+from labspawner.cli.written import read_written
 from labspawner.courses import (
     Catalog,
     Course,
@@ -53,14 +56,24 @@ def profiles() -> None:
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--provider", "providers", multiple=True, metavar="NAME", help="A provider the hub has; may be repeated.")
 @_courses_option
-def lint(paths: tuple[Path, ...], providers: tuple[str, ...], folder: Path) -> None:
+@config_option
+@data_option
+def lint(
+    paths: tuple[Path, ...], providers: tuple[str, ...], folder: Path, config: Path | None, data_dir: Path | None
+) -> None:
     """Check course files, and say what to write instead.
 
     PATH is a file or a folder; the folder of --courses if left out. With --provider, a variant that names any other
-    provider is a problem. Exits with 1 if there are problems.
+    provider is a problem. With --config, the courses that are written in that hub's console are checked too, as the hub
+    checks them; without PATH, with the course files of that hub. Exits with 1 if there are problems.
     """
     courses: list[Course] = []
     problems: list[Problem] = []
+    if config is not None:
+        hub = read_written(config, data_dir)
+        folder, providers = hub.folder, providers or hub.providers
+        courses.extend(entry.course for entry in hub.loaded)
+        problems.extend(hub.problems)
     for path in paths or (folder,):
         loaded, wrong = _read(path)
         courses.extend(entry.course for entry in loaded)
@@ -81,9 +94,17 @@ def lint(paths: tuple[Path, ...], providers: tuple[str, ...], folder: Path) -> N
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--lang", "language", default="en", show_default=True, help="Language of titles.")
 @_courses_option
-def show(name: str, as_json: bool, language: str, folder: Path) -> None:
-    """Show profiles as labspawner understood them: all, those of COURSE, or one."""
-    loaded, problems = _read(folder)
+@config_option
+@data_option
+def show(name: str, as_json: bool, language: str, folder: Path, config: Path | None, data_dir: Path | None) -> None:
+    """Show profiles as labspawner understood them: all, those of COURSE, or one.
+
+    With --config, those of that hub: of its course files, and what is written in its console.
+    """
+    hub = read_written(config, data_dir) if config is not None else None
+    loaded, problems = _read(hub.folder if hub else folder)
+    if hub is not None:
+        loaded, problems = (*loaded, *hub.loaded), (*problems, *hub.problems)
     for problem in problems:
         click.echo(str(problem), err=True)
     found = [
@@ -105,6 +126,10 @@ def show(name: str, as_json: bool, language: str, folder: Path) -> None:
 def schema() -> None:
     """Print the JSON Schema of a course file, for editors."""
     click.echo(json.dumps(course_schema(), ensure_ascii=False, indent=2))
+
+
+profiles.add_command(export)
+profiles.add_command(import_kubespawner)
 
 
 def _read(path: Path) -> tuple[tuple[Loaded, ...], tuple[Problem, ...]]:

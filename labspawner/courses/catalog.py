@@ -1,20 +1,24 @@
-"""The courses in force: read from a folder, the last good version of each kept while its file is broken."""
+"""The courses in force: read from a folder and from what instructors wrote in the console. The last good version of each is
+kept while its file, or its text, is broken."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from labspawner.courses.bounds import Bounds
 from labspawner.courses.fields import shown
 from labspawner.courses.loader import Loaded, Problem, check_providers, parse_course, read_text, unreadable
-from labspawner.courses.models import Course, Profile, next_opening, open_at
+from labspawner.courses.models import ASSISTANT_GROUP, Course, Profile, next_opening, open_at
+from labspawner.courses.written import check_written, name_of
 from labspawner.courses.yamltree import Unreadable
 from labspawner.errors import NotAllowed
+from labspawner.model import CourseState
 from labspawner.sentences import Sentence
 
 log = logging.getLogger(__name__)
@@ -24,22 +28,34 @@ Visible = list[tuple[Course, list[Profile]]]
 
 
 def is_staff(course: Course, groups: Collection[str], admin: bool) -> bool:
-    """Whether a user in `groups` may start the course's profiles at any hour."""
+    """Whether a user in `groups` is an instructor of the course."""
     return admin or not set(course.access.staff).isdisjoint(groups)
 
 
+def helps(course: Course, groups: Collection[str], admin: bool) -> bool:
+    """Whether a user in `groups` is an instructor or an assistant of the course: they see drafts, and start at any hour."""
+    return is_staff(course, groups, admin) or ASSISTANT_GROUP.format(slug=course.course) in groups
+
+
 def may_see(course: Course, groups: Collection[str], admin: bool) -> bool:
-    """Whether a user in `groups` may pick the course's profiles at all."""
+    """Whether a user in `groups` may pick the course's profiles at all, once it is published."""
     access = course.access
-    return access.everyone or is_staff(course, groups, admin) or not set(access.groups).isdisjoint(groups)
+    return access.everyone or helps(course, groups, admin) or not set(access.groups).isdisjoint(groups)
 
 
 class Snapshot:
     """The courses at one moment. Immutable: a request that began with one ends with it."""
 
-    def __init__(self, loaded: Iterable[Loaded] = (), problems: Iterable[Problem] = ()) -> None:
+    def __init__(
+        self,
+        loaded: Iterable[Loaded] = (),
+        problems: Iterable[Problem] = (),
+        states: Mapping[str, CourseState] | None = None,
+    ) -> None:
+        """states: of the courses that are written in the console; all others are published files."""
         self.loaded = tuple(loaded)
         self.problems = tuple(problems)
+        self._states = dict(states or {})
         self._profiles = {
             entry.course.key(profile): (entry.course, profile)
             for entry in self.loaded
@@ -47,8 +63,28 @@ class Snapshot:
         }
 
     def courses(self) -> tuple[Course, ...]:
-        """All courses, in the order of their files' names."""
+        """All courses, drafts too: those in files in the order of the files' names, then those of the console."""
         return tuple(entry.course for entry in self.loaded)
+
+    def course(self, slug: str) -> Course | None:
+        """The course of this name, whoever may see it; None if none is in force."""
+        return next((entry.course for entry in self.loaded if entry.course.course == slug), None)
+
+    def state(self, slug: str) -> CourseState | None:
+        """PUBLISHED, or DRAFT for one that only its staff sees; None where no such course is in force."""
+        if self.course(slug) is None:
+            return None
+        return self._states.get(slug, CourseState.PUBLISHED)
+
+    def written(self, slug: str) -> bool:
+        """Whether the course is written in the console, and not in a file."""
+        return slug in self._states
+
+    def sees(self, course: Course, groups: Collection[str], admin: bool) -> bool:
+        """Whether a user in `groups` may pick the course's profiles: a draft's only those who help to run the course."""
+        if self._states.get(course.course) is CourseState.DRAFT:
+            return helps(course, groups, admin)
+        return may_see(course, groups, admin)
 
     def profile(self, key: str) -> tuple[Course, Profile] | None:
         """The profile called `<course>/<slug>`, whoever may see it; None if there is none."""
@@ -56,7 +92,7 @@ class Snapshot:
 
     def visible_to(self, groups: Collection[str], admin: bool = False) -> Visible:
         """What a user in `groups` may pick, by course; an administrator sees all."""
-        return [(course, list(course.profiles)) for course in self.courses() if may_see(course, groups, admin)]
+        return [(course, list(course.profiles)) for course in self.courses() if self.sees(course, groups, admin)]
 
     def require(self, key: str, groups: Collection[str], admin: bool, now: datetime) -> tuple[Course, Profile]:
         """The profile, if this user may start it now: membership and hours. Limits are the caller's to count.
@@ -64,13 +100,13 @@ class Snapshot:
         Raises NotAllowed: in the same words whether there is no such profile or it is somebody else's.
         """
         found = self._profiles.get(key)
-        if found is None or not may_see(found[0], groups, admin):
+        if found is None or not self.sees(found[0], groups, admin):
             raise NotAllowed(
                 Sentence("You have no profile {profile}. Pick one from the list.", profile=shown(key)),
                 detail=f"not allowed profile={shown(key)} exists={found is not None}",
             )
         course, profile = found
-        if not open_at(profile, now) and not is_staff(course, groups, admin):
+        if not open_at(profile, now) and not helps(course, groups, admin):
             opens = next_opening(profile, now)
             when = f"{opens:%Y-%m-%d %H:%M} ({opens.tzinfo})" if opens else ""
             raise NotAllowed(
@@ -97,6 +133,18 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenText:
+    """A course as it is written in the console. etag: another one after each change. everyone: whether an administrator
+    lets it be open to all who can log in."""
+
+    slug: str
+    text: str
+    state: CourseState
+    etag: str
+    everyone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _File:
     """What is known of one file: when it was read, the last good course, and what is wrong now."""
 
@@ -105,36 +153,82 @@ class _File:
     problems: tuple[Problem, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is known of one written course: which text that is, the last good course, and what is wrong now."""
+
+    row: WrittenText
+    good: Loaded | None
+    problems: tuple[Problem, ...]
+
+
 class Catalog:
-    """The course files of one folder (`*.yaml`, `*.yml`; names that begin with a dot are left out).
+    """The course files of one folder (`*.yaml`, `*.yml`; names that begin with a dot are left out), and written courses.
 
     Starts empty: call `refresh` in a thread, once before use and then every few seconds. Reading is free of locks.
-    given: courses that stand in no file, for example from the hub's configuration.
+    given: courses that stand in no file, for example from the hub's configuration. bounds: what written courses may ask for.
     """
 
-    def __init__(self, folder: Path, *, given: Iterable[Loaded] = ()) -> None:
+    def __init__(self, folder: Path, *, given: Iterable[Loaded] = (), bounds: Bounds | None = None) -> None:
         self.folder = folder
         self.snapshot = Snapshot()
         self._given = tuple(given)
+        self._bounds = bounds or Bounds()
         self._files: dict[str, _File] = {}
+        self._rows: dict[str, _Row] = {}
+        self._listed = False
         self._refreshing = threading.Lock()
 
     def refresh(self) -> Snapshot:
         """Read what changed since the last call, and put it in force at once. Blocking; may be called concurrently.
 
         A broken file leaves the last good version of its course in force; a removed file removes the course; a folder
-        that cannot be listed changes nothing. All of it is in `problems`. Never raises for a file's sake.
+        that cannot be listed changes nothing. All of it is in `problems`. Never raises for a file's sake. The snapshot is
+        the same object as before where nothing changed.
         """
         with self._refreshing:
             try:
                 paths = sorted(entry.path for entry in os.scandir(self.folder) if _is_course_file(entry.name))
             except OSError as exc:
-                self.snapshot = Snapshot(self.snapshot.loaded or self._given, (unreadable(self.folder, exc),))
+                self._listed = False
+                self.snapshot = _assemble(self._files, self._given, self._rows, [unreadable(self.folder, exc)])
                 return self.snapshot
             read = {path: self._read(path, self._files.get(path)) for path in paths}
-            self._files = {path: file for path, file in read.items() if file is not None}
-            self.snapshot = _assemble(self._files, self._given)
+            files = {path: file for path, file in read.items() if file is not None}
+            if files != self._files or not self._listed:
+                self._files, self._listed = files, True
+                self.snapshot = _assemble(files, self._given, self._rows)
             return self.snapshot
+
+    def set_written(self, rows: Iterable[WrittenText]) -> Snapshot:
+        """Put all courses of the console in force at once, as they are written now; one that is left out is no more.
+
+        Each is checked here, whoever wrote it. A broken text leaves the last good version of its course in force; a draft
+        is seen by its staff alone, and an archived one by nobody. Blocking; may be called concurrently. Never raises for
+        a text's sake.
+        """
+        with self._refreshing:
+            checked = {row.slug: self._checked(row, self._rows.get(row.slug)) for row in rows}
+            if checked != self._rows:
+                self._rows = checked
+                self.snapshot = _assemble(self._files, self._given, self._rows)
+            return self.snapshot
+
+    def _checked(self, row: WrittenText, known: _Row | None) -> _Row:
+        if known is not None and known.row == row:
+            return known
+        good = known.good if known else None
+        if row.state is CourseState.ARCHIVED:
+            return _Row(row, good, ())
+        if known is not None and (known.row.text, known.row.everyone) == (row.text, row.everyone) and good is not None:
+            return replace(known, row=row)  # published, or back from the archive
+        bounds = self._bounds.for_admin() if row.everyone else self._bounds
+        result = check_written(row.text, slug=row.slug, bounds=bounds, providers=None)
+        if isinstance(result, Loaded):
+            log.info("course loaded course=%s state=%s etag=%s", row.slug, row.state.value, row.etag)
+            return _Row(row, result, ())
+        log.warning("written course refused course=%s problems=%d", row.slug, len(result))
+        return _Row(row, good, result)
 
     @staticmethod
     def _read(path: str, known: _File | None) -> _File | None:
@@ -188,10 +282,16 @@ def _is_course_file(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix in SUFFIXES
 
 
-def _assemble(files: dict[str, _File], given: Iterable[Loaded] = ()) -> Snapshot:
-    """The snapshot of all files: of two with the same course, the first by name is in force; before them, what is given."""
+def _assemble(
+    files: Mapping[str, _File],
+    given: Iterable[Loaded] = (),
+    rows: Mapping[str, _Row] | None = None,
+    problems: Iterable[Problem] = (),
+) -> Snapshot:
+    """The snapshot of all there is: of two with the same course, the first file by name is in force; before them, what is
+    given, and after them, what is written in the console."""
     first: dict[str, Loaded] = {entry.course.course: entry for entry in given}
-    problems: list[Problem] = []
+    problems = list(problems)
     for file in files.values():
         problems.extend(file.problems)
         if file.good is None:
@@ -199,6 +299,24 @@ def _assemble(files: dict[str, _File], given: Iterable[Loaded] = ()) -> Snapshot
         winner = first.setdefault(file.good.course.course, file.good)
         if winner is not file.good:
             slug = file.good.course.course
-            message = f"the course {slug!r} is already in {winner.file}: write another short name, or remove one file"
+            message = Sentence(
+                "the course {slug} is already in {file}: write another short name, or remove one file",
+                slug=repr(slug),
+                file=winner.file,
+            )
             problems.append(file.good.problem(("course",), message))
-    return Snapshot(first.values(), problems)
+    states: dict[str, CourseState] = {}
+    for slug, row in (rows or {}).items():
+        if row.row.state is CourseState.ARCHIVED:
+            continue
+        problems.extend(row.problems)
+        if slug in first:
+            message = Sentence(
+                "the course {slug} is also in {file}, and files win: archive this one",
+                slug=repr(slug),
+                file=first[slug].file,
+            )
+            problems.append(Problem(name_of(slug), 1, 1, "course", message))
+        elif row.good is not None:
+            first[slug], states[slug] = row.good, row.row.state
+    return Snapshot(first.values(), problems, states)

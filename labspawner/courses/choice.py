@@ -14,6 +14,7 @@ from labspawner.courses.models import Course, Option, Profile
 from labspawner.errors import BadChoice
 from labspawner.sentences import Sentence
 
+VARIANT = "variant"
 UNLISTED = "unlisted-choice"
 UNLISTED_SUFFIX = f"--{UNLISTED}"
 
@@ -23,16 +24,21 @@ class Choice:
     """A profile this user may start, and an answer to each of its options.
 
     options: option to choice; for a typed answer, `<option>--unlisted-choice` to the text. Defaults are filled in.
+    variant: the one that was picked, from 0; the others are tried as the profile says.
     """
 
     profile_key: str
     course: Course
     profile: Profile
     options: dict[str, str] = field(default_factory=dict)
+    variant: int = 0
 
     def to_user_options(self) -> dict[str, Any]:
         """The canonical shape, to be stored; `parse_choice` reads it back as the same choice."""
-        return {"profile": self.profile_key, "options": dict(self.options)}
+        canonical: dict[str, Any] = {"profile": self.profile_key, "options": dict(self.options)}
+        if self.variant:
+            canonical[VARIANT] = self.variant + 1
+        return canonical
 
 
 def parse_choice(
@@ -43,16 +49,37 @@ def parse_choice(
     user_options: any JSON. None or {} picks the profile of a user who has only one.
     Raises BadChoice (400) or NotAllowed (403), nothing else.
     """
-    asked, answers = _shape(user_options)
+    asked, answers, variant = _shape(user_options)
     key = _profile_key(asked, snapshot, groups, admin)
     course, profile = snapshot.require(key, groups, admin, now)
-    return Choice(key, course, profile, _options(profile, answers))
+    if variant is None and VARIANT in answers and VARIANT not in profile.options:  # the flat shape
+        variant = answers[VARIANT]
+        answers = {name: value for name, value in answers.items() if name != VARIANT}
+    return Choice(key, course, profile, _options(profile, answers), _variant(profile, variant))
 
 
-def _shape(user_options: object) -> tuple[object, Mapping[Any, object]]:
-    """The profile asked for (None: not said) and the answers, from either shape."""
+def _variant(profile: Profile, asked: object) -> int:
+    """Which variant was picked, from 0; asked: counted from 1, as people count, or nothing."""
+    if asked is None or asked == "":
+        return 0
+    number = int(asked) if isinstance(asked, str) and asked.isascii() and asked.isdigit() and len(asked) < 4 else asked
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(profile.variants):
+        raise BadChoice(
+            Sentence(
+                "{value} is no way to run this profile. Send a number from 1 to {last}, or leave it out.",
+                value=shown(asked),
+                last=len(profile.variants),
+            )
+        )
+    if number > 1 and profile.fallback == "never":
+        raise BadChoice(Sentence("This profile is run in its first way only. Leave the variant out."))
+    return number - 1
+
+
+def _shape(user_options: object) -> tuple[object, Mapping[Any, object], object]:
+    """The profile asked for (None: not said), the answers and the variant (None: not said), from either shape."""
     if user_options is None:
-        return None, {}
+        return None, {}, None
     if not isinstance(user_options, Mapping):
         raise BadChoice(
             Sentence(
@@ -62,15 +89,15 @@ def _shape(user_options: object) -> tuple[object, Mapping[Any, object]]:
     asked = user_options.get("profile")
     rest = {key: value for key, value in user_options.items() if key != "profile"}
     if "options" not in rest:
-        return asked, rest
-    answers = rest.pop("options")
+        return asked, rest, None
+    answers, variant = rest.pop("options"), rest.pop(VARIANT, None)
     if answers is None:
         answers = {}
     if not isinstance(answers, Mapping):
         raise BadChoice(Sentence("The options are {value}. Send an object, or leave them out.", value=shown(answers)))
     if rest:
         raise BadChoice(_no_option(next(iter(rest))))
-    return asked, answers
+    return asked, answers, variant
 
 
 def _profile_key(asked: object, snapshot: Snapshot, groups: Collection[str], admin: bool) -> str:
@@ -164,9 +191,12 @@ def options_from_form(form: Mapping[Any, Any]) -> dict[str, Any]:
     """The posted form, or the query of a link, in the canonical shape. Never raises; `parse_choice` checks it.
 
     Reads `profile`, our `option--<course>--<slug>--<option>` and KubeSpawner's `profile-option-<slug>--<option>`, of
-    the chosen profile only: a form posts the fields of every card.
+    the chosen profile only: a form posts the fields of every card. `variant` is `<course>/<slug>:<number>`: a button of
+    one card, which counts whatever else is marked.
     """
     asked = _first(form.get("profile"))
+    picked, _, variant = _first(form.get(VARIANT)).rpartition(":")
+    asked = picked or asked
     if not asked:
         return {}
     course, _, slug = asked.rpartition("/")
@@ -177,7 +207,8 @@ def options_from_form(form: Mapping[Any, Any]) -> dict[str, Any]:
         for name, values in form.items()
         if isinstance(name, str) and name.startswith(prefix)
     }
-    return {"profile": asked, "options": _without_hidden_text(answers)}
+    chosen: dict[str, Any] = {"profile": asked, "options": _without_hidden_text(answers)}
+    return {**chosen, VARIANT: variant} if variant else chosen
 
 
 def _first(values: object) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-NO_SLICE = (
+from labspawner.sentences import Sentence
+
+NO_SLICE = Sentence(
     "a virtual machine gets a whole GPU or a vGPU, no slice: instead of gpu write "
     "settings: {pci: {mapping: NAME}} or settings: {pci: {mapping: NAME, type: nvidia-231}}"
 )
-NO_HIBERNATE = (
+NO_HIBERNATE = Sentence(
     "a virtual machine with a passed-through device (pci) cannot be hibernated, since the device's own memory would be "
     "lost: write action: stop"
 )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 from labspawner import units
+from labspawner.sentences import Sentence
 
 MAX_SLUG = 40
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.ASCII)
@@ -35,26 +36,36 @@ def shown(value: object, limit: int = 60) -> str:
         text = "".join(char if char.isprintable() else "�" for char in value[: limit + 1])
         return f"'{text}'" if len(text) <= limit else f"'{text[: limit - 1]}…'"
     if value is None:
-        return "nothing"
+        return Sentence("nothing")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**15):
         return f"{value}"
-    kinds = {int: "a very long number", list: "a list", tuple: "a list", dict: "a group of keys"}
-    return kinds.get(type(value), "something else")
+    kinds = {
+        int: Sentence("a very long number"),
+        list: Sentence("a list"),
+        tuple: Sentence("a list"),
+        dict: Sentence("a group of keys"),
+    }
+    return kinds.get(type(value), Sentence("something else"))
 
 
 def _not_too_long(value: object) -> object:
     if isinstance(value, str) and len(value) > NUMBER_TOO_LONG:
-        raise ValueError(f"{shown(value)} is too long for a number with a unit")
+        raise ValueError(Sentence("{value} is too long for a number with a unit", value=shown(value)))
     if isinstance(value, int) and abs(value) >= 10**15:
-        raise ValueError(f"{shown(value)} is not a size or time: write a number with its unit, for example 6GiB or 20m")
+        raise ValueError(
+            Sentence(
+                "{value} is not a size or time: write a number with its unit, for example 6GiB or 20m",
+                value=shown(value),
+            )
+        )
     return value
 
 
 def _positive(span: timedelta) -> timedelta:
     if span <= timedelta(0):
-        raise ValueError("a time here is more than 0: leave the key out if it should never happen")
+        raise ValueError(Sentence("a time here is more than 0: leave the key out if it should never happen"))
     return span
 
 
@@ -83,15 +94,31 @@ def _as_text(value: object) -> dict[str, str]:
     texts = {"en": value} if isinstance(value, str) else value
     if not isinstance(texts, dict) or not texts:
         raise ValueError(
-            f"{shown(value)} is not a text: write it in quotes, or in languages: {{en: Python Basics, zh-CN: 程序设计}}"
+            Sentence(
+                "{value} is not a text: write it in quotes, or in languages: {{en: Python Basics, zh-CN: 程序设计}}",
+                value=shown(value),
+            )
         )
     for language, text in texts.items():
         if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
-            raise ValueError(f"{shown(language)} is not a language: write en, zh-CN, de, ...")
+            raise ValueError(
+                Sentence("{language} is not a language: write en, zh-CN, de, ...", language=shown(language))
+            )
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"the {language} text is {shown(text)}: write some text, in quotes")
+            raise ValueError(
+                Sentence(
+                    "the {language} text is {text}: write some text, in quotes", language=language, text=shown(text)
+                )
+            )
         if len(text) > MAX_TEXT:
-            raise ValueError(f"the {language} text has {len(text)} characters: {MAX_TEXT} is the most")
+            raise ValueError(
+                Sentence(
+                    "the {language} text has {count} characters: {most} is the most",
+                    language=language,
+                    count=len(text),
+                    most=MAX_TEXT,
+                )
+            )
     return {language: text.strip() for language, text in texts.items()}
 
 
@@ -110,31 +137,46 @@ def in_language(text: dict[str, str], language: str) -> str:
 def _slug(value: str) -> str:
     if len(value) > MAX_SLUG or not _SLUG.fullmatch(value):
         raise ValueError(
-            f"{shown(value)} is not a short name: write small letters a-z, digits and single dashes, "
-            f"at most {MAX_SLUG}, for example py101 or gpu-small"
+            Sentence(
+                "{value} is not a short name: write small letters a-z, digits and single dashes, at most "
+                "{most}, for example py101 or gpu-small",
+                value=shown(value),
+                most=MAX_SLUG,
+            )
         )
     return value
 
 
 def _option_key(value: str) -> str:
     if value in {"profile", "options"}:
-        raise ValueError(f"an option may not be called {value!r}: the form uses that name; write another")
+        raise ValueError(
+            Sentence("an option may not be called {value}: the form uses that name; write another", value=repr(value))
+        )
     if len(value) > MAX_SLUG or not _KEY.fullmatch(value):
         raise ValueError(
-            f"{shown(value)} is not an option name: write letters, digits and single - _ . between, for example image"
+            Sentence(
+                "{value} is not an option name: write letters, digits and single - _ . between, for example image",
+                value=shown(value),
+            )
         )
     return value
 
 
 def _choice_key(value: str) -> str:
     if len(value) > 80 or not _CHOICE.fullmatch(value) or value == "unlisted-choice":
-        raise ValueError(f"{shown(value)} is not a choice name: write letters, digits and _.:/+-, for example lab")
+        raise ValueError(
+            Sentence(
+                "{value} is not a choice name: write letters, digits and _.:/+-, for example lab", value=shown(value)
+            )
+        )
     return value
 
 
 def _image(value: str) -> str:
     if not value or any(char.isspace() or not char.isprintable() for char in value) or len(value) > 300:
-        raise ValueError(f"{shown(value)} is not a name: write it without spaces, for example lab/scipy:2026.2")
+        raise ValueError(
+            Sentence("{value} is not a name: write it without spaces, for example lab/scipy:2026.2", value=shown(value))
+        )
     return value
 
 

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from labspawner.courses.fields import Model, shown
+from labspawner.sentences import Sentence
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -25,7 +26,7 @@ def zone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
         raise ValueError(
-            f"{shown(name)} is not a time zone: write it like Asia/Shanghai, Europe/Berlin or UTC"
+            Sentence("{name} is not a time zone: write it like Asia/Shanghai, Europe/Berlin or UTC", name=shown(name))
         ) from exc
 
 
@@ -36,7 +37,9 @@ def _known_zone(name: str) -> str:
 
 def _clock(value: str) -> str:
     if not re.fullmatch(_CLOCK, value, re.ASCII):
-        raise ValueError(f'{shown(value)} is not a time of day: write "08:00" to "24:00", in quotes')
+        raise ValueError(
+            Sentence('{value} is not a time of day: write "08:00" to "24:00", in quotes', value=shown(value))
+        )
     return value
 
 
@@ -57,9 +60,13 @@ class Hours(Model):
     @model_validator(mode="after")
     def _in_order(self) -> Hours:
         if self.from_ >= self.to:
-            raise ValueError(f"hours end at {self.to}, before they begin: for a night, write two entries")
+            raise ValueError(
+                Sentence("hours end at {to}, before they begin: for a night, write two entries", to=self.to)
+            )
         if not self.timezone:
-            raise ValueError("hours need a time zone: write `timezone: Asia/Shanghai` (yours) below `course:`")
+            raise ValueError(
+                Sentence("hours need a time zone: write `timezone: Asia/Shanghai` (yours) below `course:`")
+            )
         return self
 
     def _edges(self, day: datetime) -> tuple[datetime, datetime]:

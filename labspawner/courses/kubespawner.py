@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from labspawner.courses.fields import shown
+from labspawner.sentences import Sentence
 
 _COMMON = {"display_name": "title", "description": "summary"}
 _PROFILE = {**_COMMON, "profile_options": "options"}
@@ -15,14 +16,18 @@ _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])B?", re.ASCII)  # JupyterHub's 
 def _renamed(data: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:
     for theirs, ours in names.items():
         if theirs in data and ours in data:
-            raise ValueError(f"{theirs!r} and {ours!r} mean the same: write only {ours!r}")
+            raise ValueError(
+                Sentence("{theirs} and {ours} mean the same: write only {ours}", theirs=repr(theirs), ours=repr(ours))
+            )
     return {names.get(key, key): value for key, value in data.items()}
 
 
 def lift_override(override: object) -> dict[str, object]:
     """A `kubespawner_override` as variant keys: what we have a word for is lifted, the rest goes into `settings`."""
     if not isinstance(override, Mapping):
-        raise ValueError(f"kubespawner_override is {shown(override)}: write keys of KubeSpawner below it")
+        raise ValueError(
+            Sentence("kubespawner_override is {override}: write keys of KubeSpawner below it", override=shown(override))
+        )
     rest = dict(override)
     lifted: dict[str, object] = {}
     if isinstance(rest.get("image"), str):
@@ -47,7 +52,7 @@ def _lift_set(data: Mapping[str, object], names: Mapping[str, str]) -> dict[str,
     lifted = _renamed(data, names)
     if "kubespawner_override" in lifted:
         if "set" in lifted:
-            raise ValueError("'kubespawner_override' and 'set' mean the same: write only 'set'")
+            raise ValueError(Sentence("'kubespawner_override' and 'set' mean the same: write only 'set'"))
         lifted["set"] = lift_override(lifted.pop("kubespawner_override"))
     return lifted
 
@@ -74,7 +79,7 @@ def lift_profile(data: object) -> object:
     lifted = _renamed(data, _PROFILE)
     if "kubespawner_override" in lifted:
         if "variants" in lifted:
-            raise ValueError("'kubespawner_override' and 'variants' mean the same: write only 'variants'")
+            raise ValueError(Sentence("'kubespawner_override' and 'variants' mean the same: write only 'variants'"))
         lifted["variants"] = [{"provider": "kubernetes", **lift_override(lifted.pop("kubespawner_override"))}]
     return lifted
 

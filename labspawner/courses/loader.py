@@ -16,6 +16,7 @@ from labspawner.courses.fields import shown
 from labspawner.courses.models import Course
 from labspawner.courses.yamltree import MAX_BYTES, Mark, Tree, Unreadable, read_tree
 from labspawner.courses.yamltree import Path as TreePath
+from labspawner.sentences import Sentence
 
 _THEIR_WORDS = {
     "profiles": "profile_list",
@@ -68,7 +69,10 @@ def parse_course(text: str, file: str = "course.yaml") -> Loaded | tuple[Problem
     except Unreadable as exc:
         return (Problem(file, exc.mark.line, exc.mark.column, "", exc.message),)
     if not isinstance(tree.data, dict):
-        message = f"the file holds {shown(tree.data)}: write course:, title: and profiles:, each on a line of its own"
+        message = Sentence(
+            "the file holds {data}: write course:, title: and profiles:, each on a line of its own",
+            data=shown(tree.data),
+        )
         return (_problem(file, tree, (), message, at_key=False),)
     try:
         return Loaded(Course.model_validate(tree.data), file, tree)
@@ -83,16 +87,16 @@ def read_text(path: Path) -> str:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not make us wait
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unreadable("not a regular file: put the course file itself here")
+            raise Unreadable(Sentence("not a regular file: put the course file itself here"))
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise Unreadable(f"larger than {MAX_BYTES // 1024} KiB: keep data out of the course file")
+        raise Unreadable(Sentence("larger than {most} KiB: keep data out of the course file", most=MAX_BYTES // 1024))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         before = content[: exc.start]
         mark = Mark(before.count(b"\n") + 1, exc.start - before.rfind(b"\n"))
-        raise Unreadable("not UTF-8 text: save the file with the encoding UTF-8", mark) from exc
+        raise Unreadable(Sentence("not UTF-8 text: save the file with the encoding UTF-8"), mark) from exc
 
 
 def unreadable(path: Path, exc: OSError | Unreadable) -> Problem:
@@ -100,7 +104,13 @@ def unreadable(path: Path, exc: OSError | Unreadable) -> Problem:
     if isinstance(exc, Unreadable):
         return Problem(str(path), exc.mark.line, exc.mark.column, "", exc.message)
     reason = exc.strerror or type(exc).__name__
-    return Problem(str(path), 1, 1, "", f"cannot be read ({reason}): check that it exists and its permissions")
+    return Problem(
+        str(path),
+        1,
+        1,
+        "",
+        Sentence("cannot be read ({reason}): check that it exists and its permissions", reason=reason),
+    )
 
 
 def check_providers(loaded: Loaded, names: Collection[str]) -> tuple[Problem, ...]:
@@ -111,8 +121,15 @@ def check_providers(loaded: Loaded, names: Collection[str]) -> tuple[Problem, ..
             if variant.provider in names:
                 continue
             near = get_close_matches(variant.provider, names, n=1)
-            instead = f"did you mean {near[0]!r}?" if near else f"write one of {', '.join(sorted(names)) or 'none'}"
-            message = f"the hub has no provider {variant.provider!r}: {instead}"
+            known = ", ".join(sorted(names)) or Sentence("none")
+            instead = (
+                Sentence("did you mean {name}?", name=repr(near[0]))
+                if near
+                else Sentence("write one of {names}", names=known)
+            )
+            message = Sentence(
+                "the hub has no provider {provider}: {instead}", provider=repr(variant.provider), instead=instead
+            )
             problems.append(loaded.problem(("profiles", number, "variants", index, "provider"), message))
     return tuple(problems)
 

@@ -26,6 +26,7 @@ from labspawner.courses.fields import (
 )
 from labspawner.courses.hours import Hours, TimeZone
 from labspawner.courses.patterns import compiled
+from labspawner.sentences import Sentence
 
 T = TypeVar("T")
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -33,6 +34,7 @@ CardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$")]
 Cpu = Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False, strict=True)]
 MEMBER_GROUP = "course-{slug}"
 STAFF_GROUP = "course-{slug}-instructors"
+ASSISTANT_GROUP = "course-{slug}-assistants"
 
 
 class Gpu(Model):
@@ -105,7 +107,7 @@ class VariantKeys(Model):
     @classmethod
     def _no_second_place(cls, settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
         for key in COMMON_KEYS & settings.keys():
-            raise ValueError(f"{key!r} does not belong into settings: write it one level up")
+            raise ValueError(Sentence("{key} does not belong into settings: write it one level up", key=repr(key)))
         return settings
 
     @model_validator(mode="after")
@@ -171,8 +173,10 @@ class UnlistedChoice(Model):
     def _closed_or_checked(self) -> UnlistedChoice:
         if self.enabled and not self.validation_regex:
             raise ValueError(
-                "unlisted_choice needs a pattern, or a student could type anything: "
-                "write for example validation_regex: 'lab/[a-z0-9-]+:[0-9.]+'"
+                Sentence(
+                    "unlisted_choice needs a pattern, or a student could type anything: write for example "
+                    "validation_regex: 'lab/[a-z0-9-]+:[0-9.]+'"
+                )
             )
         return self
 
@@ -190,8 +194,8 @@ class Option(Model):
     @model_validator(mode="after")
     def _answerable(self) -> Option:
         if not self.choices and not self.unlisted_choice.enabled:
-            raise ValueError("the option has no choices: write choices: {lab: {title: JupyterLab}}")
-        _at_most_one("choice", [key for key, choice in self.choices.items() if choice.default])
+            raise ValueError(Sentence("the option has no choices: write choices: {lab: {title: JupyterLab}}"))
+        _at_most_one(Sentence("choice"), [key for key, choice in self.choices.items() if choice.default])
         return self
 
     @property
@@ -234,8 +238,12 @@ class Idle(Model):
         for span in self.warn:
             if limits and span >= min(limits):
                 raise ValueError(
-                    f"a warning {write_duration(span)} before the end would come before the server is idle: "
-                    f"write less than {write_duration(min(limits))}"
+                    Sentence(
+                        "a warning {warning} before the end would come before the server is idle: write "
+                        "less than {limit}",
+                        warning=write_duration(span),
+                        limit=write_duration(min(limits)),
+                    )
                 )
         return self
 
@@ -320,7 +328,7 @@ class Course(Model):
         filled = dict(data)
         if "profile_list" in filled:
             if "profiles" in filled:
-                raise ValueError("'profile_list' and 'profiles' mean the same: write only 'profiles'")
+                raise ValueError(Sentence("'profile_list' and 'profiles' mean the same: write only 'profiles'"))
             filled["profiles"] = _each(filled.pop("profile_list"), kubespawner.lift_list_entry)
         slug, access = filled.get("course"), filled.get("access", {})
         if isinstance(slug, str) and isinstance(access, Mapping):
@@ -334,7 +342,7 @@ class Course(Model):
     @classmethod
     def _distinct(cls, profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
         _no_slug_twice(profiles)
-        _at_most_one("profile", [profile.slug for profile in profiles if profile.default])
+        _at_most_one(Sentence("profile"), [profile.slug for profile in profiles if profile.default])
         return profiles
 
     def key(self, profile: Profile) -> str:
@@ -349,7 +357,7 @@ def from_profile_list(entries: object) -> tuple[Profile, ...]:
     a slug that is there twice. A `profile_list` that is a callable has to be called first.
     """
     if not isinstance(entries, list):
-        raise ValueError(f"profile_list is {shown(entries)}: write a list of profiles")
+        raise ValueError(Sentence("profile_list is {entries}: write a list of profiles", entries=shown(entries)))
     profiles = tuple(Profile.model_validate(kubespawner.lift_list_entry(entry)) for entry in entries)
     _no_slug_twice(profiles)
     return profiles
@@ -380,10 +388,20 @@ def _no_slug_twice(profiles: Iterable[Profile]) -> None:
     seen: set[str] = set()
     for profile in profiles:
         if profile.slug in seen:
-            raise ValueError(f"two profiles have the slug {profile.slug!r}: write another slug for one of them")
+            raise ValueError(
+                Sentence(
+                    "two profiles have the slug {slug}: write another slug for one of them", slug=repr(profile.slug)
+                )
+            )
         seen.add(profile.slug)
 
 
 def _at_most_one(what: str, defaults: list[str]) -> None:
     if len(defaults) > 1:
-        raise ValueError(f"more than one {what} is the default ({', '.join(defaults)}): write default: true once")
+        raise ValueError(
+            Sentence(
+                "more than one {what} is the default ({names}): write default: true once",
+                what=what,
+                names=", ".join(defaults),
+            )
+        )

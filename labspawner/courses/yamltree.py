@@ -26,6 +26,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.nodes import ScalarNode
 
 from labspawner.courses.fields import shown
+from labspawner.sentences import Sentence
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 24
@@ -82,7 +83,7 @@ def read_tree(text: str) -> Tree:
         mark = exc.problem_mark or exc.context_mark
         raise Unreadable(_plain_words(exc), Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)) from exc
     except YAMLError as exc:
-        raise Unreadable("not readable as YAML: the file has a character that cannot be printed") from exc
+        raise Unreadable(Sentence("not readable as YAML: the file has a character that cannot be printed")) from exc
 
 
 class _Reader:
@@ -100,37 +101,53 @@ class _Reader:
         next(self._events)
         event = next(self._events)
         if isinstance(event, StreamEndEvent):
-            raise Unreadable("the file is empty: write course:, title: and profiles:")
+            raise Unreadable(Sentence("the file is empty: write course:, title: and profiles:"))
         self._no_directives(event)
         root = self._node(next(self._events), 0)
         next(self._events)
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
-            raise Unreadable("a second document begins here: write one course per file, without ---", _mark(event))
+            raise Unreadable(
+                Sentence("a second document begins here: write one course per file, without ---"), _mark(event)
+            )
         self._nodes = 0
         return Tree(self._data(root, ()), self._values, self._keys)
 
     @staticmethod
     def _no_directives(event: DocumentStartEvent) -> None:
         if event.version or event.tags:
-            raise Unreadable("lines that begin with % are not used in a course file: remove them", _mark(event))
+            raise Unreadable(
+                Sentence("lines that begin with % are not used in a course file: remove them"), _mark(event)
+            )
 
     def _count(self, mark: Mark, depth: int) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise Unreadable(f"more than {MAX_NODES} values: split the course, or use fewer aliases (*name)", mark)
+            raise Unreadable(
+                Sentence("more than {most} values: split the course, or use fewer aliases (*name)", most=MAX_NODES),
+                mark,
+            )
         if depth > MAX_DEPTH:
-            raise Unreadable(f"nested more than {MAX_DEPTH} levels deep: a course file needs fewer", mark)
+            raise Unreadable(
+                Sentence("nested more than {most} levels deep: a course file needs fewer", most=MAX_DEPTH),
+                mark,
+            )
 
     def _node(self, event: Any, depth: int) -> _Node:
         mark = _mark(event)
         self._count(mark, depth)
         if isinstance(event, AliasEvent):
             if event.anchor not in self._anchors:
-                raise Unreadable(f"there is no &{event.anchor} above this *{event.anchor}: check the spelling", mark)
+                raise Unreadable(
+                    Sentence("there is no &{anchor} above this *{anchor}: check the spelling", anchor=event.anchor),
+                    mark,
+                )
             return self._anchors[event.anchor]
         if event.tag is not None:
-            raise Unreadable(f"tags like {event.tag} are not used in a course file: remove it, or quote the text", mark)
+            raise Unreadable(
+                Sentence("tags like {tag} are not used in a course file: remove it, or quote the text", tag=event.tag),
+                mark,
+            )
         node = _Node(mark)
         if event.anchor:
             self._anchors[event.anchor] = node
@@ -167,7 +184,12 @@ class _Reader:
                 if merged:
                     continue
                 first = self._keys[inner].line
-                raise Unreadable(f"the key {shown(name)} is there twice, first in line {first}: keep one", key.mark)
+                raise Unreadable(
+                    Sentence(
+                        "the key {name} is there twice, first in line {first}: keep one", name=shown(name), first=first
+                    ),
+                    key.mark,
+                )
             self._keys[inner] = key.mark
             result[name] = self._data(value, inner)
         return result
@@ -182,7 +204,7 @@ class _Reader:
             self._count(key.mark, depth + 1)
             for source in value.items if value.items is not None else [value]:
                 if source.pairs is None:
-                    raise Unreadable("<< takes the keys of another mapping: write <<: *its-anchor", key.mark)
+                    raise Unreadable(Sentence("<< takes the keys of another mapping: write <<: *its-anchor"), key.mark)
                 yield from ((inner, other, True) for inner, other, _ in self._flat(source, depth + 1))
 
 
@@ -194,8 +216,8 @@ def _key(node: _Node) -> str:
     if isinstance(node.scalar, str):
         return node.scalar
     if node.items is not None or node.pairs is not None:
-        raise Unreadable("a list or mapping cannot be a key: write a name before the ':'", node.mark)
-    raise Unreadable(f"the key {node.scalar} is not text: put it in quotes", node.mark)
+        raise Unreadable(Sentence("a list or mapping cannot be a key: write a name before the ':'"), node.mark)
+    raise Unreadable(Sentence("the key {scalar} is not text: put it in quotes", scalar=node.scalar), node.mark)
 
 
 def _scalar(text: str, tag: str, mark: Mark) -> Any:
@@ -206,18 +228,22 @@ def _scalar(text: str, tag: str, mark: Mark) -> Any:
     if tag in {"int", "float"}:
         return _number(text, tag, mark)
     if re.search("[\ud800-\udfff]", text):
-        raise Unreadable("half of a character (a lone surrogate): write the character itself", mark)
+        raise Unreadable(Sentence("half of a character (a lone surrogate): write the character itself"), mark)
     return text
 
 
 def _number(text: str, tag: str, mark: Mark) -> int | float:
     digits = text.replace("_", "").lower()
     if len(digits) > MAX_DIGITS:
-        raise Unreadable(f"a number with {len(digits)} digits: put it in quotes if it is text", mark)
+        raise Unreadable(
+            Sentence("a number with {count} digits: put it in quotes if it is text", count=len(digits)), mark
+        )
     if tag == "float":
         number = float(digits) if "inf" not in digits and "nan" not in digits else math.inf
         if not math.isfinite(number):
-            raise Unreadable(f"{text} is not a number that means something here: write one with digits", mark)
+            raise Unreadable(
+                Sentence("{text} is not a number that means something here: write one with digits", text=text), mark
+            )
         return number
     for prefix, base in (("0x", 16), ("0o", 8), ("0b", 2)):
         if digits.lstrip("+-").startswith(prefix):
@@ -226,21 +252,30 @@ def _number(text: str, tag: str, mark: Mark) -> int | float:
 
 
 _MISTAKES = (
-    ("'\\t'", "the line is indented with a tab: write spaces"),
-    ("mapping values are not allowed", "a ':' that is not expected here: quote the text, or check the indentation"),
-    ("could not find expected ':'", "a ':' is missing in this line or the one above: write key: value"),
-    ("<document start>", "the indentation does not fit: course:, title: and profiles: begin in the first column"),
-    ("expected <block end>", "the indentation does not fit: keys of one group begin in the same column"),
-    ("',' or '}'", "a { is not closed, or a ',' is missing: write {key: value, key: value}"),
-    ("',' or ']'", "a [ is not closed, or a ',' is missing: write [one, two]"),
-    ("quoted scalar", "a quote is not closed: end the text with the quote it begins with"),
+    ("'\\t'", Sentence("the line is indented with a tab: write spaces")),
+    (
+        "mapping values are not allowed",
+        Sentence("a ':' that is not expected here: quote the text, or check the indentation"),
+    ),
+    ("could not find expected ':'", Sentence("a ':' is missing in this line or the one above: write key: value")),
+    (
+        "<document start>",
+        Sentence("the indentation does not fit: course:, title: and profiles: begin in the first column"),
+    ),
+    ("expected <block end>", Sentence("the indentation does not fit: keys of one group begin in the same column")),
+    ("',' or '}'", Sentence("a { is not closed, or a ',' is missing: write {key: value, key: value}")),
+    ("',' or ']'", Sentence("a [ is not closed, or a ',' is missing: write [one, two]")),
+    ("quoted scalar", Sentence("a quote is not closed: end the text with the quote it begins with")),
 )
 
 
-def _plain_words(exc: MarkedYAMLError) -> str:
+def _plain_words(exc: MarkedYAMLError) -> Sentence:
     """ruamel's words, and for the mistakes that people make, what to write instead."""
     told = f"{exc.problem or ''} {exc.context or ''}"
     for theirs, ours in _MISTAKES:
         if theirs in told:
             return ours
-    return f"not readable as YAML ({exc.problem or exc.context}): check quotes, brackets and indentation"
+    return Sentence(
+        "not readable as YAML ({problem}): check quotes, brackets and indentation",
+        problem=str(exc.problem or exc.context),
+    )

@@ -60,8 +60,10 @@ def answer(
     held_until: datetime | None,
     report_every_s: float,
     gpu: GpuUsage | None = None,
+    message: Json = None,
 ) -> dict[str, Json]:
-    """The JSON that the extension reads. report_every_s: what is usual for this server. gpu: of its slice."""
+    """The JSON that the extension reads. report_every_s: what is usual for this server. gpu: of its slice.
+    message: what course staff said last."""
     found, policy = said.forecast, policy or CullPolicy(hold_s=0)
     return {
         "v": VERSION,
@@ -78,6 +80,7 @@ def answer(
         },
         "report_every_s": _next_report_s(said, now, report_every_s),
         "notice": _notice(gpu.refused) if gpu is not None and gpu.refused is not None else None,
+        "message": message,
     }
 
 

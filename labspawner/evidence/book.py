@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -14,6 +14,7 @@ from labspawner.culling.idleness import Quiet, idleness
 from labspawner.culling.words import span
 from labspawner.errors import Permanent, UnknownLease
 from labspawner.evidence.answers import Outlook, answer, every_s, outlook, valid_for
+from labspawner.evidence.messages import Messages
 from labspawner.evidence.report import parse_report
 from labspawner.model import Activity, Evidence, GpuUsage, HostLook, Json, Lease, LeaseId, Phase
 from labspawner.sentences import Sentence
@@ -76,6 +77,7 @@ class EvidenceBook:
         self._today = today
         self._report_every_s = report_every_s
         self._flush_s = flush_s
+        self.messages = Messages()
         self._standings: dict[LeaseId, Standing] = {}
         self._used: dict[LeaseId, tuple[str, Allowance]] = {}
         self._started: dict[LeaseId, tuple[datetime | None, datetime | None]] = {}
@@ -185,6 +187,25 @@ class EvidenceBook:
         left = max(0, policy.extend_per_day - self._used_today(lease.id, now).extensions)
         return policy.extend_step_s, left, self._why_not_extend(lease, view, policy, now)
 
+    def ends(self, leases: Sequence[Lease], now: datetime) -> dict[LeaseId, datetime]:
+        """When these servers end as things are, those of which that is known. Without I/O of our own."""
+        found: dict[LeaseId, datetime] = {}
+        for lease in leases:
+            at = self.outlook(lease, now).forecast.ends_at if lease.phase is Phase.READY else None
+            if at is not None:
+                found[lease.id] = max(at, now)
+        return found
+
+    def outlook(self, lease: Lease, now: datetime) -> Outlook:
+        """What would be said of a server now; nothing is noted down."""
+        return outlook(self._view(lease, self._standing(lease.id).evidence), self._policy(lease), now)
+
+    def last_activity(self, lease: Lease) -> datetime | None:
+        """When a server was last used: as it reported itself, else the last traffic that the hub saw."""
+        report = self._standing(lease.id).evidence.report
+        seen = report.last_activity if report is not None else None
+        return seen or self._facts(lease).last_activity
+
     async def looked(self, lease_id: LeaseId, host: HostLook | None, *, expected: bool) -> None:
         """Take what the host measured, and whether reports are expected of this server."""
         await self.open()
@@ -266,6 +287,7 @@ class EvidenceBook:
             held_until=self._standing(lease.id).evidence.held_until,
             report_every_s=self._every_s(policy),
             gpu=gpu,
+            message=self.messages.newest(lease.id, now),
         )
 
     def _why_not_extend(

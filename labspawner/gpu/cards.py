@@ -135,6 +135,7 @@ def capacities(
                 memory_total_bytes=device.memory_total_bytes,
                 memory_free_bytes=device.memory_total_bytes,
                 slots_free=1 if card.mig else splits,
+                slots_total=1 if card.mig else splits,
                 distances=_distances(card, inventory),
             )
     for one in held:

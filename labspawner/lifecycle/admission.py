@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from labspawner.deadlines import within
-from labspawner.errors import BadConfig, LabError, NeverFits, NoRoom, ProviderUnavailable, Transient
+from labspawner.errors import LabError, NeverFits, NoRoom, Transient
+from labspawner.lifecycle.bells import Bell
+from labspawner.lifecycle.looks import CAPACITY_S, PATIENCE_S, Looks
 from labspawner.model import Capacity, LeaseId, Resources
-from labspawner.placement import Fits, Full, Ledger, TooLarge, places
+from labspawner.placement import End, Fits, Full, Ledger, TooLarge, covers, first_room, places
 from labspawner.providers.contract import Provider
 from labspawner.queueing import Wait, estimate, in_words
 from labspawner.sentences import Sentence
@@ -25,21 +27,48 @@ from labspawner.units import human_bytes
 log = logging.getLogger(__name__)
 
 Pool = tuple[str, bool]
-PATIENCE_S = 1.0
-"""How long a page waits for a provider's capacity."""
-CAPACITY_S = 30.0
-"""How long a start waits for it."""
-FRESH_S = 0.25
-"""How long one answer serves all who ask. An old one never shows too much room: what was promised since is subtracted,
-what was given back since still counts. So only who finds no room in it asks again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a live lease was promised, by which provider, and since when it runs."""
+    """What a live lease was promised, by which provider, and since when it runs. held: it is a hold, and no server yet."""
 
     provider: str
     resources: Resources
+    since: datetime
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a provider has for servers of one kind, all that was promised subtracted.
+
+    free: how many more start at once, whoever waits; total: how many fit its empty hosts; None: no limit. held: how many
+    of the places that are not free are kept for people who have not started yet. never: no host could hold one, even
+    empty. waiting: how many stand in line for this kind of place; wait: what a newcomer would read there.
+    next_free_at: the first known end of a server that makes room; None where there is room, or no end is known.
+    """
+
+    free: int | None
+    total: int | None
+    held: int = 0
+    never: bool = False
+    waiting: int = 0
+    wait: Wait = field(default_factory=lambda: Wait(1))
+    next_free_at: datetime | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether a start that comes now begins at once."""
+        return (self.free is None or self.free > 0) and not self.waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Somebody in line. since: when they joined it."""
+
+    lease_id: LeaseId
+    wait: Wait
     since: datetime
 
 
@@ -47,18 +76,8 @@ class Promise:
 class _Ticket:
     lease_id: LeaseId
     resources: Resources
+    since: datetime
     admitted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """One question to a provider, which many wait for. began: seconds of the event loop's clock."""
-
-    began: float
-    answer: asyncio.Task[Capacity]
-
-    def failed(self) -> bool:
-        return self.answer.done() and (self.answer.cancelled() or self.answer.exception() is not None)
 
 
 class Admission:
@@ -76,7 +95,7 @@ class Admission:
         recheck_s: float = 2.0,
         typical: Callable[[str], timedelta | None] = lambda _provider: None,
     ) -> None:
-        self._providers = providers
+        self.changed = Bell()
         self._clock = clock
         self._recheck_s = recheck_s
         self._typical = typical
@@ -84,8 +103,7 @@ class Admission:
         self._lines: dict[Pool, list[_Ticket]] = {}
         self._doormen: dict[Pool, asyncio.Task[None]] = {}
         self._freed: dict[Pool, asyncio.Event] = {}
-        self._looks: dict[str, _Look] = {}
-        self._given_back: dict[str, float] = {}
+        self._looks = Looks(providers)
         self._ledgers: dict[str, tuple[Capacity, Ledger]] = {}
 
     def remember(self, lease_id: LeaseId, provider: str, resources: Resources, since: datetime) -> None:
@@ -102,7 +120,8 @@ class Admission:
 
     def wake(self, provider: str) -> None:
         """Somebody else made room there: ask anew, and let in who fits."""
-        self._given_back[provider] = asyncio.get_running_loop().time()
+        self._looks.outdate(provider)
+        self.changed.ring()
         for has_gpu in (False, True):
             if event := self._freed.get((provider, has_gpu)):
                 event.set()
@@ -114,9 +133,9 @@ class Admission:
         Nobody is overtaken: with a line in front of the same pool, it is `NoRoom`.
         """
         began = asyncio.get_running_loop().time()
-        capacity = await self._capacity(provider, CAPACITY_S)
+        capacity = await self._looks.capacity(provider, CAPACITY_S)
         if not isinstance(self._ledger(provider, capacity).place(resources), Fits):
-            capacity = await self._capacity(provider, CAPACITY_S, not_before=began)
+            capacity = await self._looks.capacity(provider, CAPACITY_S, not_before=began)
         if self._in_line(provider, resources):
             raise _no_room(0)
         verdict = self._place(provider, resources, capacity)
@@ -128,12 +147,75 @@ class Admission:
         """How many such servers could start now, counted up to `most`; 0 while others stand in line; None where the
         provider does not answer within `PATIENCE_S`."""
         try:
-            capacity = await self._capacity(provider, PATIENCE_S)
+            capacity = await self._looks.capacity(provider, PATIENCE_S)
         except LabError:
             return None
         if self._in_line(provider, resources):
             return 0
         return places(resources, capacity, self._promised_by(provider), most=most)
+
+    async def rooms(
+        self, provider: str, needs: Collection[Resources], ends: Sequence[End] = ()
+    ) -> dict[Resources, Room] | None:
+        """What there is for each kind of server, of one moment; None where the provider does not answer within
+        `PATIENCE_S`. ends: of servers here, the next one first."""
+        try:
+            capacity = await self._looks.capacity(provider, PATIENCE_S)
+        except LabError:
+            return None
+        ledger, promised = self._ledger(provider, capacity), self._promised_by(provider)
+        holds = {id_ for id_, promise in self._promised.items() if promise.held and promise.provider == provider}
+        rooms: dict[Resources, Room] = {}
+        for need in needs:
+            free = ledger.count(need)
+            full = free == 0
+            unheld = {id_: resources for id_, resources in promised.items() if id_ not in holds}
+            rooms[need] = Room(
+                free=free,
+                total=ledger.count_empty(need),
+                held=(Ledger(capacity, unheld).count(need) or 0) if full and holds else 0,
+                never=full and isinstance(ledger.place(need), TooLarge),
+                waiting=len(self._lines.get((provider, need.gpu is not None), ())),
+                wait=self._estimate_for((provider, need.gpu is not None)),
+                next_free_at=first_room(need, capacity, promised, ends) if full else None,
+            )
+        return rooms
+
+    async def take(self, lease_id: LeaseId, provider: str, resources: Resources, *, held: bool = False) -> None:
+        """`try_now`; held: for somebody who has not started yet."""
+        await self.try_now(lease_id, provider, resources)
+        if held:
+            self._promised[lease_id] = replace(self._promised[lease_id], held=True)
+
+    def pass_on(self, held: LeaseId, lease_id: LeaseId, resources: Resources) -> bool:
+        """Give what is promised to `held` to a lease; False, and nothing is changed, where that is less than `resources`."""
+        promise = self._promised.get(held)
+        if promise is None or not covers(promise.resources, resources):
+            return False
+        del self._promised[held]
+        self._promised[lease_id] = Promise(promise.provider, resources, self._clock())
+        self._ledgers.pop(promise.provider, None)
+        log.info("admitted lease=%s provider=%s by hold=%s", lease_id, promise.provider, held)
+        if resources != promise.resources:
+            self.wake(promise.provider)
+        self.changed.ring()
+        return True
+
+    def places(self) -> dict[Pool, list[Place]]:
+        """Who stands in which line, the first first."""
+        return {
+            pool: [
+                Place(lease_id=ticket.lease_id, wait=self._estimate(pool, ticket), since=ticket.since)
+                for ticket in line
+                if not ticket.admitted.done()
+            ]
+            for pool, line in self._lines.items()
+            if line
+        }
+
+    def capacities(self) -> Looks:
+        """What the providers have, as they say themselves."""
+        return self._looks
 
     async def wait(self, lease_id: LeaseId, provider: str, resources: Resources) -> AsyncGenerator[Sentence, None]:
         """Stand in line until the promise is made; yields the place in words whenever it changes.
@@ -141,9 +223,10 @@ class Admission:
         Cancelling leaves the line. Raises `NeverFits` when no waiting will help.
         """
         pool = (provider, resources.gpu is not None)
-        ticket = _Ticket(lease_id, resources)
+        ticket = _Ticket(lease_id, resources, self._clock())
         line = self._lines.setdefault(pool, [])
         line.append(ticket)
+        self.changed.ring()
         self._freed.setdefault(pool, asyncio.Event()).set()
         if pool not in self._doormen or self._doormen[pool].done():
             self._doormen[pool] = asyncio.get_running_loop().create_task(self._serve(pool))
@@ -161,6 +244,7 @@ class Admission:
         finally:
             if ticket in line:
                 line.remove(ticket)
+                self.changed.ring()
                 self._freed[pool].set()  # who stood behind may fit where this one did not
             if not admitted:
                 if not ticket.admitted.cancel() and not ticket.admitted.cancelled():
@@ -169,10 +253,10 @@ class Admission:
 
     async def close(self) -> None:
         """End the tasks that watch the lines, and the questions to providers."""
-        tasks = [*self._doormen.values(), *(look.answer for look in self._looks.values())]
-        for task in tasks:
+        for task in self._doormen.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._doormen.values(), return_exceptions=True)
+        await self._looks.close()
 
     def _in_line(self, provider: str, resources: Resources) -> bool:
         """Whether anybody waits for this kind of place."""
@@ -180,12 +264,16 @@ class Admission:
 
     def _estimate(self, pool: Pool, ticket: _Ticket) -> Wait:
         line = self._lines[pool]
-        place_in_line = line.index(ticket) + 1 if ticket in line else 1
+        return self._estimate_for(pool, line.index(ticket) + 1 if ticket in line else 1)
+
+    def _estimate_for(self, pool: Pool, place_in_line: int | None = None) -> Wait:
+        """What is read at a place; None: behind everybody."""
         started = [
             promise.since
             for promise in self._promised.values()
-            if (promise.provider, promise.resources.gpu is not None) == pool
+            if (promise.provider, promise.resources.gpu is not None) == pool and not promise.held
         ]
+        place_in_line = place_in_line or len(self._lines.get(pool, ())) + 1
         return estimate(place_in_line, started, self._typical(pool[0]), self._clock())
 
     async def _serve(self, pool: Pool) -> None:
@@ -195,7 +283,7 @@ class Admission:
         while line:
             freed.clear()
             try:
-                self._let_in(pool, line, await self._capacity(pool[0], CAPACITY_S))
+                self._let_in(pool, line, await self._looks.capacity(pool[0], CAPACITY_S))
                 silent = False
             except Transient as exc:
                 if not silent:
@@ -228,33 +316,6 @@ class Admission:
             self._promise(ticket.lease_id, pool[0], ticket.resources, verdict)
             ticket.admitted.set_result(None)
 
-    async def _capacity(self, provider: str, seconds: float, *, not_before: float = float("-inf")) -> Capacity:
-        """What the provider has, from a look that began `FRESH_S` ago at most, and not before that instant nor before
-        something was given back here."""
-        if provider not in self._providers:
-            raise BadConfig(
-                Sentence("This profile needs a provider that is not set up here. Tell your instructor."),
-                detail=f"provider={provider} is not configured",
-            )
-        now = asyncio.get_running_loop().time()
-        look = self._looks.get(provider)
-        not_before = max(now - FRESH_S, not_before, self._given_back.get(provider, not_before))
-        if look is None or look.began < not_before or look.failed():
-            asked = within(CAPACITY_S, self._providers[provider].capacity(), let_go_s=PATIENCE_S)
-            look = self._looks[provider] = _Look(now, asyncio.get_running_loop().create_task(asked))
-            look.answer.add_done_callback(_heard)
-        done, _ = await asyncio.wait({look.answer}, timeout=seconds)
-        try:
-            if not done:
-                raise asyncio.TimeoutError
-            return look.answer.result()
-        except asyncio.TimeoutError as exc:
-            raise ProviderUnavailable(
-                Sentence("The machines for this profile do not answer. Try again in a few minutes."),
-                detail=f"provider={provider} did not tell its capacity in {seconds:.0f} s",
-                retry_after_s=60,
-            ) from exc
-
     def _place(self, provider: str, resources: Resources, capacity: Capacity) -> Fits | Full:
         verdict = self._ledger(provider, capacity).place(resources)
         if isinstance(verdict, TooLarge):
@@ -277,13 +338,8 @@ class Admission:
         self._promised[lease_id] = Promise(provider, resources, self._clock())
         if provider in self._ledgers:
             self._ledgers[provider][1].promise(lease_id, resources)
+        self.changed.ring()
         log.info("admitted lease=%s provider=%s host=%s card=%s", lease_id, provider, spot.host, spot.card)
-
-
-def _heard(answer: asyncio.Task[Capacity]) -> None:
-    """An error that nobody waited for any more needs no complaint from asyncio."""
-    if not answer.cancelled():
-        answer.exception()
 
 
 def _no_room(largest_free_bytes: int) -> NoRoom:

@@ -10,6 +10,7 @@ from typing import Any
 
 from labspawner import metrics
 from labspawner.deadlines import finished
+from labspawner.lifecycle.bells import Bell
 from labspawner.model import Ending, Lease, LeaseId, Phase
 from labspawner.store import Store
 
@@ -18,11 +19,12 @@ NOTICES_FOR = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Why a student's last server ended, for the next page that they see."""
+    """Why a student's last server ended, for the next page that they see. profile: its key."""
 
     profile_title: Mapping[str, str]
     ending: Ending
     at: datetime
+    profile: str = ""
 
 
 class LeaseBook:
@@ -39,7 +41,9 @@ class LeaseBook:
         self._clock = clock
         self._leases: dict[LeaseId, Lease] = {}
         self._of_server: dict[tuple[str, str], dict[LeaseId, Lease]] = {}  # polls ask by server, thousands of times
+        self._of_user: dict[str, dict[LeaseId, Lease]] = {}
         self._notices: dict[tuple[str, str], Notice] = {}
+        self.changed = Bell()
         self._readers: dict[int, set[LeaseId]] = {}
 
     async def load(self) -> None:
@@ -66,6 +70,14 @@ class LeaseBook:
     def of(self, user: str, server_name: str) -> list[Lease]:
         """All live leases of this server: the active one, and those that are parked."""
         return list(self._of_server.get((user, server_name), {}).values())
+
+    def of_user(self, user: str) -> list[Lease]:
+        """All live leases of a user's servers."""
+        return list(self._of_user.get(user, {}).values())
+
+    def notices(self) -> dict[tuple[str, str], Notice]:
+        """Why the last servers ended, by user and server name."""
+        return dict(self._notices)
 
     def notice(self, user: str, server_name: str) -> Notice | None:
         """Why the last server of this name ended, unless the student ended it or has started another."""
@@ -135,6 +147,10 @@ class LeaseBook:
             del self._of_server[key][lease_id]
             if not self._of_server[key]:
                 del self._of_server[key]
+            del self._of_user[old.user][lease_id]
+            if not self._of_user[old.user]:
+                del self._of_user[old.user]
+            self.changed.ring()
             metrics.LEASES.labels(old.provider, old.profile, old.phase.value).dec()
 
     def _remember(self, lease: Lease) -> None:
@@ -145,6 +161,8 @@ class LeaseBook:
             return
         self._leases[lease.id] = lease
         self._of_server.setdefault((lease.user, lease.server_name), {})[lease.id] = lease
+        self._of_user.setdefault(lease.user, {})[lease.id] = lease
+        self.changed.ring()
         metrics.LEASES.labels(lease.provider, lease.profile, lease.phase.value).inc()
         if lease.phase in {Phase.QUEUED, Phase.READY}:
             self._notices.pop((lease.user, lease.server_name), None)
@@ -158,7 +176,9 @@ class LeaseBook:
             return
         title = lease.pinned.get("title")
         titles = {str(k): str(v) for k, v in title.items()} if isinstance(title, dict) else {"en": lease.profile}
-        self._notices[key] = Notice(profile_title=titles, ending=lease.ending, at=_over_at(lease))
+        self._notices[key] = Notice(
+            profile_title=titles, ending=lease.ending, at=_over_at(lease), profile=lease.profile
+        )
 
 
 def _over_at(lease: Lease) -> datetime:

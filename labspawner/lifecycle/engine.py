@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from labspawner.deadlines import LET_GO_S, within
 from labspawner.errors import LabError, StoreUnavailable, UnknownLease
-from labspawner.lifecycle.admission import Admission
+from labspawner.lifecycle.admission import Admission, Place, Pool, Room
+from labspawner.lifecycle.bells import Bell
 from labspawner.lifecycle.book import LeaseBook, Notice
+from labspawner.lifecycle.holds import Hold, Holds
 from labspawner.lifecycle.launcher import Launcher, stop_mode
+from labspawner.lifecycle.looks import PATIENCE_S
 from labspawner.lifecycle.observer import Observer
-from labspawner.lifecycle.orders import Order, Report
+from labspawner.lifecycle.orders import Order, Report, Variant
 from labspawner.lifecycle.releaser import Releaser
-from labspawner.model import Ending, Lease, LeaseId, Phase, ReleaseMode, Resources, ServerState
+from labspawner.model import Capacity, Ending, Lease, LeaseId, Phase, ReleaseMode, Resources, ServerState
+from labspawner.placement import End
 from labspawner.providers.contract import Announcing, Forgetting, Provider
 from labspawner.reconciler import Reconciler, Rules
 from labspawner.sentences import Sentence
@@ -75,6 +79,7 @@ class Engine:
         self._typical: dict[str, timedelta] = {}
         self._learned_at: dict[str, datetime] = {}
         self._admission = Admission(providers, clock, recheck_s=settings.recheck_s, typical=self._typical.get)
+        self.holds = Holds(self._admission, clock)
         self._observer = Observer(
             providers,
             self.book,
@@ -92,7 +97,14 @@ class Engine:
             let_go_s=settings.let_go_s,
         )
         self._launcher = Launcher(
-            self.book, providers, self._admission, self._observer, self._releaser, clock, let_go_s=settings.let_go_s
+            self.book,
+            providers,
+            self._admission,
+            self.holds,
+            self._observer,
+            self._releaser,
+            clock,
+            let_go_s=settings.let_go_s,
         )
         self.reconciler = Reconciler(
             providers=providers,
@@ -141,7 +153,7 @@ class Engine:
                 self._admission.remember(lease.id, lease.provider, lease.reserves, lease.ready_at or lease.phase_at)
 
     def _busy(self) -> set[LeaseId]:
-        return self._launcher.busy() | self._releaser.busy() | self._left_alone
+        return self._launcher.starts.busy() | self._releaser.busy() | self._left_alone
 
     async def close(self) -> None:
         """Give back tasks, threads and connections. Servers keep running, and the next process finds them; starts that
@@ -151,6 +163,7 @@ class Engine:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
+        self.holds.close()
         await self._launcher.close(CLOSE_S)
         await self._releaser.close(CLOSE_S)
         await self._admission.close()
@@ -184,6 +197,50 @@ class Engine:
         """How many servers like this could start now, counted up to `most`; None where nobody can tell."""
         return await self._admission.free_places(provider, resources, most=most)
 
+    async def rooms(
+        self, provider: str, needs: Collection[Resources], ends: Sequence[End] = ()
+    ) -> Mapping[Resources, Room] | None:
+        """What a provider has for servers of these kinds, of one moment; None where it does not answer at once.
+
+        ends: of its servers, as far as they are known, the next one first."""
+        return await self._admission.rooms(provider, needs, ends)
+
+    async def capacity(self, provider: str) -> Capacity:
+        """What a provider has, per host and card, as it says itself. Raises LabError where it does not answer at once."""
+        return await self._admission.capacities().capacity(provider, PATIENCE_S)
+
+    @property
+    def room_changed(self) -> Bell:
+        """Rings when somebody gets a place, gives one back, or joins or leaves a line."""
+        return self._admission.changed
+
+    def lines(self) -> Mapping[Pool, Sequence[Place]]:
+        """Who stands in which line, the first first."""
+        return self._admission.places()
+
+    def typical_start_s(self, profile: str, provider: str | None = None) -> float | None:
+        """How long a start of this profile takes once it has its place, in seconds; None where nobody knows yet."""
+        return self._launcher.pace.typical_s(profile, provider)
+
+    def servers_of(self, user: str, profile: str) -> set[str]:
+        """The names of the servers of this profile that a user has, those that are starting among them."""
+        return self._launcher.starts.servers_of(user, profile)
+
+    async def hold(self, order: Order) -> Hold:
+        """Keep a place for this order for a moment; see `Holds.take`. Raises LabError."""
+        await self.start()
+        self._launcher.starts.check(order)
+        await self._learn_typical(order)
+        return await self.holds.take(order.user, order.profile, order.variants, fallback=order.fallback)
+
+    def others(self, user: str, server_name: str) -> tuple[Variant, ...]:
+        """What a start that stands in line could take instead; see `switch`."""
+        return self._launcher.starts.others(user, server_name)
+
+    async def switch(self, user: str, server_name: str, index: int) -> None:
+        """Start what stands in line as another variant of its profile, now; see `Starts.switch`. Raises LabError."""
+        await self._launcher.starts.switch(user, server_name, index)
+
     async def is_running(self, user: str, server_name: str) -> bool:
         """Say whether the hub should call this server running. Never raises for a host's sake.
 
@@ -191,7 +248,7 @@ class Engine:
         cleaned up in the background.
         """
         await self.start()
-        if self._launcher.is_starting(user, server_name):
+        if self._launcher.starts.of(user, server_name) is not None:
             return True
         lease = self.book.active(user, server_name)
         if lease is None:
@@ -267,10 +324,14 @@ class Engine:
         """A provider says that it may have more room: whoever is next in line need not wait for the next question."""
         self._admission.wake(provider)
 
+    async def intend(self, lease_id: LeaseId, ending: Ending, mode: ReleaseMode) -> None:
+        """Write down why, and how, a server is about to be stopped; the next `stop` does it so. Raises LabError."""
+        await self._store.intend(lease_id, ending, mode)
+
     async def end(self, lease_id: LeaseId, ending: Ending, mode: ReleaseMode) -> None:
         """Release all that a lease holds. Raises LabError when that failed; it is then tried again."""
         lease = self.book.get(lease_id)
-        if lease is not None and lease_id in self._launcher.busy():
+        if lease is not None and lease_id in self._launcher.starts.busy():
             await self._launcher.abort(lease.user, lease.server_name)
         await self._releaser.end(lease_id, ending, mode)
 

@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from labspawner import metrics
 from labspawner.deadlines import LET_GO_S, let_go, result_of, within
-from labspawner.errors import LabError, LeaseConflict, NotAllowed, StartFailed
+from labspawner.errors import LabError, LeaseConflict, StartFailed
 from labspawner.lifecycle.admission import Admission
 from labspawner.lifecycle.book import LeaseBook
 from labspawner.lifecycle.choosing import choose
+from labspawner.lifecycle.holds import Holds
 from labspawner.lifecycle.observer import Observer
 from labspawner.lifecycle.orders import Order, Report, Variant
+from labspawner.lifecycle.pace import Pace
 from labspawner.lifecycle.releaser import Releaser
+from labspawner.lifecycle.starts import Start, Starts
 from labspawner.model import (
     Checkpoint,
     Ending,
@@ -44,24 +46,6 @@ OVERRUN_S = 10.0
 """How much later than its own deadline a provider may be before the start is ended for it."""
 
 
-@dataclass(eq=False, slots=True)
-class _Start:
-    """One start under way. lease_id: once it is chosen. parked: what is being resumed, as it was. over: when nothing of
-    it is at work any more, its roll-back included. stopped: by `abort`. given_up: whatever comes now comes too late."""
-
-    order: Order
-    lease_id: LeaseId | None = None
-    parked: Lease | None = None
-    task: asyncio.Task[Lease] | None = None
-    stopped: bool = False
-    given_up: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def server(self) -> tuple[str, str]:
-        return self.order.user, self.order.server_name
-
-
 class Launcher:
     """Writes the lease, gets admission, runs the provider's launch, and undoes all of it when one step fails.
 
@@ -73,6 +57,7 @@ class Launcher:
         book: LeaseBook,
         providers: Mapping[str, Provider],
         admission: Admission,
+        holds: Holds,
         observer: Observer,
         releaser: Releaser,
         clock: Callable[[], datetime],
@@ -82,20 +67,14 @@ class Launcher:
         self._book = book
         self._providers = providers
         self._admission = admission
+        self._holds = holds
         self._observer = observer
         self._releaser = releaser
         self._clock = clock
         self._let_go_s = let_go_s
-        self._starts: set[_Start] = set()
+        self.starts = Starts(book, admission)
         self._roll_backs: set[asyncio.Task[None]] = set()
-
-    def busy(self) -> set[LeaseId]:
-        """The leases that are being launched, or rolled back, right now."""
-        return {start.lease_id for start in self._starts if start.lease_id is not None}
-
-    def is_starting(self, user: str, server_name: str) -> bool:
-        """Whether a start of this server is under way, with a lease or not yet."""
-        return any(start.server == (user, server_name) for start in self._starts)
+        self.pace = Pace()
 
     async def launch(self, order: Order, report: Report) -> Lease:
         """Start what was ordered; answers the ready lease. On failure or cancellation all is rolled back first.
@@ -103,7 +82,7 @@ class Launcher:
         Raises LabError only, or CancelledError. A second cancellation does not wait for the roll-back, nor stop it.
         """
         began = self._clock()
-        start = self._begin(order)
+        start = self.starts.begin(order)
         try:
             ready = await self._result(start, report)
         except BaseException as exc:
@@ -113,7 +92,7 @@ class Launcher:
             undoing.add_done_callback(self._roll_backs.discard)
             await asyncio.wait({undoing})
             raise error from (None if error is exc else exc)
-        self._end(start)
+        self.starts.end(start)
         metrics.STARTS.labels(ready.provider, order.profile, "ready", "ready").inc()
         metrics.READY_SECONDS.labels(ready.provider, order.profile).observe((self._clock() - began).total_seconds())
         log.info("server ready lease=%s user=%s provider=%s", ready.id, ready.user, ready.provider)
@@ -121,7 +100,7 @@ class Launcher:
 
     async def abort(self, user: str, server_name: str) -> None:
         """End the start of this server that is under way, if there is one; returns when it is over and rolled back."""
-        for start in [start for start in self._starts if start.server == (user, server_name)]:
+        if (start := self.starts.of(user, server_name)) is not None:
             start.stopped = start.given_up = True
             if start.task is not None:
                 start.task.cancel()
@@ -129,51 +108,14 @@ class Launcher:
 
     async def close(self, wait_s: float) -> None:
         """Roll back what is starting; what is not done in `wait_s` seconds is done by the next hub process."""
-        ends = [asyncio.ensure_future(self.abort(*start.server)) for start in self._starts]
+        ends = [asyncio.ensure_future(self.abort(*start.server)) for start in self.starts.all()]
         if ends:
             _, late = await asyncio.wait(ends, timeout=wait_s)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _begin(self, order: Order) -> _Start:
-        """Count the start from now on. Raises NotAllowed over the limit, LeaseConflict beside another one."""
-        start = _Start(order)
-        if self.is_starting(*start.server):
-            raise LeaseConflict(
-                Sentence("Your server is already starting or running. Reload this page."),
-                detail=f"a start is under way user={order.user} server={order.server_name!r}",
-            )
-        self._check_limit(order)
-        self._starts.add(start)
-        return start
-
-    def _end(self, start: _Start) -> None:
-        self._starts.discard(start)
-        start.over.set()
-
-    def _check_limit(self, order: Order) -> None:
-        leases = [
-            lease.server_name
-            for lease in self._book.all()
-            if (lease.user, lease.profile) == (order.user, order.profile) and lease.phase is not Phase.PARKED
-        ]
-        starts = [
-            start.order.server_name
-            for start in self._starts
-            if (start.order.user, start.order.profile) == (order.user, order.profile)
-        ]
-        others = {*leases, *starts} - {order.server_name}
-        if order.per_user is not None and len(others) >= order.per_user:
-            raise NotAllowed(
-                Sentence(
-                    "You already run {count} of this profile, and {limit} is the limit. Stop one of them first.",
-                    count=len(others),
-                    limit=order.per_user,
-                )
-            )
-
-    async def _result(self, start: _Start, report: Report) -> Lease:
+    async def _result(self, start: Start, report: Report) -> Lease:
         """Run the steps in a task of their own, so that `abort` can end them without the caller's being cancelled."""
         start.task = asyncio.get_running_loop().create_task(self._steps(start, report))
         try:
@@ -184,12 +126,13 @@ class Launcher:
             raise
         return result_of(start.task)
 
-    async def _steps(self, start: _Start, report: Report) -> Lease:
+    async def _steps(self, start: Start, report: Report) -> Lease:
         lease = await self._open(start)
-        variant = await choose(self._admission, lease, start.order, report)
+        variant = await choose(self._admission, self._holds, lease, start.order, report, start.switch)
+        began = self._clock()
         try:
             # The provider keeps its own deadline; this one is for a provider that does not.
-            return await within(
+            ready = await within(
                 variant.ready_timeout_s + OVERRUN_S,
                 self._run(lease, start, variant, report),
                 let_go_s=self._let_go_s,
@@ -203,8 +146,10 @@ class Launcher:
                 ),
                 detail=f"lease={lease.id} provider={variant.provider} overran its own deadline",
             ) from exc
+        self.pace.note(start.order.profile, variant.provider, (self._clock() - began).total_seconds())
+        return ready
 
-    async def _open(self, start: _Start) -> Lease:
+    async def _open(self, start: Start) -> Lease:
         """Write the lease. An older one of the same server is ended first: its token is no longer valid."""
         order = start.order
         old = self._book.active(*start.server)
@@ -254,13 +199,14 @@ class Launcher:
         ]
         return max(found, key=lambda lease: lease.phase_at, default=None)
 
-    async def _run(self, lease: Lease, start: _Start, variant: Variant, report: Report) -> Lease:
+    async def _run(self, lease: Lease, start: Start, variant: Variant, report: Report) -> Lease:
         lease = await self._book.write(
             lease.id,
             expected={Phase.QUEUED},
             phase=Phase.LAUNCHING,
             provider=variant.provider,
             reserves=variant.resources,
+            pinned={**start.order.pinned, **variant.pinned},
         )
         events = self._providers[variant.provider].launch(_request(lease, start.order, variant))
         try:
@@ -281,7 +227,7 @@ class Launcher:
         return ready
 
     async def _follow(
-        self, events: AsyncIterator[Event], lease_id: LeaseId, start: _Start, report: Report
+        self, events: AsyncIterator[Event], lease_id: LeaseId, start: Start, report: Report
     ) -> str | None:
         """Store each checkpoint, report all progress; the URL of the first `Ready`, after which nothing is asked."""
         async for event in events:
@@ -295,7 +241,7 @@ class Launcher:
                 return event.url
         return None
 
-    async def _roll_back(self, start: _Start, error: BaseException) -> None:
+    async def _roll_back(self, start: Start, error: BaseException) -> None:
         """Free what the start left, and count it."""
         try:
             lease = self._book.get(start.lease_id) if start.lease_id is not None else None
@@ -311,9 +257,9 @@ class Launcher:
         finally:
             if start.lease_id is not None and self._book.get(start.lease_id) is None:
                 self._admission.give_back(start.lease_id)
-            self._end(start)
+            self.starts.end(start)
 
-    async def _why(self, lease_id: LeaseId, start: _Start, error: BaseException) -> Ending:
+    async def _why(self, lease_id: LeaseId, start: Start, error: BaseException) -> Ending:
         """What the student reads next time: the failure, or what the culler wrote before it had the start cancelled."""
         if isinstance(error, LabError) and not start.stopped:
             return Ending(by="failure", reason=error.message)
@@ -348,7 +294,7 @@ def _request(lease: Lease, order: Order, variant: Variant) -> LaunchRequest:
     )
 
 
-def _translated(exc: BaseException, start: _Start) -> BaseException:
+def _translated(exc: BaseException, start: Start) -> BaseException:
     """Our own errors and cancellation as they are; a bug, ours or a provider's, as a sentence that hides it."""
     if isinstance(exc, LabError) or not isinstance(exc, Exception):
         return exc

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from labspawner.pages.i18n import pick, translate
+from labspawner.pages.i18n import markup, pick, translate
 from labspawner.pages.views import SpawnPage
 
 TEMPLATES_DIR = Path(__file__).parent / "templates"
@@ -33,6 +33,7 @@ def render_spawn_form(page: SpawnPage, language: str) -> str:
             page=page,
             chosen=page.chosen(),
             t=lambda text, **params: translate(text, language, **params),
+            say=lambda text: markup(text, language),
             pick=lambda texts: pick(texts, language),
         )
     )

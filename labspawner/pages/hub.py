@@ -1,23 +1,14 @@
-"""What `jupyterhub_config.py` wires into the hub, and what our templates call `lab`."""
+"""What `jupyterhub_config.py` wires into the hub: our templates, their helper, and our handlers."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from jinja2 import pass_context
 from jinja2.ext import Extension
-from jinja2.runtime import Context
-from markupsafe import Markup
 
-from labspawner.model import Phase
-from labspawner.pages import callhome, i18n
+from labspawner.pages import callhome
 from labspawner.pages.admin import AdminHandler
 from labspawner.pages.form import TEMPLATES_DIR
 from labspawner.pages.handlers import (
@@ -26,62 +17,23 @@ from labspawner.pages.handlers import (
     ProgressHandler,
     StaticHandler,
     StopHandler,
-    progress_so_far,
     request_language,
 )
-from labspawner.pages.home.gather import cards_of, desk_of
 from labspawner.pages.home.handlers import DiscardHandler, ExtendHandler, HomeHandler
-from labspawner.pages.home.words import ServerCard
-from labspawner.providers.screens import offers_screen
-from labspawner.units import human_duration
+from labspawner.pages.home.visits import VisitHandler
+from labspawner.pages.lab import CONSOLE, DESKTOPS, DemoHint, Lab, utcnow
 
-__all__ = ["DemoHint", "Lab", "configure", "extra_handlers", "request_language", "template_paths", "template_vars"]
-
-DESKTOPS = "labspawner_desktops"
-"""Set in the hub's tornado settings where the service that shows servers' screens is configured."""
-
-_ERROR_TITLES = {
-    400: "This request cannot be understood",
-    401: "Please log in",
-    403: "This is not yours to open",
-    404: "There is nothing here",
-    405: "This cannot be done here",
-    409: "Something else is going on with this server",
-    424: "Your server is not running",
-    429: "Too many people are starting servers just now",
-    500: "Something went wrong on our side",
-    502: "The server does not answer",
-    503: "Not available just now",
-    504: "This took too long",
-}
-_ERROR_ADVICE = {
-    400: "Go back, check what you entered, and try again.",
-    401: "Log in again; you are brought back to where you were.",
-    403: "If you think it should be, ask your instructor to add you to the course.",
-    404: "The address may be mistyped, or the server behind it has been stopped.",
-    409: "Wait a few seconds, then look at your server again.",
-    424: "Start it again from your server's page. Your files are kept.",
-    429: "Wait a minute, then try again. Nothing of yours was lost.",
-    503: "Wait a minute, then try again. Nothing of yours was lost.",
-    504: "Wait a minute, then try again. Nothing of yours was lost.",
-}
-_OTHER_ADVICE = "Try again. If it happens twice, tell your instructor what you did and when."
-
-
-@dataclass(frozen=True, slots=True)
-class DemoHint:
-    """Says on every page that this is the loopback demo. accounts: the user names to show beside the log-in form."""
-
-    accounts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LastServer:
-    """A `views.Notice` in the reader's language."""
-
-    title: str
-    reason: str
-    ago: str
+__all__ = [
+    "CONSOLE",
+    "DESKTOPS",
+    "DemoHint",
+    "Lab",
+    "configure",
+    "extra_handlers",
+    "request_language",
+    "template_paths",
+    "template_vars",
+]
 
 
 class HtmlLanguage(Extension):
@@ -89,210 +41,6 @@ class HtmlLanguage(Extension):
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         return source.replace('<html lang="en">', "<html lang=\"{{ lab.language() if lab else 'en' }}\">", 1)
-
-
-def utcnow() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-class Lab:
-    """What templates call `lab`, for one request: its language, its links, and why the last server ended.
-
-    clock: now, with a timezone.
-    """
-
-    def __init__(self, user: Any, *, demo: DemoHint | None = None, clock: Callable[[], datetime] = utcnow) -> None:
-        self.demo = demo
-        self._user = user
-        self._now = clock
-
-    @property
-    def bare(self) -> bool:
-        """Whether some provider is known to start servers without a sandbox."""
-        providers = desk_of(self._user).providers.values()
-        return any(getattr(provider, "sandboxed", None) is False for provider in providers)
-
-    @property
-    def pretended(self) -> bool:
-        """Whether some provider gives out slices of GPUs that do not exist."""
-        providers = desk_of(self._user).providers.values()
-        return any(getattr(provider, "pretends_gpus", False) is True for provider in providers)
-
-    @property
-    def shows_desktops(self) -> bool:
-        """Whether this hub has the service that shows servers' screens."""
-        return bool((getattr(self._user, "settings", None) or {}).get(DESKTOPS))
-
-    def has_desktop(self, spawner: Any) -> bool:
-        """Whether the screen of the server of `spawner` can be opened."""
-        desk = desk_of(spawner.user)
-        return self.shows_desktops and any(
-            offers_screen(desk.providers.get(lease.provider), lease)
-            for lease in desk.leases(spawner.user.name, spawner.name)
-            if lease.phase is not Phase.PARKED and lease.handle is not None
-        )
-
-    @pass_context
-    def desktop_url(self, context: Context, user: Any, server_name: str) -> str:
-        """The page of a server's screen."""
-        url = f"{context.get('prefix', '/')}services/desktop/{user.escaped_name}/"
-        return f"{url}{quote(server_name, safe='')}/" if server_name else url
-
-    @pass_context
-    def language(self, context: Context) -> str:
-        """The language of this request; English where there is no request."""
-        return request_language(_handler(context))
-
-    @pass_context
-    def t(self, context: Context, text: str, /, **params: object) -> str:
-        """`text` in the language of this request; also a message that only looks like one of our sentences."""
-        return i18n.translate(text if params else i18n.recognise(text), self._language(context), **params)
-
-    @pass_context
-    def other_language(self, context: Context) -> str:
-        return i18n.ENGLISH if self._language(context) == i18n.CHINESE else i18n.CHINESE
-
-    @pass_context
-    def other_language_name(self, context: Context) -> str:
-        return i18n.LANGUAGES[self.other_language(context)]
-
-    @pass_context
-    def switch_url(self, context: Context) -> str:
-        """Sets the other language and comes back to this page."""
-        query = {"to": self.other_language(context), "next": _return_path(_handler(context), _base_url(context))}
-        return f"{_base_url(context)}labspawner/language?{urlencode(query)}"
-
-    @pass_context
-    def asset(self, context: Context, name: str) -> str:
-        """The URL of one of our static files; changes when the file does."""
-        return f"{_base_url(context)}labspawner/static/{name}?v={_digest(STATIC_DIR / name)}"
-
-    @pass_context
-    def stop_url(self, context: Context, spawner: Any) -> str:
-        return self._server_url(context, "labspawner/stop", spawner)
-
-    @pass_context
-    def spawn_url(self, context: Context, spawner: Any) -> str:
-        return self._server_url(context, "spawn", spawner)
-
-    @pass_context
-    def pending_url(self, context: Context, spawner: Any) -> str:
-        return self._server_url(context, "spawn-pending", spawner)
-
-    @pass_context
-    def progress_url(self, context: Context, spawner: Any) -> str:
-        return self._server_url(context, "labspawner/progress", spawner)
-
-    @pass_context
-    async def stages(self, context: Context, spawner: Any) -> list[dict[str, Any]]:
-        """What the start of `spawner` has done so far, in words; for the page before, or without, JavaScript."""
-        return await progress_so_far(spawner, self._language(context))
-
-    @pass_context
-    def error_title(self, context: Context, status_code: int) -> str:
-        title = _ERROR_TITLES.get(status_code) or _ERROR_TITLES[500 if status_code >= 500 else 400]
-        return i18n.translate(title, self._language(context))
-
-    @pass_context
-    def error_advice(self, context: Context, status_code: int) -> str:
-        return i18n.translate(_ERROR_ADVICE.get(status_code, _OTHER_ADVICE), self._language(context))
-
-    @pass_context
-    def notice(self, context: Context, spawner: Any) -> LastServer | None:
-        """Why the server of `spawner` last ended; None where there is nothing to say, or no engine to ask."""
-        engine = self._engine(spawner)
-        notice = engine.notice(spawner.user.name, spawner.name) if engine else None
-        if notice is None:
-            return None
-        language = self._language(context)
-        return LastServer(
-            title=i18n.pick(notice.profile_title, language),
-            reason=i18n.translate(notice.ending.reason, language),
-            ago=self._ago(notice.at, language),
-        )
-
-    @pass_context
-    def say(self, context: Context, text: str) -> Markup:
-        """`text` in the language of this request as HTML; instants in it follow the reader's clock."""
-        return i18n.markup(text, self._language(context))
-
-    def moment(self, instant: datetime) -> Markup:
-        """`instant` by the reader's clock. One without a timezone is UTC, as in JupyterHub's database."""
-        return i18n.html_instant(_aware(instant))
-
-    @pass_context
-    def pick(self, context: Context, texts: Mapping[str, str]) -> str:
-        """What an instructor wrote, in the language of this request."""
-        return i18n.pick(texts, self._language(context))
-
-    @pass_context
-    async def servers(self, context: Context, user: Any) -> list[ServerCard]:
-        """What the home page says of each server of `user`."""
-        return await cards_of(user, desk_of(user), language=self._language(context), now=self._now())
-
-    @pass_context
-    def place(self, context: Context, place: str, user: Any, server_name: str) -> str:
-        """The address of `place` (`spawn`, `labspawner/stop`) for a server of `user`."""
-        url = f"{_base_url(context)}{place}/{user.escaped_name}"
-        return f"{url}/{quote(server_name, safe='')}" if server_name else url
-
-    @pass_context
-    def profile_title(self, context: Context, spawner: Any) -> str:
-        """What the server of `spawner` runs, as its course calls it; its key where the course is gone."""
-        options = getattr(spawner, "user_options", None) or {}
-        key = options.get("profile") if isinstance(options, Mapping) else None
-        if not isinstance(key, str):
-            return ""
-        title_of = getattr(self._engine(spawner), "profile_title", None)
-        titles: Mapping[str, str] = (title_of(key) if title_of else None) or {}
-        return i18n.pick(titles, self._language(context)) or key
-
-    @pass_context
-    def running_for(self, context: Context, spawner: Any) -> str:
-        """How long the server of `spawner` has been up, in words."""
-        started = getattr(getattr(spawner, "orm_spawner", None), "started", None)
-        return self._ago(_aware(started) if started else self._now(), self._language(context))
-
-    def seconds_since_start(self, spawner: Any) -> int:
-        """Seconds since the start of `spawner` was asked for; 0 where that is not known."""
-        started = getattr(getattr(spawner, "orm_spawner", None), "started", None)
-        return max(0, round((self._now() - _aware(started)).total_seconds())) if started else 0
-
-    @pass_context
-    def spawning(self, context: Context, spawner: Any) -> Any:
-        """The server that the spawn page is for. JupyterHub gives that page the `spawner` of the user's default server,
-        also when a named one is started; only the address tells: `spawn/<user>/<server>`."""
-        place = list(getattr(_handler(context), "path_args", None) or ())
-        return (spawner.user.spawners.get(place[1]) if len(place) > 1 else None) or spawner
-
-    def spawner_of(self, user: Any, server_name: str) -> Any:
-        return user.spawners.get(server_name or "")
-
-    def log_tail(self, exception: object) -> str:
-        """The last lines of the server that `exception` speaks of; empty where it has none."""
-        while isinstance(exception, BaseException):
-            tail = getattr(exception, "log_tail", "")
-            if isinstance(tail, str) and tail.strip():
-                return tail.strip("\n")
-            exception = exception.__cause__
-        return ""
-
-    def _language(self, context: Context) -> str:
-        return request_language(_handler(context))
-
-    def _server_url(self, context: Context, place: str, spawner: Any) -> str:
-        url = f"{_base_url(context)}{place}/{spawner.user.escaped_name}"
-        return f"{url}/{quote(spawner.name, safe='')}" if spawner.name else url
-
-    def _engine(self, spawner: Any) -> Any:
-        settings = getattr(getattr(spawner, "user", None), "settings", None) or {}
-        return settings.get("labspawner")
-
-    def _ago(self, moment: datetime, language: str) -> str:
-        span = timedelta(seconds=max(0.0, (self._now() - moment).total_seconds()))
-        if span >= timedelta(minutes=1):
-            span -= timedelta(seconds=span.total_seconds() % 60)
-        return i18n.translate("{span}", language, span=human_duration(span))
 
 
 def template_paths() -> list[str]:
@@ -322,6 +70,7 @@ def extra_handlers() -> list[tuple[str, type, dict[str, Any]]]:
         (r"/labspawner/stop/([^/]+)(?:/([^/]+))?", StopHandler, {}),
         (r"/labspawner/extend/([^/]+)(?:/([^/]+))?", ExtendHandler, {}),
         (r"/labspawner/discard/([^/]+)(?:/([^/]+))?", DiscardHandler, {}),
+        (r"/labspawner/visits/([^/]+)(?:/([^/]+))?", VisitHandler, {}),
         (r"/labspawner/home", HomeHandler, {}),
         (r"/labspawner/admin", AdminHandler, {}),
         *callhome.extra_handlers(),
@@ -334,39 +83,3 @@ def configure(c: Any, *, demo: DemoHint | None = None) -> None:
     c.JupyterHub.template_vars = dict(template_vars(demo))
     c.JupyterHub.jinja_environment_options = jinja_options()
     c.JupyterHub.extra_handlers = extra_handlers()
-
-
-def _handler(context: Context) -> Any:
-    """The request handler of a page: the owner of `static_url`, the one bound method that JupyterHub passes."""
-    return getattr(context.get("static_url"), "__self__", None)
-
-
-def _base_url(context: Context) -> str:
-    return str(context.get("base_url", "/hub/"))
-
-
-def _return_path(handler: Any, hub_url: str) -> str:
-    """Where the language switch comes back to: this page. The spawn page takes any query for options, so none goes."""
-    request = getattr(handler, "request", None)
-    if request is None:
-        return f"{hub_url}home"
-    parts = urlsplit(request.uri)
-    spawn = parts.path.startswith(f"{hub_url}spawn")
-    query = [
-        (key, value)
-        for key, value in parse_qsl(parts.query)
-        if key not in {"_xsrf", "lang"} and (not spawn or key == "next")
-    ]
-    if parts.path.startswith(f"{hub_url}labspawner/"):
-        return f"{hub_url}home"
-    return f"{parts.path}?{urlencode(query)}" if query else parts.path
-
-
-@cache
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def _aware(moment: datetime) -> datetime:
-    """JupyterHub's database holds UTC without saying so."""
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment

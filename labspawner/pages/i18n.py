@@ -67,6 +67,8 @@ def _value(value: object, language: str) -> object:
         return translate(value, language)
     if isinstance(value, datetime):
         return clock(value)
+    if isinstance(value, Mapping):
+        return pick(value, language)
     if isinstance(value, str) and language in _DURATION_UNITS and _DURATION.fullmatch(value):
         units = _DURATION_UNITS[language]
         return re.sub(r"[a-z]+", lambda match: units[match[0]], value)

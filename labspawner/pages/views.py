@@ -43,8 +43,31 @@ class Availability:
         return cls(AvailabilityKind.FEW if free <= 2 else AvailabilityKind.FREE, Sentence("{count} free", count=free))
 
     @classmethod
+    def unlimited(cls) -> Availability:
+        """Nothing limits how many can be started."""
+        return cls(AvailabilityKind.FREE, Sentence("free"))
+
+    @classmethod
     def closed(cls, why: Sentence | None = None) -> Availability:
         return cls(AvailabilityKind.CLOSED, why or Sentence("closed now"))
+
+
+class Texts(dict[str, str]):
+    """Text by language inside a Sentence: each reader gets their own; a log gets English."""
+
+    def __str__(self) -> str:
+        return self.get("en") or next(iter(self.values()), "")
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """Another variant that can be started at once. variant: counted from 1. text: what its button says."""
+
+    variant: int
+    text: Sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +132,7 @@ class ProfileCard:
 
     title, summary: text by language, as the instructor wrote it. icon: an emoji or a few letters, only for the eye.
     chips: see `chips_for`. notes: what only the course's staff reads. options_open: whether the options show at once.
+    go: what the button does (`start`, `join`, `wait`), go_label: what it says. elsewhere: what can be started instead.
     """
 
     course: str
@@ -122,6 +146,9 @@ class ProfileCard:
     notes: tuple[Sentence, ...] = ()
     options: tuple[SelectField, ...] = ()
     options_open: bool = False
+    go: str = "start"
+    go_label: Sentence = field(default_factory=lambda: Sentence("Start"))
+    elsewhere: tuple[Offered, ...] = ()
 
     @property
     def key(self) -> str:
@@ -142,13 +169,15 @@ class CourseGroup:
 class SpawnPage:
     """Everything inside the spawn form.
 
-    user_name: whom the server is for. preselected: the key of the last choice.
+    user_name: whom the server is for. preselected: the key of the last choice. not_offered: a link named a profile that
+    is not among these.
     broken: one message per course file that cannot be read; for staff only, so empty for students.
     """
 
     user_name: str
     courses: tuple[CourseGroup, ...]
     preselected: str | None = None
+    not_offered: bool = False
     broken: tuple[str, ...] = ()
 
     def cards(self) -> Iterator[ProfileCard]:

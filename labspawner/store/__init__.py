@@ -1,11 +1,33 @@
-"""What labspawner remembers: leases, and what was decided about them. `Store` is the door."""
+"""What labspawner remembers: leases, what was decided about them, and written courses. `Store` is the door."""
 
 from __future__ import annotations
 
+from labspawner.store.audit import AuditEntry, AuditRecord
+from labspawner.store.coursebook import CourseRevision, Written
 from labspawner.store.evidence import Allowance, Grant, Standing
+from labspawner.store.jobs import Job, JobState, Step, StepState
 from labspawner.store.reports import Usage
 from labspawner.store.reservations import Reservations
+from labspawner.store.rosters import Seat, Source
 from labspawner.store.sqlite import tune_all_sqlite
 from labspawner.store.store import Store
 
-__all__ = ["Allowance", "Grant", "Reservations", "Standing", "Store", "Usage", "tune_all_sqlite"]
+__all__ = [
+    "Allowance",
+    "AuditEntry",
+    "AuditRecord",
+    "CourseRevision",
+    "Grant",
+    "Job",
+    "JobState",
+    "Reservations",
+    "Seat",
+    "Source",
+    "Standing",
+    "Step",
+    "StepState",
+    "Store",
+    "Usage",
+    "Written",
+    "tune_all_sqlite",
+]

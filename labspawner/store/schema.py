@@ -186,3 +186,100 @@ reservations = sa.Table(
     sa.Column("why", AnyText, nullable=False),
     sa.UniqueConstraint("hub_id", "scope", "pool", "owner", name="reservations_one_each"),
 )
+
+# `text` is what its instructor wrote, to the letter. A row here changes only together with a new row in `course_revisions`,
+# or in its state; both in one transaction.
+courses = sa.Table(
+    "courses",
+    metadata,
+    sa.Column("hub_id", AnyText, primary_key=True),
+    sa.Column("slug", AnyText, primary_key=True),
+    sa.Column("text", AnyText, nullable=False, comment="YAML"),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("etag", sa.String(40), nullable=False, comment="another one after each change"),
+    sa.Column("everyone_by", AnyText, comment="the administrator who lets it be open to everyone; none: it may not be"),
+    sa.Column("created_by", AnyText, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("changed_by", AnyText, nullable=False),
+    sa.Column("changed_at", Instant, nullable=False),
+)
+
+course_revisions = sa.Table(
+    "course_revisions",
+    metadata,
+    sa.Column("hub_id", AnyText, primary_key=True),
+    sa.Column("slug", AnyText, primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True),
+    sa.Column("text", AnyText, nullable=False, comment="YAML"),
+    sa.Column("comment", AnyText, nullable=False),
+    sa.Column("by", AnyText, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["hub_id", "slug"], ["courses.hub_id", "courses.slug"], name="course_revisions_of_course"),
+)
+
+rosters = sa.Table(
+    "rosters",
+    metadata,
+    sa.Column("hub_id", AnyText, primary_key=True),
+    sa.Column("course", AnyText, primary_key=True),
+    sa.Column("user_key", sa.String(64), primary_key=True, comment="digest(username)"),
+    sa.Column("username", AnyText, nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("added_by", AnyText, nullable=False),
+    sa.Column("added_at", Instant, nullable=False),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("hub_id", AnyText, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("actor", AnyText, nullable=False),
+    sa.Column("actor_key", sa.String(64), nullable=False, comment="digest(actor)"),
+    sa.Column("actor_ip", AnyText, nullable=False),
+    sa.Column("verb", sa.String(40), nullable=False),
+    sa.Column("course", AnyText, nullable=False),
+    sa.Column("subject", AnyText, nullable=False, comment="the user whom it happened to"),
+    sa.Column("subject_key", sa.String(64), nullable=False, comment="digest(subject)"),
+    sa.Column("object", AnyText, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("result", sa.String(40), nullable=False),
+    sqlite_autoincrement=True,  # no number is given twice, not even after the newest rows were dropped
+)
+sa.Index("audit_by_age", audit.c.hub_id, audit.c.at)
+sa.Index("audit_by_course", audit.c.hub_id, audit.c.course, audit.c.id)
+sa.Index("audit_by_actor", audit.c.hub_id, audit.c.actor_key, audit.c.id)
+sa.Index("audit_by_subject", audit.c.hub_id, audit.c.subject_key, audit.c.id)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("hub_id", AnyText, nullable=False),
+    sa.Column("course", AnyText, nullable=False),
+    sa.Column("verb", sa.String(40), nullable=False),
+    sa.Column("actor", AnyText, nullable=False),
+    sa.Column("args", sa.Text, nullable=False, comment="JSON object"),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Column("cancelled_by", AnyText, comment="who asked it to stop"),
+)
+sa.Index("jobs_by_course", jobs.c.hub_id, jobs.c.course, jobs.c.created_at)
+sa.Index("jobs_by_state", jobs.c.hub_id, jobs.c.state)
+
+job_steps = sa.Table(
+    "job_steps",
+    metadata,
+    sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("place", sa.Integer, primary_key=True, comment="from 0, in the order in which they are done"),
+    sa.Column("username", AnyText, nullable=False),
+    sa.Column("server_name", AnyText, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("sentence", sa.Text, comment="JSON object"),
+    sa.Column("changed_at", Instant, nullable=False),
+)

@@ -16,10 +16,14 @@ from labspawner.deadlines import finished
 from labspawner.errors import StoreUnavailable
 from labspawner.model import Decision, Ending, Lease, LeaseId, Phase, ReleaseMode
 from labspawner.store import evidence, leases, reports
+from labspawner.store.audit import AuditLog
+from labspawner.store.coursebook import Coursebook
 from labspawner.store.engine import POSTGRESQL_THREADS, cannot_use, make_engine, make_private_file, transaction
 from labspawner.store.evidence import Allowance, Grant, Standing
+from labspawner.store.jobs import Jobs
 from labspawner.store.migrate import upgrade
 from labspawner.store.reports import Usage
+from labspawner.store.rosters import Rosters
 from labspawner.store.schema import leases as leases_table
 
 log = logging.getLogger(__name__)
@@ -41,19 +45,41 @@ class Store:
     without a timezone are a ValueError.
     """
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], datetime]) -> None:
+    def __init__(self, engine: Engine, *, clock: Callable[[], datetime], hub_id: str = "") -> None:
         self._engine = engine
         self._clock = clock
+        self._hub_id = hub_id
         threads = 1 if engine.dialect.name == "sqlite" else POSTGRESQL_THREADS
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="labspawner-store")
 
     @classmethod
-    def open(cls, url: str, *, clock: Callable[[], datetime] = utcnow) -> Store:
+    def open(cls, url: str, *, clock: Callable[[], datetime] = utcnow, hub_id: str = "") -> Store:
         """A store at a database URL; nothing is read or written yet, so call `migrate` next.
 
+        hub_id: whose courses, rosters, jobs and audit log these are; leases are asked for with it.
         Raises BadConfig for a URL that cannot be read, another database, or a driver that is not installed.
         """
-        return cls(make_engine(url), clock=clock)
+        return cls(make_engine(url), clock=clock, hub_id=hub_id)
+
+    @property
+    def coursebook(self) -> Coursebook:
+        """The courses that are written in the console. As the doors below it: ValueError without a `hub_id`."""
+        return Coursebook(self._read, self._write, hub_id=self._mine())
+
+    @property
+    def rosters(self) -> Rosters:
+        """Who was put into which course."""
+        return Rosters(self._read, self._write, hub_id=self._mine())
+
+    @property
+    def audit(self) -> AuditLog:
+        """Who did what."""
+        return AuditLog(self._read, self._write, hub_id=self._mine())
+
+    @property
+    def jobs(self) -> Jobs:
+        """Actions on a whole course."""
+        return Jobs(self._read, self._write, hub_id=self._mine())
 
     async def migrate(self) -> None:
         """Make the tables, or bring older ones to the form that this code knows; processes may race for it.
@@ -185,6 +211,11 @@ class Store:
             dropped += batch
             if batch < PRUNE_BATCH:
                 return dropped
+
+    def _mine(self) -> str:
+        if not self._hub_id:
+            raise ValueError("this store was opened for no hub: write Store.open(url, hub_id=...)")
+        return self._hub_id
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._transact, work, False)

@@ -253,7 +253,7 @@ class RealHub:
         """What `work` answers, on the lease database as it is now."""
 
         async def run() -> T:
-            store = Store.open(self.store_url)
+            store = Store.open(self.store_url, hub_id=self.hub_id)
             try:
                 return await work(store)
             finally:

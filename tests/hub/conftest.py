@@ -9,6 +9,7 @@ import pytest
 
 from labspawner.testing.hub import RealHub
 from labspawner.testing.tinyserver import command
+from labspawner.testing.waiting import eventually_sync
 
 _TINY = "[" + ", ".join(f'"{word}"' for word in command()) + "]"
 
@@ -101,6 +102,8 @@ def hub(_hubs: NewHub) -> RealHub:
     """A running hub that many tests share: use users of your own, and leave it as it was."""
     started = _hubs()
     started.start()
+    # Its first look at the courses is over then: it may have begun before a test writes one.
+    eventually_sync(lambda: "labspawner ready" in started.log(), 60.0, "the hub has read its courses")
     return started
 
 

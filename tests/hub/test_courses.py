@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from bs4 import BeautifulSoup
 
 from labspawner.testing.hub import server_path
 from labspawner.testing.waiting import eventually_sync
@@ -143,15 +144,33 @@ def test_an_admin_starts_for_a_student_with_the_students_groups(hub, student):
     assert hub.leases(student) == []
 
 
-def test_a_link_with_a_profile_starts_it(hub, student):
+@pytest.mark.parametrize("prefix", ["", "opt-"])
+def test_a_link_with_a_profile_chooses_it_and_starts_nothing(hub, student, prefix):
     browser = hub.login(student)
-    browser.get("/hub/home")
 
-    answer = browser.get(f"/hub/spawn/{student}?profile=py101/sim")
+    answer = browser.get(f"/hub/spawn?{prefix}profile=py101/choosy&{prefix}option--py101--choosy--interface=classic")
 
-    assert answer.headers["Location"].startswith(f"/user/{student}/"), answer.text[:500]
-    hub.wait_ready(student)
-    assert hub.lease(student).profile == "py101/sim"
+    assert answer.status == 200
+    chosen = BeautifulSoup(answer.text, "html.parser")
+    assert [radio["value"] for radio in chosen.select("input[name=profile][checked]")] == ["py101/choosy"]
+    assert [option["value"] for option in chosen.select("option[selected]")] == ["classic"]
+    assert "profile" not in chosen.select_one("#spawn_form")["action"]
+    assert hub.leases(student) == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["profile=dl101/base", "profile=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "opt-=x", "profile=", "lang=en", "x=1"],
+)
+def test_a_link_with_anything_else_is_the_page_as_usual(hub, student, query):
+    answer = hub.login(student).get(f"/hub/spawn?{query}")
+
+    assert answer.status == 200
+    assert "py101/base" in answer.text
+    assert "<script>alert" not in answer.text
+    assert "Not for everyone" not in answer.text
+    assert "It was not started" not in answer.text
+    assert hub.leases(student) == []
 
 
 def _problems(hub) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from labspawner.cli.bench.console import command as console_command
 from labspawner.cli.bench.cull import cull
 from labspawner.cli.bench.engine import engine
 from labspawner.cli.bench.gpu import command as gpu
@@ -19,5 +20,5 @@ def bench() -> None:
     """Measure, and print a table. Times depend on the machine: compare rows of one run."""
 
 
-for command in (cull, engine, gpu, kube, poll, pve, start, storm):
+for command in (console_command, cull, engine, gpu, kube, poll, pve, start, storm):
     bench.add_command(command)

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import click
 
-from labspawner.cli.doctor import looks, table
-from labspawner.cli.doctor.hub import hub_findings
+from labspawner.cli.doctor import table
 from labspawner.cli.servers import config_option, data_option, settings_from
 from labspawner.cli.up import find_config
-from labspawner.config import Settings
+from labspawner.doctor import looks
+from labspawner.doctor.examination import HUB, of_hub
 from labspawner.errors import LabError
 from labspawner.providers.findings import Finding, Level, error, ok
-
-HUB = "hub"
 
 
 @click.command()
@@ -55,16 +53,7 @@ def _everything(config: Path | None, data_dir: Path | None, only: str | None) ->
         raise click.ClickException(f"there is no provider {only!r} in {path}; there are: {known}")
     found: dict[str, Sequence[Finding]] = {}
     if only is None:
-        found[HUB] = [ok("configuration", str(path)), *_of_hub(settings)]
+        found[HUB] = [ok("configuration", str(path)), *of_hub(settings)]
     for name in [only] if only is not None else list(settings.providers):
         found[name] = asyncio.run(looks.provider(settings, name))
     return found
-
-
-def _of_hub(settings: Settings) -> list[Finding]:
-    hub_url = settings.sections.get("JupyterHub", {}).get("db_url")
-    return [
-        *hub_findings(settings.sections, settings),
-        *looks.database(settings, hub_url),
-        *looks.courses(settings),
-    ]

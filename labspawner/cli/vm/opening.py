@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from labspawner.cli.doctor.looks import asked_of
 from labspawner.cli.servers import settings_from
 from labspawner.cli.up import find_config
 from labspawner.config import Settings, open_providers
 from labspawner.courses import Catalog
+from labspawner.doctor.looks import asked_of
 from labspawner.errors import LabError
 from labspawner.providers.findings import Asked
 from labspawner.providers.proxmox.answers import PveRefused, PveSilent

@@ -21,6 +21,10 @@ class ServerStatus(str, Enum):
     OFF = "off"
 
 
+MOVING = frozenset({ServerStatus.RUNNING, ServerStatus.STARTING, ServerStatus.STOPPING})
+"""What there is to do something about now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
     """One click that puts off the stop. step_s: seconds that it adds. refused: why it cannot be clicked now."""
@@ -95,6 +99,15 @@ class LastEnd:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What course staff wrote to whoever uses a server: plain text, by whom, and when."""
+
+    text: str
+    by: str
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
     """The last choice. fields: what a form posts to start it; refused: why it cannot be started now."""
@@ -111,6 +124,7 @@ class ServerFacts:
     held: its GPU slice. stage, percent: what its start does now. inside: None while nothing can be known of that.
     parked, kept_until: of a parked one, its lease and its end; free: nothing else runs under its name. desktop: it has a
       screen that may be opened. leaves_at: when the host under it is taken away.
+      said: what course staff wrote, the oldest first.
     """
 
     name: str
@@ -132,6 +146,7 @@ class ServerFacts:
     free: bool = False
     desktop: bool = False
     leaves_at: datetime | None = None
+    said: tuple[Said, ...] = ()
 
     @property
     def key(self) -> str:

@@ -12,10 +12,10 @@ from labspawner.culling import ServerView
 from labspawner.errors import LabError, NotAllowed, UnknownLease
 from labspawner.model import Evidence, HeldSlice, Json, Lease, LeaseId, Phase, Usage
 from labspawner.pages.handlers import progress_so_far
-from labspawner.pages.home.facts import Again, Extension, LastEnd, ServerFacts, ServerStatus, Used
+from labspawner.pages.home.facts import Again, Extension, LastEnd, Said, ServerFacts, ServerStatus, Used
 from labspawner.pages.home.outlook import inside_of, outlook_of
 from labspawner.pages.home.words import ServerCard, card
-from labspawner.pages.views import Notice
+from labspawner.pages.views import Notice, Offered
 from labspawner.providers.departures import departure_of
 from labspawner.providers.screens import offers_screen
 from labspawner.sentences import Sentence
@@ -44,6 +44,10 @@ class Desk(Protocol):
     def snapshot(self) -> Snapshot: ...
     def notice(self, user_name: str, server_name: str) -> Notice | None: ...
     def profile_title(self, key: str) -> Mapping[str, str]: ...
+    async def instead(self, user_name: str, server_name: str) -> Sequence[Offered]: ...
+    async def elsewhere(self, user: Any, server_name: str, options: Mapping[str, Any]) -> Sequence[Offered]: ...
+    def typical_start_s(self, profile: str, provider: str) -> float | None: ...
+    def messages_of(self, lease: Lease, now: datetime) -> Sequence[Said]: ...
 
 
 class NoDesk:
@@ -79,6 +83,18 @@ class NoDesk:
 
     def profile_title(self, key: str) -> Mapping[str, str]:
         return {}
+
+    async def instead(self, user_name: str, server_name: str) -> Sequence[Offered]:
+        return ()
+
+    async def elsewhere(self, user: Any, server_name: str, options: Mapping[str, Any]) -> Sequence[Offered]:
+        return ()
+
+    def typical_start_s(self, profile: str, provider: str) -> float | None:
+        return None
+
+    def messages_of(self, lease: Lease, now: datetime) -> Sequence[Said]:
+        return ()
 
 
 def desk_of(user: Any) -> Desk:
@@ -130,7 +146,7 @@ async def _facts(
 ) -> ServerFacts:
     """What there is to say of a server whether it runs or not."""
     status = _status(spawner, lease)
-    options = _last_options(spawner)
+    options = last_options(spawner)
     off = status is ServerStatus.OFF
     stages = await progress_so_far(spawner, language) if status is ServerStatus.STARTING else []
     return ServerFacts(
@@ -144,7 +160,7 @@ async def _facts(
         stage=stages[-1]["message"] if stages else None,
         percent=stages[-1]["progress"] if stages else 0,
         last_end=_last_end(desk.notice(user.name, spawner.name)),
-        again=_again(user, desk, options, now) if off else None,
+        again=again_of(user, desk, options, now) if off else None,
         desktop=lease is not None and offers_screen(desk.providers.get(lease.provider), lease),
     )
 
@@ -167,6 +183,7 @@ async def _running(
         "outlook": replace(outlook_of(view, lease.pinned, now), extension=await desk.extension(lease, now)),
         "used": used_of(use) if use else None,
         "inside": inside_of(view.known),
+        "said": tuple(desk.messages_of(lease, now)),
     }
 
 
@@ -202,14 +219,14 @@ def _parked(user: Any, spawner: Any, lease: Lease, here: ServerFacts, desk: Desk
         course=texts(lease.pinned.get("course_title")),
         since=lease.phase_at,
         last_end=here.last_end if free else None,
-        again=_again(user, desk, {"profile": lease.profile, "options": options}, now) if free else None,
+        again=again_of(user, desk, {"profile": lease.profile, "options": options}, now) if free else None,
         parked=lease.id,
         free=free,
         kept_until=lease.phase_at + timedelta(seconds=retain_s) if isinstance(retain_s, int | float) else None,
     )
 
 
-def _again(user: Any, desk: Desk, options: Mapping[str, Any], now: datetime) -> Again | None:
+def again_of(user: Any, desk: Desk, options: Mapping[str, Any], now: datetime) -> Again | None:
     """The last choice as a form would post it; None where nothing was started yet, or it is not the user's any more."""
     key = options.get("profile")
     if not isinstance(key, str) or not key:
@@ -225,7 +242,7 @@ def _again(user: Any, desk: Desk, options: Mapping[str, Any], now: datetime) -> 
     return Again(title=dict(choice.profile.title), fields=tuple(fields))
 
 
-def _last_options(spawner: Any) -> Mapping[str, Any]:
+def last_options(spawner: Any) -> Mapping[str, Any]:
     """What was asked for last: a Spawner object is dropped after each stop, its row in the database stays."""
     for holder in (spawner, getattr(spawner, "orm_spawner", None)):
         options = getattr(holder, "user_options", None)

@@ -15,7 +15,7 @@ from labspawner.errors import LabError, UnknownLease
 from labspawner.model import Lease, Phase
 from labspawner.pages import i18n
 from labspawner.pages.handlers import request_language, wants_json
-from labspawner.pages.home.facts import Outlook
+from labspawner.pages.home.facts import MOVING, Outlook
 from labspawner.pages.home.gather import Desk, cards_of, desk_of
 from labspawner.pages.home.words import ServerCard, ends_at
 from labspawner.sentences import Sentence
@@ -25,7 +25,7 @@ class HomeHandler(BaseHandler):  # type: ignore[misc]
     """The servers of whoever is logged in, as JSON: `{"v", "user", "servers": [...], "html"}`; 403 for nobody.
 
     html: what stands between the tags of `#lab-servers`, rendered as for the page itself. servers: `name`, `key`,
-    `state`, `ends_at` and `spoken`, for scripts.
+    `state`, `ends_at` and `spoken`, for scripts. `?only=running`: those that run, start or stop.
     """
 
     def _record_activity(self, obj: object, timestamp: object = None) -> bool:
@@ -42,6 +42,8 @@ class HomeHandler(BaseHandler):  # type: ignore[misc]
         await self._notice_deaths(user)
         language, now = request_language(self), datetime.now(timezone.utc)
         cards = await cards_of(user, desk_of(user), language=language, now=now)
+        if self.get_argument("only", "") == "running":
+            cards = [card for card in cards if card.facts.status in MOVING]
         html = await self.render_template("labspawner/servers.html", cards=cards)
         servers = [_server(card, language) for card in cards]
         self.finish({"v": 1, "user": user.name, "language": language, "servers": servers, "html": html})

@@ -8,7 +8,17 @@
     const show = () => {
       const radio = form.querySelector('input[name="profile"]:checked');
       const label = radio && form.querySelector(`label[for="${CSS.escape(radio.id)}"]`);
-      if (chosen) chosen.textContent = label ? label.textContent.trim() : "";
+      const title = label ? label.textContent.trim() : "";
+      if (chosen && chosen.textContent !== title) chosen.textContent = title;
+      // What the button does depends on the card: start, join the line, or nothing yet.
+      const card = radio && radio.closest(".lab-card");
+      const start = document.getElementById("lab-start");
+      if (card && start) {
+        if (start.textContent !== card.dataset.label) start.textContent = card.dataset.label;
+        start.disabled = radio.disabled || card.dataset.go === "wait";
+        const enter = document.getElementById("lab-enter");
+        if (enter) enter.disabled = start.disabled;
+      }
     };
     form.addEventListener("change", (event) => {
       // Setting an option of a profile means that profile.
@@ -18,6 +28,7 @@
       show();
     });
     window.addEventListener("pageshow", show);
+    form.addEventListener("lab:changed", show);
     show();
 
     // Mark a typed answer that will not be taken. Only a mark: the pattern is Python's, and the hub decides.
@@ -40,11 +51,12 @@
 
   // A second click on a button that posts must not post twice; coming back with "Back" makes it usable again.
   document.addEventListener("submit", (event) => {
-    const button = event.target.querySelector('button[type="submit"]');
-    if (button) setTimeout(() => (button.disabled = true), 0);
+    const button = event.submitter || event.target.querySelector('button[type="submit"]');
+    if (button && !event.defaultPrevented) setTimeout(() => (button.disabled = true), 0);
   });
   window.addEventListener("pageshow", (event) => {
     if (event.persisted) document.querySelectorAll("button[disabled]").forEach((b) => (b.disabled = false));
+    if (form && event.persisted) form.dispatchEvent(new Event("lab:changed"));
   });
 
   // Close the user menu when something else is clicked, and on Escape.

@@ -76,10 +76,39 @@
   };
 
   // Cancel posts a form and goes home: what the stream says meanwhile must not lead anywhere else.
-  page.querySelector("form").addEventListener("submit", () => {
+  document.getElementById("lab-cancel").form.addEventListener("submit", () => {
     over = true;
     source.close();
   });
+
+  // Another way to start, where the course lets students pick one and there is room for it.
+  const instead = document.getElementById("lab-instead");
+  const offers = document.getElementById("lab-instead-offers");
+  const offer = (found) => {
+    instead.hidden = !found.length;
+    const same = found.map((one) => `${one.variant} ${one.text}`).join("\n");
+    if (instead.dataset.said === same) return;
+    instead.dataset.said = same;
+    offers.replaceChildren(
+      ...found.map((one) => {
+        const button = document.createElement("button");
+        button.type = "submit";
+        button.className = "btn btn-outline-primary";
+        button.name = "variant";
+        button.value = String(one.variant);
+        button.textContent = one.text;
+        return button;
+      }),
+    );
+  };
+  if (instead.dataset.ask === "yes") {
+    const events = new EventSource(`${instead.dataset.events}events`);
+    events.addEventListener("servers", (raw) => {
+      const here = JSON.parse(raw.data).servers.find((server) => server.name === instead.dataset.server);
+      offer((here && here.instead) || []);
+    });
+    window.addEventListener("pagehide", () => events.close());
+  }
 
   const poll = async () => {
     if (over) return;

@@ -14,6 +14,8 @@ from labspawner.providers.sim.settings import Knobs, LaunchKnobs, SimSettings, r
 
 log = logging.getLogger(__name__)
 FILE_NAME = "faults.json"
+OTHERS = frozenset({"gpu", "image", "template"})
+"""What a profile says to other providers: a simulation runs it all the same, and makes nothing of it."""
 
 
 def write_faults(data_dir: Path, **knobs: Json) -> None:
@@ -42,9 +44,10 @@ class Faults:
     def knobs(self, own: Mapping[str, Json] | None = None) -> Knobs:
         """What is in force for a launch with the settings `own`. Raises BadConfig for what `own` must not say."""
         self._refresh()
+        own = {key: value for key, value in (own or {}).items() if key not in OTHERS}
         if own:
             read(LaunchKnobs, {"stages": self._base["stages"], **own}, "the settings of this profile")
-        merged = {**self._base, **(own or {}), **self._faults}
+        merged = {**self._base, **own, **self._faults}
         return read(Knobs, merged, "sim settings")
 
     def _refresh(self) -> None:

@@ -193,3 +193,52 @@ def test_a_profile_list_that_cannot_be_read_is_refused_with_the_place(tmp_path: 
         course_of_profile_list(with_profile_list(tmp_path, profile_list, {"kubernetes": {}}))
 
     assert "c.KubeSpawner.profile_list" in str(failure.value)
+
+
+# -- what courses of the console may ask for -----------------------------------------------------------------------
+
+
+def test_a_course_of_the_console_may_write_few_and_harmless_settings_by_default(tmp_path: Path):
+    providers = {"local": {}, "vms": {"kind": "proxmox"}, "pods": {"kind": "kubernetes"}}
+    bounds = settings(tmp_path, providers=providers).bounds
+
+    assert bounds.settings_of("local") == bounds.settings_of("pods") == {"default_url", "environment"}
+    assert bounds.settings_of("vms") == {"default_url", "environment", "desktop", "hibernate", "jupyter", "os"}
+    assert (bounds.profiles, bounds.images, bounds.everyone) == (20, (), False)
+
+
+def test_an_administrator_names_the_settings_by_provider_or_kind(tmp_path: Path):
+    providers = {"local": {}, "a": {"kind": "sim"}, "b": {"kind": "sim"}, "c": {"kind": "proxmox"}}
+    given = {"a": ["x"], "sim": ["y"], "*": ["z"]}
+    bounds = settings(tmp_path, providers=providers, console_settings=given).bounds
+
+    found = {name: set(bounds.settings_of(name)) for name in ("a", "b", "local", "other")}
+    assert found == {"a": {"x"}, "b": {"y"}, "local": {"z"}, "other": {"z"}}
+    assert "os" in bounds.settings_of("c")
+
+
+def test_limits_are_read_with_their_units(tmp_path: Path):
+    limits = {"profiles": 3, "memory": "16GiB", "gpu_cores": "50%", "max_age": "12h"}
+    made = settings(tmp_path, console_limits=limits, console_images=["lab/*"], console_creators=[])
+
+    assert (made.bounds.profiles, made.bounds.images) == (3, ("lab/*",))
+    assert made.bounds.ceilings.memory_bytes == 2**34
+    assert (made.bounds.ceilings.gpu_cores_pct, made.bounds.ceilings.max_age_s) == (50, 43200)
+    assert made.console_creators == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"console_limits": {"memory": 16}}, "16"),
+        ({"console_limits": {"memroy": "1GiB"}}, "memroy"),
+        ({"console_limits": {"profiles": 0}}, "profiles is 0"),
+        ({"console_limits": {"profiles": "many"}}, "profiles is many"),
+        ({"console_settings": {"local": "network"}}, "'local'"),
+        ({"console_settings": {"local": [1]}}, "'local'"),
+    ],
+)
+def test_a_bound_that_cannot_be_read_is_said_at_hub_start(tmp_path: Path, given: dict[str, object], says: str):
+    with pytest.raises(BadConfig, match="console_") as refused:
+        settings(tmp_path, **given)
+    assert says in str(refused.value.message)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import NOW
 from click.testing import CliRunner
 from traitlets.config import Config
 
 from labspawner.cli import main
-from labspawner.cli.doctor import looks, table
-from labspawner.cli.doctor.hub import hub_findings
+from labspawner.cli.doctor import table
 from labspawner.config import Labspawner, Settings
+from labspawner.doctor import looks
+from labspawner.doctor.hub import hub_findings
 from labspawner.providers.findings import Finding, Level, error, ok, warning
+from labspawner.store import Store
 
 GOOD = {
     "spawner_class": "lab",
     "cleanup_servers": False,
     "authenticator_class": "generic-oauth",
     "bind_url": "https://lab.example.org",
-    "services": [{"name": "labspawner-culler"}],
+    "services": [{"name": "labspawner-culler"}, {"name": "labspawner"}],
 }
 CLUSTER = {"kubernetes": {}}
 
@@ -64,6 +68,7 @@ def test_a_good_configuration_has_nothing_to_say_against_it(tmp_path):
         ({"authenticator_class": "labspawner-demo"}, "log-in", Level.NOTE, "demo accounts"),
         ({"bind_url": "http://0.0.0.0:8000"}, "address", Level.NOTE, "without TLS"),
         ({"services": []}, "culler", Level.WARNING, "no idle server is ended"),
+        ({"services": [{"name": "labspawner-culler"}]}, "console", Level.NOTE, "courses are files alone"),
         (
             {"services": [{"name": "labspawner-culler"}, {"name": "cull-idle"}]},
             "culler",
@@ -188,6 +193,29 @@ def test_a_hub_that_will_start_its_servers_ends_with_0(tmp_path):
     rows = {(row["where"], row["what"]): row for row in said["findings"]}
     assert rows["hub", "courses"]["detail"].startswith("1 course(s), 1 profile(s)")
     assert rows["sim", "room"]["level"] == "ok"
+
+
+def test_courses_of_the_console_are_looked_at_as_well(tmp_path):
+    config = a_config(tmp_path)
+
+    async def write() -> None:
+        store = Store.open(f"sqlite:///{tmp_path}/labspawner.sqlite", hub_id="doctor")
+        await store.migrate()
+        good = COURSE.replace("py101", "ml1").replace("PROVIDER", "sim")
+        await store.coursebook.create("ml1", good, by="ann", now=NOW)
+        await store.coursebook.create("ml2", good, by="ann", now=NOW)
+        await store.coursebook.create("ml3", good.replace("ml1", "ml3").replace("sim", "pods"), by="ann", now=NOW)
+        await store.close()
+
+    asyncio.run(write())
+    findings = json.loads(run("--config", str(config), "--json").output)["findings"]
+
+    said = " | ".join(row["detail"] for row in findings if row["what"] == "courses")
+    assert "console/ml2:2:9: this course is called 'ml2', for good" in said
+    assert "console/ml3:5:" in said
+    assert "the hub has no provider 'pods'" in said
+    assert "3 course(s), 3 profile(s)" in said
+    assert "2 of the courses written in the console" in said
 
 
 def test_a_course_for_a_provider_that_the_hub_has_not_ends_with_1(tmp_path):

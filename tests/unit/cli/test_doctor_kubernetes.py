@@ -11,8 +11,8 @@ import pytest
 from traitlets.config import Config
 from unit.kubernetes.objects import GPU_1, a_node
 
-from labspawner.cli.doctor import looks
 from labspawner.config import Labspawner
+from labspawner.doctor import looks
 from labspawner.gpu.agent.inventory import ANNOTATION, CardState, ClassUse, NodeInventory, Share, SliceUse, render
 from labspawner.providers.findings import Finding, Level
 from labspawner.providers.kubernetes.diagnosis import nodes as looking

@@ -6,6 +6,8 @@ from typing import Any
 
 from labspawner.courses import Course, Loaded, Problem, Profile, Snapshot, parse_course
 from labspawner.courses.yamltree import Tree
+from labspawner.pages.i18n import CHINESE, translate
+from labspawner.sentences import Sentence
 
 
 def a_profile(slug: str = "base", **changes: Any) -> dict[str, Any]:
@@ -42,6 +44,8 @@ def course_in(text: str) -> Course:
 def problems_in(text: str) -> tuple[Problem, ...]:
     result = parse_course(text)
     assert isinstance(result, tuple), "the file is good"
+    assert all(isinstance(problem.message, Sentence) for problem in result), result
+    assert all(translate(problem.message, CHINESE) != problem.message for problem in result), result
     return result
 
 

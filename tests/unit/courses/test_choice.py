@@ -250,4 +250,4 @@ def test_a_form_of_bytes_is_read() -> None:
 
 @given(st.dictionaries(st.text(max_size=9) | st.just("profile"), st.lists(st.text(max_size=9), max_size=2), max_size=4))
 def test_any_form_is_read_without_an_error(form: dict[str, list[str]]) -> None:
-    assert set(options_from_form(form)) <= {"profile", "options"}
+    assert set(options_from_form(form)) <= {"profile", "options", "variant"}

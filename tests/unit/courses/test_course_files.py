@@ -45,7 +45,7 @@ def test_a_good_file_becomes_a_course() -> None:
         ("title: Notebook", "title: Notebook\n    default: 3", (6, 14), "3 is neither true nor false"),
         ("title: Notebook", "title: Notebook\n    icon: 3", (6, 11), "3 is not text: put it in quotes"),
         ("title: Notebook", "title: Notebook\n    icon: too long to be one", (6, 11), "at most 8 characters"),
-        ("title: Notebook", "title: Notebook\n    limits: {per_user: 0}", (6, 24), "0 does not fit: it should be"),
+        ("title: Notebook", "title: Notebook\n    limits: {per_user: 0}", (6, 24), "0 is too small: write at least 1"),
         ("title: Notebook", "title: Notebook\n    limits: 3", (6, 13), "write key: value below"),
         (
             "title: Notebook",

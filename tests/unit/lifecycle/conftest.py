@@ -264,7 +264,7 @@ async def reaches(engine: Engine, phase: Phase, user: str = "student1", server_n
 
 async def nothing_is_left(engine: Engine, *providers: Provider) -> None:
     """No lease, no promise, no resource, as soon as what is under way is over."""
-    await eventually(lambda: engine._launcher.busy() == engine._releaser.busy() == set(), deadline_s=5)
+    await eventually(lambda: engine._launcher.starts.busy() == engine._releaser.busy() == set(), deadline_s=5)
     assert engine.book.all() == []
     assert engine._admission._promised == {}
     for provider in providers:

@@ -151,7 +151,7 @@ async def test_a_second_cancellation_does_not_stop_the_roll_back(open_engine: Op
         assert await engine.is_running("student1", "")  # nobody interferes meanwhile
         go_on.set()
         await eventually(lambda: engine.book.all() == [])
-    await eventually(lambda: engine._launcher.busy() == set())
+    await eventually(lambda: engine._launcher.starts.busy() == set())
     await nothing_is_left(engine, provider)
 
 

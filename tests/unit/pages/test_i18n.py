@@ -54,9 +54,9 @@ def test_every_sentence_has_a_chinese_translation():
 
 
 def test_error_titles_and_advice_have_a_chinese_translation():
-    from labspawner.pages import hub
+    from labspawner.pages import lab
 
-    texts = {*hub._ERROR_TITLES.values(), *hub._ERROR_ADVICE.values(), hub._OTHER_ADVICE}
+    texts = {*lab._ERROR_TITLES.values(), *lab._ERROR_ADVICE.values(), lab._OTHER_ADVICE}
 
     assert sorted(texts - set(catalog(CHINESE))) == []
 

@@ -104,6 +104,12 @@ def test_a_profile_cannot_turn_the_knobs_of_the_host(tmp_path: Path):
         faults.knobs({"unavailable": True})
 
 
+def test_what_a_profile_says_to_other_providers_is_passed_over(tmp_path: Path):
+    faults = Faults(tmp_path, settings())
+
+    assert faults.knobs({"gpu": {"policy": "fair"}, "image": "lab/pytorch", "template": "ubuntu"}) == faults.knobs()
+
+
 def test_a_stage_of_the_provider_can_be_failed_by_file(tmp_path: Path):
     faults = Faults(tmp_path, settings(stages=["one", "two"]))
 

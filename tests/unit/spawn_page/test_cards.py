@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from unit.spawn_page.spawn_pages import MONDAY_10, STAFF, Engine, a_course, a_profile, card, checked, shown
 
-from labspawner.model import Feature, Resources
-from labspawner.spawn_page import render
-from labspawner.testing.waiting import eventually
+from labspawner.courses import WrittenText
+from labspawner.lifecycle.admission import Room
+from labspawner.model import CourseState, Feature, Resources
 
 HOURS = 'hours: [{days: [tue], from: "09:00", to: "11:00"}]'
 IN_SHANGHAI = "title: Python Basics\ntimezone: Asia/Shanghai\n"
@@ -70,29 +70,26 @@ def test_a_page_is_made_of_one_moment_even_when_the_files_change_meanwhile(cours
     catalog = courses(a_course())
 
     class Meddling(Engine):
-        async def free_places(self, provider, resources):
+        async def rooms(self, provider, needs, ends=()):
             courses(c0=a_course(a_profile("other")))
-            return await super().free_places(provider, resources)
+            return await super().rooms(provider, needs, ends)
 
     assert checked(shown(catalog, Meddling())) == ["py101/base"]
     assert checked(shown(catalog)) == ["py101/other"]
-
-
-def test_without_a_time_it_is_now(courses):
-    catalog = courses(
-        a_course(a_profile("base", 'hours: [{days: [tue], from: "09:00", to: "11:00"}]'), head=IN_SHANGHAI)
-    )
-
-    html = asyncio.run(render(catalog, Engine(), user_name="s", groups=STAFF, admin=False, last=None, language="en"))
-
-    assert "py101/base" in html
 
 
 # -- what is free -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(6, "6 free"), (1, "1 free"), (0, "full now"), (None, "places not counted")]
+    ("count", "words"),
+    [
+        (6, "6 free"),
+        (1, "1 free"),
+        (0, "full: you would be 1st in line"),
+        (None, "its machines do not answer"),
+        (Room(free=None, total=None), "free"),
+    ],
 )
 def test_a_card_says_how_many_places_are_free(courses, count, words):
     assert free_of(shown(courses(a_course()), Engine({"local": count}))) == words
@@ -131,16 +128,16 @@ def test_all_providers_are_asked_at_the_same_time(courses):
             super().__init__()
             self.all_asked = asyncio.Event()
 
-        async def free_places(self, provider, resources):
-            self.asked.append((provider, resources))
+        async def rooms(self, provider, needs, ends=()):
+            found = await super().rooms(provider, needs, ends)
             if len(self.asked) == 2:
                 self.all_asked.set()
-            await asyncio.wait_for(self.all_asked.wait(), timeout=5)
-            return 3
+            await asyncio.wait_for(self.all_asked.wait(), timeout=60)
+            return found
 
     html = shown(catalog, Slow())
 
-    assert [free_of(html, key) for key in ("py101/a", "py101/b")] == ["3 free", "3 free"]
+    assert [free_of(html, key) for key in ("py101/a", "py101/b")] == ["5 free", "5 free"]
 
 
 def test_a_provider_with_a_defect_costs_only_its_own_number(courses, caplog):
@@ -149,39 +146,20 @@ def test_a_provider_with_a_defect_costs_only_its_own_number(courses, caplog):
     with caplog.at_level(logging.ERROR):
         html = shown(catalog, Engine({"sim": KeyError("secret")}))
 
-    assert [free_of(html, key) for key in ("py101/a", "py101/b")] == ["5 free", "places not counted"]
+    assert [free_of(html, key) for key in ("py101/a", "py101/b")] == ["5 free", "its machines do not answer"]
     assert "cannot tell what is free provider=sim" in caplog.text
     assert "secret" not in html.text
 
 
-async def test_whoever_leaves_the_page_takes_the_questions_along(courses):
-    catalog = courses(a_course(a_profile("a"), a_profile("b", provider="sim")))
-    cancelled = []
-
-    class Silent(Engine):
-        async def free_places(self, provider, resources):
-            self.asked.append((provider, resources))
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.append(provider)
-                raise
-
-    engine = Silent()
-    page = asyncio.create_task(
-        render(catalog, engine, user_name="s", groups=STAFF, admin=False, last=None, language="en")
-    )
-    await eventually(lambda: len(engine.asked) == 2, deadline_s=5)
-    page.cancel()
-
-    with pytest.raises(asyncio.CancelledError):
-        await page
-    assert sorted(cancelled) == ["local", "sim"]
-
-
 @pytest.mark.parametrize(
     ("sim", "local", "words"),
-    [(0, 4, "4 free"), (3, 1, "3 free"), (0, 0, "full now"), (0, None, "places not counted"), (None, 2, "2 free")],
+    [
+        (0, 4, "4 free"),
+        (3, 1, "3 free"),
+        (0, 0, "full: you would be 1st in line"),
+        (0, None, "its machines do not answer"),
+        (None, 2, "2 free"),
+    ],
 )
 def test_where_the_next_variant_is_taken_by_itself_its_places_count_too(courses, sim, local, words):
     html = shown(courses(a_course(a_profile("base", AUTO, "fallback: auto"))), Engine({"sim": sim, "local": local}))
@@ -242,19 +220,94 @@ def test_a_card_says_that_a_server_is_hibernated_where_its_provider_can(courses)
     assert "stops after 1 h idle" in card(html, "py101/home").text
 
 
+# -- another variant, and what the button does ----------------------------------------------------------------------
+
+ASK = "variants: [{provider: sim, memory: 1GiB}, {provider: local, title: {en: the spare one, zh-CN: 备用机}}]"
+
+
+def test_full_the_card_offers_the_variant_that_has_room_where_the_course_asks(courses):
+    catalog = courses(a_course(a_profile("ask", ASK), a_profile("never", ASK, "fallback: never")))
+    engine = Engine({"sim": 0, "local": 1})
+
+    html = shown(catalog, engine)
+
+    (offer,) = card(html, "py101/ask").select(".lab-elsewhere button")
+    assert (offer["name"], offer["value"], offer.text) == ("variant", "py101/ask:2", "Start on the spare one now")
+    assert card(html, "py101/never").select(".lab-elsewhere button") == []
+    assert shown(catalog, Engine({"sim": 1, "local": 1})).select(".lab-elsewhere button") == []
+
+
+@pytest.mark.parametrize(
+    ("free", "lines", "go", "label"),
+    [(6, (), "start", "Start"), (0, (), "join", "Join the line"), (0, ("queue: fail",), "wait", "Not yet")],
+)
+def test_what_the_button_does_is_said_by_the_card(courses, free, lines, go, label):
+    html = shown(courses(a_course(a_profile("base", *lines))), Engine({"local": free}))
+
+    assert (card(html, "py101/base")["data-go"], card(html, "py101/base")["data-label"]) == (go, label)
+    assert card(html, "py101/base").select_one("input").has_attr("disabled") == (go == "wait")
+
+
+def test_what_no_machine_could_hold_says_so_and_cannot_be_chosen(courses):
+    html = shown(courses(a_course(a_profile())), Engine({"local": Room(free=0, total=0, never=True)}))
+
+    assert free_of(html) == "no machine here is large enough"
+    assert why(html) == "Pick another profile, and tell your instructor."
+
+
+def test_whoever_has_as_many_as_they_may_reads_what_to_stop(courses):
+    engine = Engine()
+    engine.servers = {"py101/base": {"second"}}
+
+    html = shown(courses(a_course(a_profile("base", "limits: {per_user: 1}"))), engine)
+
+    assert free_of(html) == "you already have as many as you may"
+    assert why(html) == "Stop one of your servers of this profile first."
+
+
+def test_staff_read_that_a_course_is_a_draft(courses):
+    catalog = courses()
+    text = a_course(a_profile(), slug="draft")
+    catalog.set_written([WrittenText(slug="draft", text=text, state=CourseState.DRAFT, etag="1")])
+
+    html = shown(catalog, groups=("course-draft-instructors",))
+
+    assert notes(html, "draft/base") == ["A draft: students do not see it."]
+
+
+# -- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_goes_before_the_last_choice_and_sets_its_options(courses):
+    catalog = courses(a_course(a_profile("a"), a_profile("b")))
+    last = {"profile": "py101/a"}
+
+    assert checked(shown(catalog, last=last, asked={"profile": "py101/b", "options": {}})) == ["py101/b"]
+    assert checked(shown(catalog, last=last, asked={"profile": "b", "options": {}})) == ["py101/b"]
+    assert checked(shown(catalog, last=last)) == ["py101/a"]
+
+
+@pytest.mark.parametrize("profile", ["secret/x", "<script>alert(1)</script>", "x" * 9999, "py101/../base", "\u0000"])
+def test_a_link_to_what_is_not_ones_own_says_the_same_as_one_to_nothing(courses, profile):
+    html = shown(courses(a_course(), a_course(slug="secret")), asked={"profile": profile, "options": {}})
+
+    assert "names a profile that is not in this list" in html.select_one(".lab-notice").text
+    assert html.select("script") == []
+    assert checked(html) == ["py101/base"]
+
+
 # -- class hours ----------------------------------------------------------------------------------------------------
 
 
-def test_a_closed_profile_says_when_it_opens_and_nobody_is_asked_what_is_free(courses):
+def test_a_closed_profile_says_when_it_opens(courses):
     catalog = courses(a_course(a_profile("base", HOURS), head=IN_SHANGHAI))
     engine = Engine()
 
     html = shown(catalog, engine)
 
     assert card(html, "py101/base").select_one("input").has_attr("disabled")
-    assert free_of(html) == "closed now"
-    assert why(html) == "Closed now; opens 2026-11-03 09:00 (Asia/Shanghai)."
-    assert engine.asked == []
+    assert free_of(html).removesuffix(" (Asia/Shanghai)") == "closed, opens 2026-11-03 09:00"
+    assert why(html) is None
     assert html.select_one(".lab-none") is not None
 
 
@@ -315,3 +368,17 @@ def test_only_the_first_variant_counts_where_the_next_is_not_taken_by_itself(cou
     html = shown(courses(a_course(a_profile("base", AUTO, f"fallback: {fallback}"))))
 
     assert card(html, "py101/base").select_one("input").has_attr("disabled")
+
+
+def test_what_is_wrong_with_a_course_of_the_console_is_told_to_its_own_staff_alone(courses):
+    catalog = courses(a_course())
+    catalog.set_written(
+        [WrittenText(slug="draft", text="course: draft\nprofiles: [", state=CourseState.DRAFT, etag="1")]
+    )
+
+    def told(*groups: str) -> str:
+        found = shown(catalog, groups=groups).select_one(".lab-broken")
+        return found.text if found else ""
+
+    assert "console/draft:" in told("course-draft-instructors")
+    assert told("course-py101-instructors") == told("course-py101") == told() == ""

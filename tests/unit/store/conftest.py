@@ -48,12 +48,12 @@ async def store(make_store: Callable[[], Store]) -> Store:
 
 
 @pytest.fixture
-async def make_store(db_url: str, clock: Clock) -> AsyncIterator[Callable[[], Store]]:
+async def make_store(db_url: str, clock: Clock) -> AsyncIterator[Callable[..., Store]]:
     """Stores at one database, closed at the end."""
     made: list[Store] = []
 
-    def make() -> Store:
-        made.append(Store.open(db_url, clock=clock))
+    def make(hub_id: str = "hub") -> Store:
+        made.append(Store.open(db_url, clock=clock, hub_id=hub_id))
         return made[-1]
 
     yield make

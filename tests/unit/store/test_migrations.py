@@ -15,14 +15,14 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from builders import a_lease
+from builders import NOW, a_lease
 from sqlalchemy.engine import Engine
 from unit.store.clock import SHARED
 
 from labspawner.errors import BadConfig
 from labspawner.store import Store, leases, migrate
 from labspawner.store.engine import make_engine, transaction
-from labspawner.store.schema import metadata
+from labspawner.store.schema import courses, metadata, reservations
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_migrations_lead_to_the_tables_that_the_code_knows(engine: Engine):
     with transaction(engine, writes=False) as connection:
         options = {"version_table": migrate.VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
-        assert migrate.current(connection) == {"r0003"}
+        assert migrate.current(connection) == {"r0004"}
         live = [index for index in sa.inspect(connection).get_indexes("leases") if index["name"] == "leases_one_active"]
         assert live[0]["unique"]
         assert live[0]["dialect_options"]
@@ -64,6 +64,25 @@ def test_leases_of_the_first_form_are_kept_when_evidence_is_added(engine: Engine
         assert leases.fetch(connection, lease.id) == lease
 
 
+def test_a_lab_of_the_third_form_keeps_its_rows_when_courses_are_added(engine: Engine):
+    lease = a_lease()
+    held = {"hub_id": "hub", "scope": "pve", "pool": "vmid", "value": "9001", "owner": lease.id, "why": ""}
+    with transaction(engine, writes=True) as connection:
+        migrate.upgrade(connection)
+        leases.insert(connection, lease)
+        connection.execute(sa.insert(reservations).values(**held, taken_at=NOW))
+        migrate.downgrade(connection, "r0003")
+    assert "courses" not in _tables(engine)
+
+    with transaction(engine, writes=True) as connection:
+        migrate.upgrade(connection)
+
+    with transaction(engine, writes=False) as connection:
+        assert leases.fetch(connection, lease.id) == lease
+        assert connection.scalar(sa.select(reservations.c.value)) == "9001"
+        assert connection.scalar(sa.select(sa.func.count()).select_from(courses)) == 0
+
+
 def test_a_downgrade_takes_everything_away_again_and_can_be_undone(engine: Engine):
     with transaction(engine, writes=True) as connection:
         migrate.upgrade(connection)
@@ -74,7 +93,7 @@ def test_a_downgrade_takes_everything_away_again_and_can_be_undone(engine: Engin
 
     with transaction(engine, writes=True) as connection:
         migrate.upgrade(connection)
-    assert _tables(engine) == {migrate.VERSION_TABLE, "leases", "decisions", "evidence", "allowances", "reservations"}
+    assert _tables(engine) == {migrate.VERSION_TABLE, *metadata.tables}
 
 
 def test_a_migration_that_is_interrupted_leaves_nothing_behind(engine: Engine):

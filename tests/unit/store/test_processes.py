@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from builders import a_lease
+from builders import NOW, a_lease
 from unit.store.clock import SHARED
 from unit.store.worker import STARTS
 
@@ -79,6 +79,27 @@ async def test_a_process_killed_while_it_writes_loses_nothing_that_it_was_told_i
     assert all([await store.get(lease_id) for lease_id in told])
     await store.add(a_lease(user="afterwards"))
     assert len(await store.live("test-hub")) in (len(told) + 1, len(told) + 2)
+
+
+@pytest.mark.parametrize("db_url", SHARED, indirect=True)
+async def test_a_process_killed_while_it_saves_a_course_leaves_the_course_and_its_revision_or_neither(
+    worker: Callable[[str], subprocess.Popen[str]], store: Store
+):
+    await store.coursebook.create("py101", "", by="ann", now=NOW)
+    writer = worker("save")
+    told = [writer.stdout.readline().strip() for _ in range(10)]
+
+    writer.send_signal(signal.SIGKILL)
+    told += writer.stdout.read().split()
+
+    now = await store.coursebook.get("py101")
+    assert now is not None
+    revisions = await store.coursebook.revisions("py101", limit=now.revision + 10)
+    assert now.revision in (int(told[-1]), int(told[-1]) + 1)
+    assert [each.revision for each in revisions] == list(range(now.revision, 0, -1))
+    assert [each.text for each in revisions] == ["x" * (each.revision - 1) for each in revisions]
+    assert now.text == revisions[0].text
+    assert (await store.coursebook.save("py101", "", if_match=now.etag, by="bob", now=NOW)).revision == now.revision + 1
 
 
 @pytest.mark.parametrize("db_url", SHARED, indirect=True)

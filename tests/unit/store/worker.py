@@ -1,4 +1,4 @@
-"""Another process at the same database: `python -m unit.store.worker race|write|hold URL`."""
+"""Another process at the same database: `python -m unit.store.worker race|write|hold|save URL`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sys
 
-from builders import a_lease
+from builders import NOW, a_lease
 
 from labspawner.errors import LeaseConflict
 from labspawner.store import Store, leases
@@ -48,9 +48,18 @@ async def hold(url: str) -> None:
         sys.stdin.readline()
 
 
+async def save(url: str) -> None:
+    """Write a course again and again, telling of each revision that was stored."""
+    store = Store.open(url, hub_id="hub")
+    now = await store.coursebook.get("py101")
+    while now is not None:
+        now = await store.coursebook.save("py101", f"{now.text}x", if_match=now.etag, by="ann", now=NOW)
+        _say(str(now.revision))
+
+
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run({"race": race, "write": write, "hold": hold}[sys.argv[1]](sys.argv[2]))
+    asyncio.run({"race": race, "write": write, "hold": hold, "save": save}[sys.argv[1]](sys.argv[2]))

@@ -191,6 +191,7 @@ def _place(uuid: str, size: Slice, *, free: bool, leaves: tuple[Slice, ...]) -> 
         compute_total_pct=size.compute_pct,
         compute_free_pct=size.compute_pct if free else 0,
         slots_free=1 if free else 0,
+        slots_total=1,
         leaves=leaves,
     )
 

@@ -40,6 +40,7 @@ def _shared(card: HamiCard, uses: Sequence[HamiUse], *, alive: bool, distances: 
         compute_total_pct=card.cores,
         compute_free_pct=max(0, cores) if alive else 0,
         slots_free=max(0, card.split - len(uses)) if alive else 0,
+        slots_total=card.split,
         distances=distances,
     )
 
@@ -57,6 +58,7 @@ def _instances(
         memory_total_bytes=largest * MIB,
         memory_free_bytes=largest * MIB if alive and not uses else 0,
         slots_free=1 if alive and not uses else 0,
+        slots_total=1,
     )
     if not uses and len(geometries) > 1:
         return (whole,)
@@ -82,6 +84,7 @@ def _places(
             memory_total_bytes=size * MIB,
             memory_free_bytes=size * MIB if (free := alive and (index, place) not in taken) else 0,
             slots_free=1 if free else 0,
+            slots_total=1,
         )
         for place, size in enumerate(sizes)
     )

@@ -11,6 +11,7 @@ const NEAR_MS = 150000;
 const BEAT_MS = 20000;
 const BEAT_AT_ONCE_MS = 3000; // between two beats, also when somebody begins to type after a while
 const LAST_SAVE_MS = 20000; // before the end
+const MESSAGES_FOR_MS = 900000;
 const NEWS_FOR_MS = 180000; // who opens a page later has not just run what went wrong
 const GONE_AFTER_MS = 5000; // the hub may be late, our answer a few seconds old
 
@@ -36,6 +37,7 @@ export class Watch {
     this._saved = new Set();
     this._told = 0;
     this._leaving = '';
+    this._heard = 0;
   }
 
   /* Somebody uses the keyboard or the mouse. */
@@ -111,6 +113,7 @@ export class Watch {
     this.answer = answer;
     this._tell(answer.notice);
     this._leave(answer.leaving);
+    this._hear(answer.message);
     const marks = (answer.warn_at || []).filter(mark => Date.parse(mark) <= this.hubNow()).length;
     if (answer.verdict === 'keep' || !this.endsAt) {
       this._mark = 0;
@@ -122,6 +125,16 @@ export class Watch {
     this._mark = Math.max(mark, this._mark);
     if (mark >= (answer.warn_at || []).length) {
       this._saveOnce('last mark');
+    }
+  }
+
+  /* What course staff say; each once. */
+  _hear(message) {
+    if (message && message.id > this._heard) {
+      this._heard = message.id;
+      if (this.hubNow() - Date.parse(message.at) < MESSAGES_FOR_MS) {
+        this.view.news(message);
+      }
     }
   }
 

@@ -31,6 +31,7 @@ def hub_findings(
         *_reached(hub, kinds),
         _proxy(hub, sections),
         *_culler(hub),
+        _console(hub),
     )
 
 
@@ -140,6 +141,13 @@ def _proxy(hub: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) ->
             "npm install -g configurable-http-proxy, or pip install labspawner[local]",
         )
     return ok("proxy", str(words[0]))
+
+
+def _console(hub: Mapping[str, Any]) -> Finding:
+    services = hub.get("services") or ()
+    if any(isinstance(service, Mapping) and service.get("name") == "labspawner" for service in services):
+        return ok("console", "instructors write their courses at /services/labspawner/")
+    return note("console", "courses are files alone, and classes have no page", "call wiring.run_console(c)")
 
 
 def _culler(hub: Mapping[str, Any]) -> tuple[Finding, ...]:

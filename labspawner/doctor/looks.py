@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from labspawner.config import Settings, open_providers
+from labspawner.coursefeed import as_text
 from labspawner.courses import Catalog, Snapshot
 from labspawner.courses.resolve import resolve_profile
 from labspawner.deadlines import within
@@ -30,6 +31,7 @@ from labspawner.providers.findings import (
     trouble,
     warning,
 )
+from labspawner.store.coursebook import written_now
 from labspawner.store.engine import make_engine, parse_url, shown, sqlite_file
 from labspawner.store.schema import leases
 from labspawner.units import human_bytes
@@ -63,22 +65,36 @@ def database(settings: Settings, hub_url: Any) -> tuple[Finding, ...]:
 
 
 def courses(settings: Settings) -> tuple[Finding, ...]:
-    """Whether the course files can be read, and name providers that there are. Blocks."""
+    """Whether the courses of files and console can be read, and name providers that there are. Blocks."""
     folder = settings.courses_dir
     if not folder.is_dir():
         return (warning("courses", f"{folder} does not exist", "make it, or set c.Labspawner.courses_dir"),)
-    snapshot = Catalog(folder).refresh()
+    snapshot = _in_force(settings)
     problems = [*snapshot.problems, *snapshot.check_providers(settings.providers)]
     profiles = sum(len(entry.course.profiles) for entry in snapshot.loaded)
     found = [error("courses", str(problem)) for problem in problems]
     if not profiles:
         return (*found, warning("courses", f"{folder} has no profile that can be started"))
-    return (*found, ok("courses", f"{len(snapshot.loaded)} course(s), {profiles} profile(s) in {folder}"))
+    written = sum(snapshot.written(course.course) for course in snapshot.courses())
+    beside = f", {written} of the courses written in the console" if written else ""
+    return (*found, ok("courses", f"{len(snapshot.loaded)} course(s), {profiles} profile(s) in {folder}{beside}"))
+
+
+def _in_force(settings: Settings) -> Snapshot:
+    """The courses as the hub would have them; without those of the console where the database does not answer, which
+    another look says. Blocks."""
+    catalog = Catalog(settings.courses_dir, bounds=settings.bounds)
+    snapshot = catalog.refresh()
+    try:
+        rows = written_now(settings.database_url, hub_id=settings.hub_id)
+    except LabError:
+        return snapshot
+    return catalog.set_written(as_text(row) for row in rows)
 
 
 async def provider(settings: Settings, name: str) -> tuple[Finding, ...]:
     """What one provider says of itself, and whether the profiles that name it could ever start there."""
-    snapshot = await asyncio.to_thread(Catalog(settings.courses_dir).refresh)
+    snapshot = await asyncio.to_thread(_in_force, settings)
     try:
         opened = open_providers(replace(settings, providers={name: settings.providers[name]}))[name]
     except LabError as exc:

@@ -1,0 +1,3 @@
+from labspawner.service.console.app import main
+
+main()

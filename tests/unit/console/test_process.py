@@ -1,0 +1,85 @@
+"""The console as a process: its socket, its way out, and what becomes of it when its hub goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from jupyterhub.services.auth import HubOAuth
+from tornado.httpclient import AsyncHTTPClient
+from traitlets.config import Config
+
+from labspawner.config import Labspawner
+from labspawner.service.console.app import open_house, serve
+from labspawner.service.console.settings import VARIABLE, ConsoleSettings, of_hub
+from labspawner.testing.hub import free_ports
+from labspawner.testing.waiting import eventually
+
+PATH = "/services/labspawner/api/v1/openapi.json"
+
+
+def an_environment(folder: Path) -> dict[str, str]:
+    given = Labspawner(config=Config({"Labspawner": {"hub_id": "t-console", "data_dir": str(folder)}}))
+    return of_hub(given).to_environment()
+
+
+@asynccontextmanager
+async def serving(folder: Path, url: str) -> AsyncIterator[asyncio.Event]:
+    """A console at `url` while nobody answers for its hub; ends when the event is set."""
+    auth = HubOAuth(
+        api_url="http://127.0.0.1:9/hub/api",
+        api_token="x",
+        oauth_client_id="service-labspawner",
+        base_url="/services/labspawner/",
+        hub_prefix="/hub/",
+        access_scopes={"x"},
+    )
+    house = open_house(ConsoleSettings.from_environment(an_environment(folder)), auth, environment={})
+    stopping = asyncio.Event()
+    running = asyncio.ensure_future(serve(house, url=url, secret=b"0" * 32, secure=None, stopping=stopping))
+    try:
+        yield stopping
+    finally:
+        stopping.set()
+        await asyncio.wait_for(running, 120)
+
+
+async def answers(port: int) -> bool:
+    client = AsyncHTTPClient(force_instance=True)
+    try:
+        with suppress(OSError):
+            return (await client.fetch(f"http://127.0.0.1:{port}{PATH}", raise_error=False)).code == 200
+        return False
+    finally:
+        client.close()
+
+
+async def test_it_answers_without_its_hub_and_gives_everything_back(tmp_path):
+    (port,) = free_ports(1)
+    async with serving(tmp_path, f"http://127.0.0.1:{port}"):
+        await eventually(lambda: answers(port), 30, "the console answers")
+
+    assert not await answers(port)
+
+
+@pytest.mark.parametrize("value", ["", "{"])
+def test_a_wrong_setting_ends_it_with_a_sentence(value, tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-m", "labspawner.service.console"],
+        env={**os.environ, VARIABLE: value},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert ended.returncode == 2
+    assert "The console does not start" in ended.stderr
+    assert "Traceback" not in ended.stderr
