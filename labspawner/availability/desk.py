@@ -86,6 +86,7 @@ class Picture:
         """Whether nothing that anybody sees is different."""
         return (
             self.snapshot.loaded == other.snapshot.loaded
+            and self.snapshot.problems == other.snapshot.problems
             and self.rooms == other.rooms
             and self.opened == other.opened
             and self.drafts == other.drafts

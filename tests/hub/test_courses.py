@@ -26,6 +26,7 @@ def course(hub, student):
     slug = f"c{next(_NUMBERS)}-{student}"
     hub.write_course(f"{slug}.yaml", a_course(slug))
     hub.add_user(student, f"course-{slug}")
+    _until_page_says(hub, f"{slug}/p")  # its last look at the folder may have begun a moment before
     yield slug
     (hub.folder / "courses" / f"{slug}.yaml").unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ import pytest
 from labspawner.model import CourseState
 from labspawner.store import Store, Written
 from labspawner.testing.hub import server_path
+from labspawner.testing.waiting import eventually_sync
 
 _NUMBERS = itertools.count(1)
 
@@ -22,10 +23,20 @@ def a_course(slug: str, more: str = "", profile: str = "p") -> str:
 
 
 class Book:
-    """The written courses of the hub, changed as the console changes them."""
+    """The written courses of the hub, changed as the console changes them, and the hub has heard of it then."""
 
     def __init__(self, hub) -> None:
         self.hub = hub
+        self.admin = hub.login("admin")
+
+    def heard(self, *, says: str = "", hides: str = "") -> None:
+        """Wait until an administrator, who sees drafts and every problem, reads so."""
+
+        def told() -> bool:
+            page = self.admin.get("/hub/spawn").text
+            return says in page and not (hides and hides in page)
+
+        eventually_sync(told, 20, f"the spawn page says {says!r} and not {hides!r}")
 
     def write(self, slug: str, text: str, state: CourseState = CourseState.PUBLISHED) -> None:
         async def work(store: Store) -> Written:
@@ -75,12 +86,15 @@ def test_a_draft_is_tried_out_by_its_staff_and_started_by_nobody_else(hub, stude
     hub.add_user(student, f"course-{slug}")
     hub.add_user(staff, f"course-{slug}-instructors")
     book.write(slug, a_course(slug), CourseState.DRAFT)
+    book.heard(says=f"{slug}/p")
 
     assert starts_nothing(hub, student, slug)
     assert hub.start_server(staff, f"{slug}/p")["ready"]
     hub.stop_server(staff)
+    browser = hub.login(student)
 
     book.move(slug, CourseState.PUBLISHED)
+    eventually_sync(lambda: f"{slug}/p" in browser.get("/hub/spawn").text, 60, "students see it")
     assert hub.start_server(student, f"{slug}/p")["ready"]
     hub.stop_server(student)
 
@@ -88,9 +102,11 @@ def test_a_draft_is_tried_out_by_its_staff_and_started_by_nobody_else(hub, stude
 def test_an_archived_course_is_started_by_nobody_and_its_servers_go_on(hub, student, book: Book, slug: str):
     hub.add_user(student, f"course-{slug}", f"course-{slug}-instructors")
     book.write(slug, a_course(slug))
+    book.heard(says=f"{slug}/p")
     hub.start_server(student, f"{slug}/p")
 
     book.move(slug, CourseState.ARCHIVED)
+    book.heard(hides=f"{slug}/p")
     second = hub.ask(student, {"profile": f"{slug}/p"}, name="second")
 
     assert second.status == 403
@@ -115,6 +131,7 @@ def test_a_row_that_the_console_should_have_refused_gives_nobody_a_profile(
 ):
     hub.add_user(student, "everybody-here")
     book.write(slug, a_course(slug, more.replace("%s", slug)))
+    book.heard(says=f"{slug}:3:")  # the problem with it, in its third line
 
     assert starts_nothing(hub, student, slug)
 
@@ -122,6 +139,7 @@ def test_a_row_that_the_console_should_have_refused_gives_nobody_a_profile(
 def test_a_row_under_the_name_of_a_file_replaces_nothing(hub, student, book: Book):
     book.write("py101", a_course("py101", profile="mine"))
     try:
+        book.heard(says="files win")
         refused = hub.ask(student, {"profile": "py101/mine"})
         started = hub.start_server(student, "py101/sim")
     finally:
