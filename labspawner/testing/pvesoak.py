@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labspawner.errors import LabError
 from labspawner.lifecycle import Engine, EngineSettings, Order, Variant
-from labspawner.model import Lease, Phase
+from labspawner.model import Lease, Phase, ReleaseMode
 from labspawner.providers.proxmox.provider import ProxmoxProvider
 from labspawner.providers.proxmox.record import record_of
 from labspawner.reconciler import Rules
@@ -310,12 +310,13 @@ class Soak:
         return False
 
     async def _look_for_lost(self) -> None:
-        """Leases that were ready and are parked, and whose VM nobody deleted, have their VM."""
+        """Leases that were ready and are parked, and whose VM nobody deleted or wants deleted, have their VM."""
         there = {vm.vmid for vm in self._pve.vms()}
         for lease in self._engine.book.all():
             vmid = record_of(lease.handle).vmid if lease.handle is not None else None
             if (
                 lease.phase is Phase.PARKED
+                and lease.release_mode is not ReleaseMode.DESTROY  # its student wants it gone, and part of that is done
                 and lease.ready_at is not None
                 and vmid not in there | self._mischief.deleted
             ):
