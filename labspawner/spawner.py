@@ -121,7 +121,7 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         """Before it shows the form, JupyterHub would start whatever the address names, and so could any page that a
         student opens. Here a link chooses, and the student starts."""
         request = getattr(self.handler, "request", None)
-        if request is not None and request.method == "GET":
+        if request is not None and request.method == "GET" and self.options_form is _spawn_form:
             self.asked = take_choice(request)
         await super().run_auth_state_hook(auth_state)
 
