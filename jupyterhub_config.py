@@ -60,7 +60,8 @@ c.Labspawner.providers = {
     # Any existing JupyterHub spawner can be a provider, under a name of your own:
     # "docker": {"kind": "adapter", "spawner_class": "dockerspawner.DockerSpawner", "config": {"image": "lab/scipy"}},
 }
-# Marks everything that this hub makes on a host. Two hubs that share a host need different ids.
+# Marks everything that this hub makes on a host. Two hubs that share a host need different ids, for their whole life;
+# left out, one is made and kept in the data folder.
 # c.Labspawner.hub_id = "lab-hub"
 
 # -- Databases ---------------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +16,7 @@ from traitlets.config import Configurable
 from labspawner.courses import Bounds, Ceilings, Loaded, parse_course
 from labspawner.courses.bounds import HARMLESS_SETTINGS
 from labspawner.errors import BadConfig
+from labspawner.hubid import SHAPE, kept_hub_id
 from labspawner.model import Json
 from labspawner.providers.contract import Provider, ProviderContext, ProviderFactory
 from labspawner.sentences import Sentence
@@ -26,7 +25,6 @@ from labspawner.store.reservations import Reservations
 ENTRY_POINT_GROUP = "labspawner.providers"
 _PROFILES = {"en": "Profiles", "zh-CN": "配置"}
 _MOST_PROFILES = 100  # of any course
-_HUB_ID = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +60,8 @@ class Labspawner(Configurable):
 
     hub_id = Unicode(
         help="""Marks everything this hub makes on a host: 1 to 32 characters of a-z, 0-9 and '-'. Two hubs that share a
-        cluster need different ones, or each would end the other's servers. Keep it for the life of the hub: with a new
-        one, running servers are nobody's. Default: the machine's name.""",
+        machine or a cluster need different ones, or each would end the other's servers. Keep it for the life of the hub:
+        with a new one, running servers are nobody's. Default: made once, and kept in the file `hub_id` in `data_dir`.""",
     ).tag(config=True)
     data_dir = Unicode(
         ".labspawner",
@@ -179,8 +177,7 @@ class Labspawner(Configurable):
 
     @default("hub_id")
     def _default_hub_id(self) -> str:
-        name: str = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().split(".")[0].lower())
-        return name.strip("-")[:32].strip("-") or "hub"
+        return kept_hub_id(Path(self.data_dir).absolute())
 
     @default("database_url")
     def _default_database_url(self) -> str:
@@ -188,7 +185,7 @@ class Labspawner(Configurable):
 
     def settings(self) -> Settings:
         """Everything checked together. Raises BadConfig with what to write instead."""
-        if not _HUB_ID.fullmatch(self.hub_id):
+        if not SHAPE.fullmatch(self.hub_id):
             raise _bad("c.Labspawner.hub_id = {value!r} must be 1 to 32 characters of a-z, 0-9 and '-'.", self.hub_id)
         if len(self.providers) == 0:
             raise _bad("c.Labspawner.providers is empty: write at least {value}", "{'local': {}}")

@@ -24,6 +24,7 @@ from labspawner.culler import service as culler_service
 from labspawner.demo import ACCOUNTS
 from labspawner.errors import BadConfig
 from labspawner.evidence import handlers as evidence_handlers
+from labspawner.hubid import Claim
 from labspawner.hubsocket import HubSocket
 from labspawner.pages.hub import CONSOLE, DESKTOPS, DemoHint, configure
 from labspawner.providers.contract import Provider
@@ -190,6 +191,26 @@ async def _check(config: Config) -> None:
         await provider.close()
 
 
+async def _be_the_only_one(config: Config) -> None:
+    """Exit where another hub process of this machine has our id: each would end the other's servers."""
+    hub_id = Labspawner(config=config).hub_id
+    folders = RunDirs(default_base(hub_id, environment=os.environ, uid=os.geteuid()))
+    try:
+        claim = await asyncio.to_thread(Claim.take, folders.base, make=folders.make_base, wait_s=_LAST_HUB_S)
+    except OSError:
+        log.exception("whether another hub of this machine has the same id is not known hub_id=%s", hub_id)
+        return
+    if claim is None:
+        log.critical(
+            "Another hub with the id %r runs on this machine, so this one does not start: they would end each other's"
+            " servers. Stop that one, or set another c.Labspawner.hub_id here.",
+            hub_id,
+        )
+        sys.exit(1)
+    atexit.register(claim.release)
+
+
+_LAST_HUB_S = 10.0  # for one that is just ending
 _START_TASKS: list[asyncio.Task[None]] = []
 
 
@@ -200,6 +221,7 @@ async def _start_with_the_hub() -> None:
     ends the hub before it has started anything: a hub that runs and starts no server helps nobody.
     """
     await _check(JupyterHub.instance().config)
+    await _be_the_only_one(JupyterHub.instance().config)
     while not JupyterHub.initialized() or getattr(JupyterHub.instance(), "http_server", None) is None:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     app = JupyterHub.instance()
