@@ -17,9 +17,9 @@ MARK = "KUBE_DOUBLE_POD"  # <double>/<pod uid>/<container>/, in the environment 
 _PATIENCE_S = 20.0
 
 
-def marked(mark: str) -> list[int]:
-    """The processes whose environment says `MARK` begins with `mark`. Those of other users are not seen."""
-    wanted, found = f"{MARK}={mark}".encode(), []
+def marked(mark: str, *, name: str = MARK) -> list[int]:
+    """The processes whose environment says that `name` begins with `mark`. Those of other users are not seen."""
+    wanted, found = f"{name}={mark}".encode(), []
     for entry in os.listdir("/proc"):  # noqa: PTH208 - names are all that is wanted
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
@@ -38,10 +38,10 @@ def _is_dead(entry: str) -> bool:
         return source.read().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
 
 
-def end(mark: str, patience_s: float = _PATIENCE_S) -> list[int]:
+def end(mark: str, patience_s: float = _PATIENCE_S, *, name: str = MARK) -> list[int]:
     """Kill all that carry the mark, until there are none; those that are left when patience is over."""
     until = time.monotonic() + patience_s
-    while left := marked(mark):
+    while left := marked(mark, name=name):
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)

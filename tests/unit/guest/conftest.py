@@ -75,7 +75,9 @@ class Vm:
         return eventually_sync(lambda: self.say("status")["server"]["listening"], 60, "the server listens")
 
     def close(self):
+        """End what has our mark, then the servers, whose environment is the request's: they are told by their token."""
         assert sitter.end(self.mark) == []
+        assert sitter.end(self.token, name="JUPYTERHUB_API_TOKEN") == []
 
 
 @pytest.fixture
