@@ -40,19 +40,19 @@ class Row:
 def costs(card: PretendCard, rounds: int) -> Iterator[Row]:
     """What single calls cost in a slice, above what they cost without one."""
     free, limited = card.slice("free", 100), card.slice("limited", 50)
-    plain: list[tuple[str, Slice, tuple[object, ...], float, str]] = [
-        ("launch, memory limit only", free, ("launch",), 3, "ns"),
-        ("launch, with core limit", limited, ("launch",), 80, "ns"),
-        ("alloc + free, 1 live block", free, ("alloc", 0), 60, "ns"),
-        ("alloc + free, 1,000 live blocks", free, ("alloc", 1000), 60, "ns"),
-        ("alloc + free, 10,000 live blocks", free, ("alloc", 10000), 60, "ns"),
-        ("cuMemGetInfo", free, ("query",), 10, "ns"),
-        ("NVML memory query", free, ("nvml",), 10, "ns"),
-        ("exec of a program without CUDA", free, ("exec",), 20, "us"),
-        ("cuInit", free, ("init",), 100, "us"),
+    plain: list[tuple[str, Slice, tuple[object, ...], float]] = [
+        ("launch, memory limit only", free, ("launch",), 3),
+        ("launch, with core limit", limited, ("launch",), 80),
+        ("alloc + free, 1 live block", free, ("alloc", 0), 60),
+        ("alloc + free, 1,000 live blocks", free, ("alloc", 1000), 60),
+        ("alloc + free, 10,000 live blocks", free, ("alloc", 10000), 60),
+        ("cuMemGetInfo", free, ("query",), 10),
+        ("NVML memory query", free, ("nvml",), 10),
     ]
-    for what, where, words, most, unit in plain:
-        yield _cost(card, what, where, words, most, unit, rounds)
+    for what, where, words, most in plain:
+        yield _cost(card, what, where, words, most, "ns", rounds)
+    yield _exec_cost(card, rounds)
+    yield _cost(card, "cuInit", free, ("init",), 100, "us", rounds)
     for _ in range(15):
         card.start(free, "gpu_cost", "hold")
     yield _cost(card, "alloc + free, 16 processes", free, ("alloc", 0), 60, "ns", rounds)
@@ -63,11 +63,24 @@ def _cost(
     card: PretendCard, what: str, where: Slice, words: Sequence[object], most: float, unit: str, rounds: int
 ) -> Row:
     """Bare and sliced by turns; the lowest of each counts, since all that can disturb only adds."""
-    scale = 1000 if unit == "us" else 1
     bare, ours = float("inf"), float("inf")
     for _ in range(rounds):
-        bare = min(bare, float(card.call(None, "gpu_cost", *words)) / scale)
-        ours = min(ours, float(card.call(where, "gpu_cost", *words)) / scale)
+        bare = min(bare, float(card.call(None, "gpu_cost", *words)))
+        ours = min(ours, float(card.call(where, "gpu_cost", *words)))
+    return _cost_row(what, bare, ours, most, unit)
+
+
+def _exec_cost(card: PretendCard, rounds: int) -> Row:
+    """Of the library as an installer writes it: what a linker wrote in pieces is mapped piece by piece, at each exec."""
+    with tempfile.TemporaryDirectory(prefix="labspawner-bench-") as folder:
+        library = Path(folder) / "libvgpu.so"
+        library.write_bytes(card.tools.libvgpu.read_bytes())
+        bare, ours = card.call(None, "gpu_cost", "exec", library, 200 * rounds).split()
+    return _cost_row("exec of a program without CUDA", float(bare), float(ours), 20, "us")
+
+
+def _cost_row(what: str, bare_ns: float, ours_ns: float, most: float, unit: str) -> Row:
+    bare, ours = (value / (1000 if unit == "us" else 1) for value in (bare_ns, ours_ns))
     return Row(
         what=what,
         bare=f"{bare:.1f} {unit}",
