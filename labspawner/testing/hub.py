@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import os
 import random
@@ -274,9 +276,10 @@ class RealHub:
             return await store.live(self.hub_id)
 
     def lease(self, user: str, name: str = "") -> Lease:
-        """The one lease of a server."""
-        (found,) = self.leases(user, name)
-        return found
+        """The one lease of a server. Raises AssertionError where there is none yet, which a wait counts as such."""
+        found = self.leases(user, name)
+        assert len(found) == 1, found
+        return found[0]
 
     def ready_leases(self) -> list[Lease]:
         return [lease for lease in self.leases() if lease.phase is Phase.READY]
@@ -321,20 +324,30 @@ def server_path(user: str, name: str = "") -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that neither the kernel nor another worker of pytest-xdist gives to anybody."""
+    """Ports that nobody listens on, and that neither the kernel nor another worker of pytest-xdist gives to anybody.
+
+    None is given twice before all others were: who got one may listen on it much later.
+    """
     found: list[int] = []
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ours = PORTS[worker % WORKERS :: WORKERS]
-    while len(found) < count:
-        port = random.choice(ours)  # noqa: S311 - no secret
+    for port in _turn():
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in found:
-            found.append(port)
+        found.append(port)
+        if len(found) == count:
+            break
     return found
+
+
+@functools.cache
+def _turn() -> Iterator[int]:
+    """All ports of this worker in an order of its own, round and round; one iterator per process."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ours = list(PORTS[worker % WORKERS :: WORKERS])
+    random.shuffle(ours)
+    return itertools.cycle(ours)
 
 
 def end_processes(hub_id: str) -> None:
