@@ -137,7 +137,7 @@ def test_damage_to_the_node_file_takes_no_share_away(card, damage):
         os.truncate(node, 0)
     elif damage == "rubbish":
         with node.open("r+b") as file:
-            file.write(os.urandom(64 + 512 * 256))
+            file.write(os.urandom(64 + 512 * 512))
     else:
         node.unlink()
 
