@@ -12,7 +12,6 @@ import http.client
 import json
 import re
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from labspawner.testing.pve import PveDouble
 from labspawner.testing.waiting import eventually_sync
 
 Row = dict[str, Any]
+_KEPT = re.compile(r"(vm-\d+-state-suspend-)\d{4}-\d\d-\d\d")
 _FILE = Path(__file__).parent / "recorded-pve-8.4.jsonl.gz"
 _UPID = re.compile(r"UPID:\w+:[0-9A-F]+:[0-9A-F]+:[0-9A-F]+:\w+:[^:\s]*:[^:\s]+:")
 _NORMAL = (
@@ -179,8 +179,10 @@ class Player:
         return ssl.create_default_context(cafile=str(self.pve.ca_file))
 
     def _path(self, path: str) -> str:
-        today = time.strftime("suspend-%Y-%m-%d", time.gmtime(self.pve.now()))
-        parts = [re.sub(r"suspend-\d{4}-\d\d-\d\d", today, unquote(part)) for part in path.split("/")]
+        """What is kept of a hibernated VM has its day in its name, and at a double's pace midnight is never far."""
+        kept = self.pve.volumes() if "suspend-" in path else []
+        ours = {found[1]: found[0] for one in kept if (found := _KEPT.search(one.volid))}
+        parts = [_KEPT.sub(lambda found: ours.get(found[1], found[0]), unquote(part)) for part in path.split("/")]
         return "/".join(quote(self._upids.get(part, part), safe="") for part in parts)
 
     def _params(self, row: Row) -> dict[str, Any]:
