@@ -69,7 +69,7 @@ class RealHub:
         config: str = "",
     ) -> None:
         self.folder = folder
-        self.hub_id = f"t-{secrets.token_hex(6)}"
+        self.hub_id = new_hub_id()
         self.token, self.password = secrets.token_hex(32), secrets.token_hex(12)
         self.port, proxy_port = free_ports(2)
         self.base = f"http://127.0.0.1:{self.port}"
@@ -169,12 +169,7 @@ class RealHub:
         try:
             self.stop()
         finally:
-            end_processes(self.hub_id)
-            shutil.rmtree(default_base(self.hub_id, environment=os.environ, uid=os.geteuid()), ignore_errors=True)
-            for name in self._providers:
-                groups = probe(hub_id=self.hub_id, provider=name).groups
-                for left in groups.list_groups().values() if groups is not None else ():
-                    left.remove()
+            end_all_of(self.hub_id, self._providers)
 
     def log(self) -> str:
         """All that the hub, and every hub before it in this folder, wrote."""
@@ -323,6 +318,11 @@ def server_path(user: str, name: str = "") -> str:
     return f"/hub/api/users/{_q(user)}/" + (f"servers/{_q(name)}" if name else "server")
 
 
+def new_hub_id() -> str:
+    """An id that no other hub on this machine has: it would end our servers as orphans, and take our socket."""
+    return f"t-{secrets.token_hex(6)}"
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, and that neither the kernel nor another worker of pytest-xdist gives to anybody.
 
@@ -348,6 +348,16 @@ def _turn() -> Iterator[int]:
     ours = list(PORTS[worker % WORKERS :: WORKERS])
     random.shuffle(ours)
     return itertools.cycle(ours)
+
+
+def end_all_of(hub_id: str, providers: Sequence[str] = ()) -> None:
+    """End every process that carries the id of a hub that has ended; remove its run folders and these providers' groups."""
+    end_processes(hub_id)
+    shutil.rmtree(default_base(hub_id, environment=os.environ, uid=os.geteuid()), ignore_errors=True)
+    for name in providers:
+        groups = probe(hub_id=hub_id, provider=name).groups
+        for left in groups.list_groups().values() if groups is not None else ():
+            left.remove()
 
 
 def end_processes(hub_id: str) -> None:
