@@ -28,6 +28,7 @@ from labspawner.providers.local.slices.options import PRETEND_GPU_ENV
 from labspawner.units import UnitError
 
 START_TIMEOUT_S = 300.0  # of a hub that lives; a machine that is busy may need minutes
+STOP_TIMEOUT_S = 60.0  # then it is killed, and its proxy stays until `up` is called again
 LOG_LINES = 25
 WRONG_SETTING = ("so the hub does not start: ", "labspawner.errors.BadConfig: ")
 SHARE = Path(__file__).parent.parent / "share"
@@ -209,7 +210,7 @@ def _hub(
         finally:
             hub.terminate()
             try:
-                hub.wait(timeout=20)
+                hub.wait(timeout=STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 hub.kill()
                 hub.wait()

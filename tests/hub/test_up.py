@@ -98,7 +98,7 @@ class Up:
 
     def end(self, number=signal.SIGINT):
         self.running.send_signal(number)
-        code = self.running.wait(timeout=120)
+        code = self.running.wait(timeout=240)
         self.running = None
         return code
 
