@@ -86,7 +86,6 @@ class Player:
     _upids: dict[str, str] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
     _pids: dict[int, int] = field(default_factory=dict)
-    _ticket: dict[str, str] = field(default_factory=dict)
     _vnc: str = ""
 
     def play(self, recorded: list[Row]) -> None:
@@ -206,9 +205,11 @@ class Player:
         given |= {"bad-secret": self.pve.token[:-4] + "0000", "bad-tokenid": self.pve.token.replace("!hub", "!bub")}
         headers = {"Authorization": f"PVEAPIToken={given[token]}"} if token in given else {}
         if token == "root@pam ticket":
-            headers["Cookie"] = "PVEAuthCookie=" + quote(self._ticket["ticket"])
+            # Of this moment: a ticket is good for two hours, which are seconds here.
+            ticket, csrf = self.pve.call(lambda inside: inside.access.login("root@pam", self.pve.password))
+            headers["Cookie"] = "PVEAuthCookie=" + quote(ticket)
             if "without a CSRF" not in row["step"]:
-                headers["CSRFPreventionToken"] = self._ticket["CSRFPreventionToken"]
+                headers["CSRFPreventionToken"] = csrf
         if "upgrade" in row["step"] and "without" not in row["step"]:
             headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
             headers |= {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw==", "Sec-WebSocket-Protocol": "binary"}
@@ -226,9 +227,7 @@ class Player:
         for known, key in ((self._upids, "upid"), (self._digests, "digest"), (self._pids, "pid")):
             if key in theirs and key in ours:
                 known[theirs[key]] = ours[key]  # type: ignore[index]
-        if "CSRFPreventionToken" in ours:
-            self._ticket = ours
-        elif "ticket" in ours:
+        if "ticket" in ours and "CSRFPreventionToken" not in ours:
             self._vnc = ours["ticket"]
 
     # comparing
