@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 STATE_VERSION = 1
 LET_GO_S = 0.3
 """How long a cancelled start waits for its roll-back: less than the second that JupyterHub gives it."""
+FOUND_AGAIN_S = 300
+"""How long a server of before a restart may be silent. JupyterHub ends one that does not answer it, though the provider says
+that it runs: and a busy hub has asked before the desktops' own service, where some of them answer, was there again."""
 
 # JupyterHub 6 tells refusals (SpawnException) from crashes; before, an HTTPError with a message is the nearest thing.
 _HubError: type[web.HTTPError] = getattr(hub, "SpawnException", web.HTTPError)
@@ -272,6 +275,8 @@ class LabSpawner(hub.Spawner):  # type: ignore[misc]
         super().load_state(state)
         lease_id = state.get("lease_id")
         self._lease_id = LeaseId(lease_id) if isinstance(lease_id, str) else None
+        if self._lease_id is not None:
+            self.set_trait("http_timeout", max(self.http_timeout, FOUND_AGAIN_S))
 
     def clear_state(self) -> None:
         super().clear_state()

@@ -27,7 +27,8 @@ from labspawner.gpu.pretend import DEFAULT_CARDS, find_driver, parse_cards
 from labspawner.providers.local.slices.options import PRETEND_GPU_ENV
 from labspawner.units import UnitError
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 300.0  # of a hub that lives; a machine that is busy may need minutes
+STOP_TIMEOUT_S = 60.0  # then it is killed, and its proxy stays until `up` is called again
 LOG_LINES = 25
 WRONG_SETTING = ("so the hub does not start: ", "labspawner.errors.BadConfig: ")
 SHARE = Path(__file__).parent.parent / "share"
@@ -148,14 +149,11 @@ def _process_in(pid_file: Path, command: str) -> psutil.Process | None:
 
 
 def _end(process: psutil.Process) -> None:
-    try:
-        process.terminate()
-        process.wait(5)
-    except psutil.TimeoutExpired:
-        process.kill()
-        process.wait(5)
-    except psutil.NoSuchProcess:
-        pass
+    """End a process, by force where it does not go; it may be gone at any moment."""
+    for ask in (process.terminate, process.kill):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            ask()
+            process.wait(5)
 
 
 def _is_free(port: int) -> bool:
@@ -212,7 +210,7 @@ def _hub(
         finally:
             hub.terminate()
             try:
-                hub.wait(timeout=20)
+                hub.wait(timeout=STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 hub.kill()
                 hub.wait()
@@ -225,7 +223,7 @@ def _wait_until_healthy(hub: subprocess.Popen[bytes], url: str, log_file: Path) 
         if hub.poll() is not None:
             raise click.ClickException(f"The hub did not start (exit code {hub.returncode}).\n{_why(log_file)}")
         try:
-            with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback URL
+            with urllib.request.urlopen(url, timeout=10):  # noqa: S310 - our own loopback URL
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

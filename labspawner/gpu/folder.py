@@ -25,7 +25,7 @@ SELFTEST_INSIDE, VERDICT_INSIDE, STATE_INSIDE = f"{INSIDE}/selftest.py", f"{INSI
 SELFTEST_ENV, VERDICT_ENV, REFUSALS_ENV = "LABSPAWNER_SELFTEST", "LABSPAWNER_VERDICT", "LABSPAWNER_GPU_REFUSALS"
 """Where a server's extension finds the self-test, where it writes the verdict, and where the slice counts refusals
 (`<path>:<offset>`)."""
-NODE_MOST_BYTES = 64 + 512 * 256
+NODE_MOST_BYTES = 64 + 512 * 512
 """How large the file is that slices share, as native/src/node.h lays it out."""
 
 

@@ -7,6 +7,8 @@ import contextlib
 import ssl
 from urllib.parse import unquote, urlsplit
 
+from labspawner.deadlines import within
+
 
 async def answers(url: str, *, timeout_s: float = 2.0) -> bool:
     """Whether a GET of `url` is answered with any HTTP status below 500 within `timeout_s`.
@@ -15,7 +17,7 @@ async def answers(url: str, *, timeout_s: float = 2.0) -> bool:
     the percent-encoded host). Never raises for the server's sake.
     """
     try:
-        status = await asyncio.wait_for(_status(url), timeout_s)
+        status = await within(timeout_s, _status(url))
     except (OSError, EOFError, ValueError, asyncio.TimeoutError):
         return False
     return 100 <= status < 500

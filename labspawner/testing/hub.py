@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import os
 import random
@@ -67,7 +69,7 @@ class RealHub:
         config: str = "",
     ) -> None:
         self.folder = folder
-        self.hub_id = f"t-{secrets.token_hex(6)}"
+        self.hub_id = new_hub_id()
         self.token, self.password = secrets.token_hex(32), secrets.token_hex(12)
         self.port, proxy_port = free_ports(2)
         self.base = f"http://127.0.0.1:{self.port}"
@@ -167,12 +169,7 @@ class RealHub:
         try:
             self.stop()
         finally:
-            end_processes(self.hub_id)
-            shutil.rmtree(default_base(self.hub_id, environment=os.environ, uid=os.geteuid()), ignore_errors=True)
-            for name in self._providers:
-                groups = probe(hub_id=self.hub_id, provider=name).groups
-                for left in groups.list_groups().values() if groups is not None else ():
-                    left.remove()
+            end_all_of(self.hub_id, self._providers)
 
     def log(self) -> str:
         """All that the hub, and every hub before it in this folder, wrote."""
@@ -274,9 +271,10 @@ class RealHub:
             return await store.live(self.hub_id)
 
     def lease(self, user: str, name: str = "") -> Lease:
-        """The one lease of a server."""
-        (found,) = self.leases(user, name)
-        return found
+        """The one lease of a server. Raises AssertionError where there is none yet, which a wait counts as such."""
+        found = self.leases(user, name)
+        assert len(found) == 1, found
+        return found[0]
 
     def ready_leases(self) -> list[Lease]:
         return [lease for lease in self.leases() if lease.phase is Phase.READY]
@@ -320,21 +318,46 @@ def server_path(user: str, name: str = "") -> str:
     return f"/hub/api/users/{_q(user)}/" + (f"servers/{_q(name)}" if name else "server")
 
 
+def new_hub_id() -> str:
+    """An id that no other hub on this machine has: it would end our servers as orphans, and take our socket."""
+    return f"t-{secrets.token_hex(6)}"
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, and that neither the kernel nor another worker of pytest-xdist gives to anybody."""
+    """Ports that nobody listens on, and that neither the kernel nor another worker of pytest-xdist gives to anybody.
+
+    None is given twice before all others were: who got one may listen on it much later.
+    """
     found: list[int] = []
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ours = PORTS[worker % WORKERS :: WORKERS]
-    while len(found) < count:
-        port = random.choice(ours)  # noqa: S311 - no secret
+    for port in _turn():
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in found:
-            found.append(port)
+        found.append(port)
+        if len(found) == count:
+            break
     return found
+
+
+@functools.cache
+def _turn() -> Iterator[int]:
+    """All ports of this worker in an order of its own, round and round; one iterator per process."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ours = list(PORTS[worker % WORKERS :: WORKERS])
+    random.shuffle(ours)
+    return itertools.cycle(ours)
+
+
+def end_all_of(hub_id: str, providers: Sequence[str] = ()) -> None:
+    """End every process that carries the id of a hub that has ended; remove its run folders and these providers' groups."""
+    end_processes(hub_id)
+    shutil.rmtree(default_base(hub_id, environment=os.environ, uid=os.geteuid()), ignore_errors=True)
+    for name in providers:
+        groups = probe(hub_id=hub_id, provider=name).groups
+        for left in groups.list_groups().values() if groups is not None else ():
+            left.remove()
 
 
 def end_processes(hub_id: str) -> None:

@@ -21,7 +21,7 @@
 #include <stdint.h>
 
 #define SLICE_WHOLE 1000000u                     /* share of a whole device */
-#define SLICE_BURST_NS INT64_C(50000000)         /* what an idle slice may save up */
+#define SLICE_BURST_NS INT64_C(20000000)         /* what an idle slice may save up: two points of the second that follows */
 #define SLICE_WAIT_NS INT64_C(2000000)           /* the longest single wait */
 #define SLICE_REFILL_STEP_NS UINT64_C(10000)     /* refills come in steps, so that rounding costs nothing */
 #define SLICE_FACTOR_ONE 1000000u

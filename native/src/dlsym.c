@@ -9,6 +9,10 @@
 slice_dlsym_function *slice_next_dlsym;
 slice_dlvsym_function *slice_next_dlvsym;
 
+/* Weak, so that the linker asks for no version of it: ld.so would look that up at each exec, in about 1 us. It is there wherever dlsym
+ * is, since debuggers need it. */
+extern struct r_debug _r_debug __attribute__((weak));
+
 extern ElfW(Dyn) _DYNAMIC[] __attribute__((visibility("hidden")));
 extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 extern const char _end[] __attribute__((visibility("hidden")));

@@ -13,7 +13,10 @@ static CUresult slice_cuInit(unsigned int flags)
 
         if (mode == SLICE_REFUSED || mode == SLICE_UNKNOWN)
                 return CUDA_ERROR_NO_DEVICE;
-        return slice_real()->cuInit(flags);
+        CUresult result = slice_real()->cuInit(flags);
+        if (result == CUDA_SUCCESS && mode == SLICE_ACTIVE)
+                slice_count_devices();
+        return result;
 }
 
 static CUresult real_address(const char *name, void **address, int version, cuuint64_t flags,

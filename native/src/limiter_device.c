@@ -223,8 +223,9 @@ int64_t slice_device_charge(unsigned device, struct slice_cost *cost, unsigned l
         if (!state->joined)
                 even = elapsed * BLIND;
         state->line.open_ns = open_ns;
-        slice_node_add_span(&state->line, span);
-        int64_t own = slice_bucket_settle(bucket, reserved_ns, (int64_t)slice_cost_of(cost, launches, elapsed, even));
+        double taken = slice_cost_of(cost, launches, elapsed, even);
+        slice_node_add_span(&state->line, span, (uint64_t)taken);
+        int64_t own = slice_bucket_settle(bucket, reserved_ns, (int64_t)taken);
         slice_add_gpu_time(device, (uint64_t)own);
         atomic_fetch_add_explicit(&state->charged_here_ns, (uint64_t)own, memory_order_relaxed);
         return own;

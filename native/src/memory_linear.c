@@ -106,7 +106,7 @@ static CUresult slice_cuMemGetInfo_v2(size_t *free, size_t *total)
         if (!slice_ready())
                 return SLICE_WITHOUT_LIMITS(cuMemGetInfo_v2, (free, total));
         CUresult result = slice_real()->cuMemGetInfo_v2(free, total);
-        int device = result == CUDA_SUCCESS ? slice_current_device(NULL) : -1;
+        int device = result == CUDA_SUCCESS ? slice_device_in_use() : -1;
         if (device < 0 || !free || !total)
                 return result;
         struct slice_room room = slice_room((unsigned)device);

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #define LINE_BYTES ((off_t)sizeof(struct slice_node_line))
-#define READ_LINES 16
+#define READ_LINES 8
 #define WANTED_NS UINT64_C(100000000)
 #define MOST_SHARERS 16
 #define JOIN_NS UINT64_C(20000)                      /* batches that follow one another so closely are one stretch */
@@ -34,15 +34,37 @@ static int try_lock(int fd, off_t at, short type)
         return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
+/* A file of an earlier version, which nobody uses any more, is emptied. Whoever uses it has a line of it locked. */
+static void retire(int fd)
+{
+        struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+        struct slice_node_header found;
+
+        if (pread(fd, &found, sizeof(found), 0) != (ssize_t)sizeof(found) || found.magic != SLICE_NODE_MAGIC ||
+            fcntl(fd, F_OFD_SETLK, &all) < 0)
+                return;
+        /* Another one may have done it meanwhile, and grown the file anew. */
+        struct stat status;
+        if (fstat(fd, &status) == 0 && status.st_size != offset_of(SLICE_NODE_LINES))
+                (void)!ftruncate(fd, 0);
+        all.l_type = F_UNLCK;
+        fcntl(fd, F_OFD_SETLK, &all);
+}
+
 /* An empty file gets its length, and any its header, which is always the same: damage there ends with the next process. */
 static int make_ready(int fd)
 {
-        struct slice_node_header header = { .magic = SLICE_NODE_MAGIC, .version = 1, .line_count = SLICE_NODE_LINES,
+        struct slice_node_header header = { .magic = SLICE_NODE_MAGIC, .version = 2, .line_count = SLICE_NODE_LINES,
                                             .line_bytes = sizeof(struct slice_node_line) };
         struct stat status;
 
         if (fstat(fd, &status) < 0)
                 return -errno;
+        if (S_ISREG(status.st_mode) && status.st_size != 0 && status.st_size != offset_of(SLICE_NODE_LINES)) {
+                retire(fd);
+                if (fstat(fd, &status) < 0)
+                        return -errno;
+        }
         if (!S_ISREG(status.st_mode) || (status.st_size != 0 && status.st_size != offset_of(SLICE_NODE_LINES)))
                 return -EINVAL;
         /* Two that do this at once write the same. */
@@ -142,60 +164,92 @@ size_t slice_node_read(struct slice_node *node, uint32_t own_index, uint64_t uui
         return found;
 }
 
-/* Whether the line's owner had work on the device at `at_ns`; the next instant at which that may change in *ret_until. */
-static bool had_work(const struct slice_node_line *line, uint64_t at_ns, uint64_t now_ns, uint64_t *ret_until)
+/* What a line says of one instant within a stretch. */
+struct then {
+        bool worked;                             /* its owner had work on the device: */
+        bool shared;                             /* work that goes on beyond the stretch, so what it cost says little of it; */
+        double part;                             /* or work that lies within it, and had this part of the device */
+};
+
+/* The next instant at which that may change goes to *ret_until, where it is sooner. */
+static struct then look_back(const struct slice_node_line *line, struct slice_span within, uint64_t at_ns, uint64_t now_ns,
+                             uint64_t *ret_until)
 {
+        struct then then = { 0 };
+        uint64_t until = *ret_until;
+
+        for (size_t i = 0; i < SLICE_NODE_SPANS; i++) {
+                struct slice_span span = line->spans[i];
+                if (span.from_ns <= at_ns && at_ns < span.to_ns) {
+                        then.worked = true;
+                        if (span.from_ns >= within.from_ns && span.to_ns <= within.to_ns)
+                                then.part += (double)line->cost_ns[i] / (double)(span.to_ns - span.from_ns);
+                        else
+                                then.shared = true;
+                        until = span.to_ns < until ? span.to_ns : until;
+                } else if (span.from_ns > at_ns && span.from_ns < span.to_ns && span.from_ns < until) {
+                        until = span.from_ns;
+                }
+        }
         /* What was out when the line was written still is, while its owner is active. */
         uint64_t open_to = is_active(line, now_ns) ? UINT64_MAX : line->used_ns;
-
-        for (size_t i = 0; i <= SLICE_NODE_SPANS; i++) {
-                struct slice_span span = { line->open_ns, line->open_ns ? open_to : 0 };
-                if (i < SLICE_NODE_SPANS)
-                        span = line->spans[i];
-                if (span.from_ns <= at_ns && at_ns < span.to_ns) {
-                        *ret_until = span.to_ns < *ret_until ? span.to_ns : *ret_until;
-                        return true;
-                }
-                if (span.from_ns > at_ns && span.from_ns < span.to_ns && span.from_ns < *ret_until)
-                        *ret_until = span.from_ns;
+        if (!then.worked && line->open_ns != 0 && line->open_ns <= at_ns && at_ns < open_to) {
+                then.worked = then.shared = true;
+                until = open_to < until ? open_to : until;
+        } else if (line->open_ns > at_ns && line->open_ns < open_to && line->open_ns < until) {
+                until = line->open_ns;
         }
-        return false;
+        *ret_until = until;
+        return then;
 }
 
 uint64_t slice_node_own_time(struct slice_span span, const struct slice_node_line *own_line,
                              const struct slice_node_line *others, size_t count, uint64_t now_ns)
 {
-        double own = 0;
+        double own = 0, uncharged = 0;
         uint64_t at = span.from_ns;
 
         /* A handful of spans per line bounds the steps; what a torn or hostile line adds is one step per edge. */
         while (at < span.to_ns) {
                 uint64_t until = span.to_ns;
+                double left = 1;
                 unsigned sharers = 1;
-                bool is_charged = own_line && had_work(own_line, at, now_ns, &until);
-                for (size_t i = 0; i < count && !is_charged; i++)
-                        sharers += had_work(&others[i], at, now_ns, &until);
-                if (sharers > MOST_SHARERS)
-                        sharers = MOST_SHARERS;
-                if (!is_charged)
-                        own += (double)(until - at) / sharers;
+                bool is_charged = own_line && look_back(own_line, span, at, now_ns, &until).worked;
+                for (size_t i = 0; i < count && !is_charged; i++) {
+                        struct then then = look_back(&others[i], span, at, now_ns, &until);
+                        left -= then.part;
+                        sharers += then.shared;
+                }
+                if (!is_charged) {
+                        uncharged += (double)(until - at);
+                        own += left > 0 ? (double)(until - at) * left / sharers : 0;
+                }
                 at = until;
         }
-        return (uint64_t)own;
+        return (uint64_t)(own > uncharged / MOST_SHARERS ? own : uncharged / MOST_SHARERS);
 }
 
-void slice_node_add_span(struct slice_node_line *line, struct slice_span span)
+static uint32_t word(uint64_t ns)
 {
-        struct slice_span *last = &line->spans[(line->next_span + SLICE_NODE_SPANS - 1) % SLICE_NODE_SPANS];
+        return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
+}
+
+void slice_node_add_span(struct slice_node_line *line, struct slice_span span, uint64_t cost_ns)
+{
+        uint32_t at = (line->next_span + SLICE_NODE_SPANS - 1) % SLICE_NODE_SPANS;
+        struct slice_span *last = &line->spans[at];
 
         if (span.to_ns <= span.from_ns)
                 return;
         if (last->to_ns != 0 && span.from_ns >= last->from_ns && span.from_ns <= last->to_ns + JOIN_NS) {
                 last->to_ns = span.to_ns > last->to_ns ? span.to_ns : last->to_ns;
+                line->cost_ns[at] = word(line->cost_ns[at] + cost_ns);
                 return;
         }
-        line->spans[line->next_span % SLICE_NODE_SPANS] = span;
-        line->next_span = (line->next_span + 1) % SLICE_NODE_SPANS;
+        at = line->next_span % SLICE_NODE_SPANS;
+        line->spans[at] = span;
+        line->cost_ns[at] = word(cost_ns);
+        line->next_span = (at + 1) % SLICE_NODE_SPANS;
 }
 
 static struct slice_claim claim_of(const struct slice_node_line *line, uint64_t now_ns)

@@ -28,12 +28,12 @@
 
 #define SLICE_NODE_MAGIC UINT64_C(0x31454e414c42414c)    /* "LABLANE1" */
 #define SLICE_NODE_LINES 512
-#define SLICE_NODE_SPANS 8
+#define SLICE_NODE_SPANS 20                      /* a kernel of 20 ms beside one of 1 ms sees a dozen of its stretches */
 #define SLICE_NODE_ACTIVE_NS UINT64_C(150000000)         /* a line that is older says nothing */
 
 struct slice_node_header {
         uint64_t magic;
-        uint32_t version;                        /* 1 */
+        uint32_t version;                        /* 2 */
         uint32_t line_count;
         uint32_t line_bytes;
         uint32_t reserved[11];
@@ -60,10 +60,11 @@ struct slice_node_line {
         uint32_t pid;                            /* in its own PID namespace: a hint for people */
         uint32_t next_span;
         uint64_t expect_ns;                      /* and is expected to be out till then */
-        struct slice_span spans[SLICE_NODE_SPANS]; /* the last stretches of work, a ring */
-        uint8_t reserved[48];
+        struct slice_span spans[SLICE_NODE_SPANS]; /* the last stretches of work, a ring, */
+        uint32_t cost_ns[SLICE_NODE_SPANS];      /* and what each cost the device: the rest of its time was others' */
+        uint8_t reserved[32];
 };
-_Static_assert(sizeof(struct slice_node_line) == 256, "the file's format");
+_Static_assert(sizeof(struct slice_node_line) == 512, "the file's format");
 
 struct slice_node {
         int fd;                                  /* -1: not open */
@@ -73,7 +74,8 @@ struct slice_node {
 /* FNV-1a of a name; never 0. */
 uint64_t slice_node_hash(const char *name);
 
-/* Open the file at `path`, making it ready. 0; -ENOENT and other errors of open(2); -EINVAL: not such a file. */
+/* Open the file at `path`, making it ready. 0; -ENOENT and other errors of open(2); -EINVAL: not such a file, or one of another
+ * version that somebody still uses. */
 int slice_node_open(struct slice_node *ret, const char *path);
 void slice_node_close(struct slice_node *node);
 
@@ -88,14 +90,16 @@ size_t slice_node_read(struct slice_node *node, uint32_t own_index, uint64_t uui
                        struct slice_node_line *ret, size_t room);
 
 /*
- * Pure. The device time that was ours of `span` (we had work from from_ns to to_ns), when a device gives each process that has
- * work the same part of its time. What `own` has among its spans was charged before and counts nothing.
+ * Pure. The device time that was ours of `span` (we had work from from_ns to to_ns): what others' work within it did not cost,
+ * divided evenly with those whose work began before it or goes on after it. At least a sixteenth of it, whatever others write.
+ * What `own` has among its spans was charged before and counts nothing.
  */
 uint64_t slice_node_own_time(struct slice_span span, const struct slice_node_line *own, const struct slice_node_line *others,
                              size_t count, uint64_t now_ns);
 
-/* Pure. Add a stretch of work to the line; what begins where the last one ended, or within it, makes that one longer. */
-void slice_node_add_span(struct slice_node_line *line, struct slice_span span);
+/* Pure. Add a stretch of work, and what it cost the device, to the line; what begins where the last one ended, or within it,
+ * makes that one longer. */
+void slice_node_add_span(struct slice_node_line *line, struct slice_span span, uint64_t cost_ns);
 
 /*
  * Pure. What the slices on the device claim, one entry per slice, `own` first; at most `room`. Several processes of one slice

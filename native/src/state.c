@@ -122,6 +122,14 @@ int slice_device_of(CUdevice ordinal)
         return known - 2;
 }
 
+void slice_count_devices(void)
+{
+        int count = 0;
+        bool one = slice_real()->cuDeviceGetCount(&count) == CUDA_SUCCESS && count == 1;
+
+        atomic_store_explicit(&slice_state.sole_device, one ? slice_device_of(0) + 1 : 0, memory_order_relaxed);
+}
+
 /* A thread's last context and its device: contexts change rarely, and asking for the device of one costs a call. */
 static _Thread_local struct {
         CUcontext context;

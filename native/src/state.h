@@ -66,6 +66,9 @@ struct slice_state {
         /* Index of the settings + 2 by CUDA ordinal; 1: not in this slice; 0: not asked yet. Relaxed: whoever asks twice
          * gets the same answer. */
         _Atomic(uint8_t) device[SLICE_MAX_ORDINALS];
+        /* Our index + 1 of the one card that the driver has; 0: it has several, or that one is not ours. Written by cuInit,
+         * always with the same value. */
+        _Atomic(int) sole_device;
 
         /* memory_pool.c, memory_graph.c: held across driver calls that neither block nor call back. */
         pthread_mutex_t pools;
@@ -143,5 +146,15 @@ int slice_device_of(CUdevice ordinal);
 /* Our index of the calling thread's current device, -1 without a context or when the card is not in this slice. A call
  * to the driver and a comparison. `ret_context` may be NULL; it gets NULL without a context. */
 int slice_current_device(CUcontext *ret_context);
+/* cuInit succeeded: remember whether there is only one card to ask about. */
+void slice_count_devices(void);
+
+/* The same after a call that only succeeds with a current context: where there is one card, nobody need be asked. */
+static inline int slice_device_in_use(void)
+{
+        int sole = atomic_load_explicit(&slice_state.sole_device, memory_order_relaxed);
+
+        return __builtin_expect(sole > 0, 1) ? sole - 1 : slice_current_device(NULL);
+}
 
 #endif

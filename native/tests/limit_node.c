@@ -40,10 +40,28 @@ static void an_empty_file_is_made_ready_once(void)
         struct stat status;
 
         CHECK(fstat(one.fd, &status) == 0);
-        CHECK(status.st_size == 64 + SLICE_NODE_LINES * 256);
+        CHECK(status.st_size == 64 + SLICE_NODE_LINES * 512);
         slice_node_close(&one);
         slice_node_close(&two);
         CHECK(two.fd == -1);
+}
+
+static void a_file_of_an_earlier_version_is_made_anew_once_nobody_uses_it(void)
+{
+        struct slice_node_header earlier = { .magic = SLICE_NODE_MAGIC, .version = 1 };
+        struct flock line = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 64, .l_len = 1 };
+        struct slice_node node;
+        struct stat status;
+        int fd = open(path, O_RDWR | O_TRUNC);
+
+        CHECK(fd >= 0 && pwrite(fd, &earlier, sizeof(earlier), 0) == sizeof(earlier) && ftruncate(fd, 64 + 512 * 256) == 0);
+        CHECK(fcntl(fd, F_OFD_SETLK, &line) == 0);
+        CHECK(slice_node_open(&node, path) == -EINVAL);
+        CHECK(fstat(fd, &status) == 0 && status.st_size == 64 + 512 * 256);
+        close(fd);
+        node = opened();
+        CHECK(fstat(node.fd, &status) == 0 && status.st_size == 64 + SLICE_NODE_LINES * 512);
+        slice_node_close(&node);
 }
 
 static void other_files_are_left_alone(void)
@@ -168,17 +186,35 @@ static void time_shared_with_others_is_divided(void)
 
         CHECK(slice_node_own_time(span, NULL, other, 2, NOW) == 10 * MS);
         other[0].spans[3] = (struct slice_span){ NOW - 20 * MS, NOW - 6 * MS };
+        other[0].cost_ns[3] = 7 * MS;
         CHECK(slice_node_own_time(span, NULL, other, 2, NOW) == 8 * MS);
         other[1].open_ns = NOW - 3 * MS;
         CHECK(slice_node_own_time(span, NULL, other, 2, NOW) == 8 * MS - 3 * MS / 2);
+        other[1].open_ns = NOW - 10 * MS;
+        CHECK(slice_node_own_time(span, NULL, other, 2, NOW) == 13 * MS / 3);
+}
+
+static void what_others_work_cost_is_not_ours(void)
+{
+        struct slice_node_line other = a_line("GPU-1", "b", NOW);
+        struct slice_span span = { NOW - 10 * MS, NOW };
+
+        /* It had the device while it had work, or a third of that time: what it had is known, so nothing is divided. */
+        slice_node_add_span(&other, (struct slice_span){ NOW - 9 * MS, NOW - 8 * MS }, MS);
+        CHECK(slice_node_own_time(span, NULL, &other, 1, NOW) == 9 * MS);
+        slice_node_add_span(&other, (struct slice_span){ NOW - 6 * MS, NOW - 3 * MS }, MS);
+        CHECK(slice_node_own_time(span, NULL, &other, 1, NOW) == 8 * MS);
+        /* Nobody is believed to have had all of it. */
+        slice_node_add_span(&other, (struct slice_span){ NOW - 10 * MS, NOW }, UINT64_MAX);
+        CHECK(slice_node_own_time(span, NULL, &other, 1, NOW) == 10 * MS / 16);
 }
 
 static void time_is_charged_once(void)
 {
         struct slice_node_line own = a_line("GPU-1", "a", NOW);
 
-        slice_node_add_span(&own, (struct slice_span){ NOW - 8 * MS, NOW - 6 * MS });
-        slice_node_add_span(&own, (struct slice_span){ NOW - 5 * MS, NOW - 4 * MS });
+        slice_node_add_span(&own, (struct slice_span){ NOW - 8 * MS, NOW - 6 * MS }, 0);
+        slice_node_add_span(&own, (struct slice_span){ NOW - 5 * MS, NOW - 4 * MS }, MS);
         CHECK(slice_node_own_time((struct slice_span){ NOW - 10 * MS, NOW }, &own, NULL, 0, NOW) == 7 * MS);
         CHECK(slice_node_own_time((struct slice_span){ NOW - 8 * MS, NOW - 7 * MS }, &own, NULL, 0, NOW) == 0);
 }
@@ -188,10 +224,10 @@ static void stretches_that_follow_closely_are_one(void)
         struct slice_node_line own = a_line("GPU-1", "a", NOW);
 
         for (uint64_t i = 0; i < 100; i++)
-                slice_node_add_span(&own, (struct slice_span){ NOW + i * MS, NOW + i * MS + MS - 5000 });
+                slice_node_add_span(&own, (struct slice_span){ NOW + i * MS, NOW + i * MS + MS - 5000 }, MS / 2);
         CHECK(own.spans[0].from_ns == NOW && own.spans[0].to_ns == NOW + 100 * MS - 5000);
-        CHECK(own.spans[1].to_ns == 0);
-        slice_node_add_span(&own, (struct slice_span){ NOW + 200 * MS, NOW + 200 * MS });       /* empty */
+        CHECK(own.spans[1].to_ns == 0 && own.cost_ns[0] == 50 * MS);
+        slice_node_add_span(&own, (struct slice_span){ NOW + 200 * MS, NOW + 200 * MS }, MS);   /* empty */
         CHECK(own.spans[1].to_ns == 0);
 }
 
@@ -230,6 +266,7 @@ int main(int argc, char **argv)
 #define CASE(name) { #name, name }
         static const struct limit_case cases[] = {
                 CASE(an_empty_file_is_made_ready_once),
+                CASE(a_file_of_an_earlier_version_is_made_anew_once_nobody_uses_it),
                 CASE(other_files_are_left_alone),
                 CASE(a_process_sees_others_on_its_device_and_not_itself),
                 CASE(the_line_of_the_dead_is_free_again),
@@ -237,6 +274,7 @@ int main(int argc, char **argv)
                 CASE(a_file_that_is_cut_short_kills_nobody),
                 CASE(rubbish_in_the_file_is_bounded),
                 CASE(time_shared_with_others_is_divided),
+                CASE(what_others_work_cost_is_not_ours),
                 CASE(time_is_charged_once),
                 CASE(stretches_that_follow_closely_are_one),
                 CASE(a_slice_claims_once_however_many_processes_it_has),

@@ -119,8 +119,8 @@ static void look(struct process *p, uint64_t now_ns)
                 p->line.open_ns = 0;
                 uint64_t own = slice_node_own_time(span, &p->line, others, others_of(p, now_ns, others), now_ns);
                 p->line.open_ns = open_ns;
-                slice_node_add_span(&p->line, span);
                 double cost = slice_cost_of(&p->cost, p->out[0].launches, (double)(span.to_ns - span.from_ns), (double)own);
+                slice_node_add_span(&p->line, span, (uint64_t)cost);
                 slice_bucket_settle(bucket, p->out[0].reserved_ns, (int64_t)cost);
                 p->each_ns = p->each_ns == 0 ? cost : p->each_ns + (cost - p->each_ns) / 4;
                 memmove(&p->out[0], &p->out[1], sizeof(p->out[0]) * --p->count);

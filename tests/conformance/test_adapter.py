@@ -54,7 +54,8 @@ class TestAdapter(ProviderConformance):
         return launch_request(**{"command": COMMANDS[stage], **changes})
 
     def failing_request(self, stage: str, **changes: Any) -> LaunchRequest:
-        return launch_request(**{"command": COMMANDS[stage], "ready_timeout_s": 1.0, **changes})
+        deadline = {"ready_timeout_s": 1.0} if stage == "silent" else {}
+        return launch_request(**{"command": COMMANDS[stage], **deadline, **changes})
 
     def failing_error(self, stage: str) -> type[LabError]:
         return SetupError if stage == "missing" else StartFailed

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from labspawner.testing.days import at_noon
 from labspawner.testing.hub import RealHub
 from labspawner.testing.processes import lives
 from labspawner.testing.waiting import eventually_sync
@@ -139,7 +140,7 @@ def campus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campus]:
             "instructors": ["teacher", "rival"],
         },
         providers={"sim": {}},
-        config=CONFIG.format(token=token),
+        config=CONFIG.format(token=token) + at_noon(),
     )
     try:
         hub.start()

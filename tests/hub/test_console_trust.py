@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from labspawner.testing.days import a_far_day
 from labspawner.testing.hub import RealHub
 from labspawner.testing.web import Answer, Client
 
@@ -20,7 +21,7 @@ course: {slug}
 title: {slug}
 profiles:
   - {{slug: base, title: Notebook, variants: [{{provider: sim, settings: {{start_s: 0.1}}}}]}}
-  - {{slug: night, title: At night, variants: [{{provider: sim}}], hours: [{{days: [mon], from: "03:00", to: "03:01"}}]}}
+  - {{slug: night, title: At night, variants: [{{provider: sim}}], hours: [{{days: [{far}], from: "03:00", to: "03:01"}}]}}
 timezone: Asia/Shanghai
 """
 CONFIG = f"""
@@ -38,7 +39,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHub]:
     """Two courses with staff of their own; a member of each has a server that runs."""
     running = RealHub(
         tmp_path_factory.mktemp("trust"),
-        courses={f"{slug}.yaml": COURSE.format(slug=slug) for slug in ("a", "b")},
+        courses={f"{slug}.yaml": COURSE.format(slug=slug, far=a_far_day()) for slug in ("a", "b")},
         groups={
             "course-a": ["ann", "both"],
             "course-b": ["bob", "both"],

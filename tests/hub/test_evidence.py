@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from labspawner.testing.days import at_noon
 from labspawner.testing.hub import RealHub
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Answer, Client
@@ -78,7 +79,7 @@ def hub(tmp_path_factory):
         providers={"sim": {}},
         settings={"culler_interval_s": 1},
         culler="on",
-        config=KEEP_TOKENS,
+        config=KEEP_TOKENS + at_noon(),
     )
     hub.start()
     yield hub

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
+from labspawner.testing.days import a_far_day
 from labspawner.testing.hub import RealHub
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Answer, Client
@@ -40,10 +41,10 @@ profiles:
       - {provider: spare, settings: {start_s: 0.05}}
   - slug: closed
     title: Never on such a day
-    hours: [{days: [mon], from: "00:00", to: "00:01", timezone: UTC}]
+    hours: [{days: [far], from: "00:00", to: "00:01", timezone: UTC}]
     variants: [{provider: lab}]
 timezone: UTC
-"""
+""".replace("[far]", f"[{a_far_day()}]")
 OTHER = """
 course: secret
 title: Somebody else's

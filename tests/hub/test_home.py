@@ -48,9 +48,11 @@ def test_a_server_that_ended_while_nobody_looked_is_noticed_by_the_look(hub, stu
         with suppress(ProcessLookupError):  # it ended with its parent
             os.kill(process.pid, signal.SIGKILL)
 
-    eventually_sync(lambda: fresh(browser)["servers"][0]["state"] == "off", 20, "the page says that it is gone")
+    def told():
+        now = fresh(browser)
+        return [one["state"] for one in now["servers"]] == ["off"] and "stopped by itself" in now["html"]
 
-    assert "stopped by itself" in fresh(browser)["html"]
+    eventually_sync(told, 20, "the page says that it is gone, and why")
 
 
 def test_an_administrator_sees_the_sandbox_of_each_provider_and_nobody_else_does(hub, student):

@@ -190,7 +190,7 @@ def _sim_rows(hub):
     """What the simulated world holds, straight from its file."""
     found = []
     for path in (hub.folder / "data" / "providers").glob("*/sim-world.sqlite"):
-        with contextlib.closing(sqlite3.connect(path)) as world:
+        with contextlib.closing(sqlite3.connect(path, timeout=120)) as world:
             found += world.execute("select * from servers").fetchall()
     return found
 

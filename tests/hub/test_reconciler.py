@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 from labspawner.model import Phase
 from labspawner.testing.hub import an_orphan
@@ -38,16 +39,14 @@ def test_two_hubs_on_one_machine_do_not_touch_each_others_servers(hub, student, 
 
 def test_the_hub_stops_itself_when_too_much_would_be_ended_at_once(new_hub):
     hub = new_hub()
-    hub.start()
-    orphans = [an_orphan(hub.hub_id) for _ in range(6)]
-    processes = [orphan.__enter__() for orphan in orphans]
-    try:
+    with ExitStack() as stack:
+        # Before the hub, whose first look may else see one of them alone, and one alone it ends.
+        orphans = [stack.enter_context(an_orphan(hub.hub_id)) for _ in range(6)]
+        hub.start()
+
         eventually_sync(lambda: "reconciler stopped itself" in hub.log(), 15, "the brake is logged")
 
-        assert [process.poll() for process in processes] == [None] * 6
-    finally:
-        for orphan in orphans:
-            orphan.__exit__(None, None, None)
+        assert [orphan.poll() for orphan in orphans] == [None] * 6
 
 
 def test_reconcile_beside_the_hub_names_what_is_wrong_and_frees_it(new_hub):

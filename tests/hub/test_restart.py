@@ -83,8 +83,8 @@ class Running:
 
     def counted(self) -> tuple[int, int] | None:
         """The kernel's pid as it sees itself, and how far its cell has counted; of a small server, nothing."""
-        path = next((self.hub.folder / "data").rglob(f"homes/{self.user}/count"), None) if self.real else None
-        if path is None:
+        path = self.hub.folder / "data" / "providers" / "local" / "homes" / self.user / "count"
+        if not self.real or not path.exists():
             return None
         pid, count = path.read_text().split()
         return int(pid), int(count)

@@ -89,7 +89,7 @@ class Up:
 
         def ready():
             assert self.running.poll() is None, self.printed()
-            return "is ready:" in self.printed()
+            return "Ctrl-C stops the hub." in self.printed()  # the last line of its greeting
 
         eventually_sync(ready, 60, "labspawner up says that it is ready")
 
@@ -98,7 +98,7 @@ class Up:
 
     def end(self, number=signal.SIGINT):
         self.running.send_signal(number)
-        code = self.running.wait(timeout=120)
+        code = self.running.wait(timeout=240)
         self.running = None
         return code
 
@@ -163,6 +163,7 @@ def test_up_comes_back_after_it_and_its_hub_were_killed(up):
     up.running.kill()
     hub.kill()
     up.running.wait(120)
+    eventually_sync(lambda: not lives(hub), 20, "the hub is dead")
 
     up.start()
 

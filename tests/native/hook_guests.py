@@ -74,7 +74,7 @@ class Slice:
 def run(*command: str | Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run a program with just this environment."""
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=150, check=False, stdin=subprocess.DEVNULL
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False, stdin=subprocess.DEVNULL
     )
 
 

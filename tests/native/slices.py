@@ -44,7 +44,7 @@ def python(*words: str, environment: dict[str, str], **options: Any) -> subproce
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,
         check=False,
         **options,
     )

@@ -41,7 +41,7 @@ class Guests:
 
     def completed(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self._command(text), env=self._environment(), capture_output=True, text=True, timeout=150, check=False
+            self._command(text), env=self._environment(), capture_output=True, text=True, timeout=600, check=False
         )
 
     def run(self, text: str) -> Any:

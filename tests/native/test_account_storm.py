@@ -22,7 +22,7 @@ def storm(tmp_path: Path):
         numbers = map(str, (workers, threads, operations, kills))
         command = [program, folder.limits.parent, tmp_path / "ledger", *numbers]
         done = subprocess.run(
-            command, env=clean_environment(), capture_output=True, text=True, timeout=170, check=False
+            command, env=clean_environment(), capture_output=True, text=True, timeout=600, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)

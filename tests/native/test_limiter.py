@@ -30,6 +30,7 @@ BUCKET = (
 )
 NODE = (
     "an_empty_file_is_made_ready_once",
+    "a_file_of_an_earlier_version_is_made_anew_once_nobody_uses_it",
     "other_files_are_left_alone",
     "a_process_sees_others_on_its_device_and_not_itself",
     "the_line_of_the_dead_is_free_again",
@@ -37,6 +38,7 @@ NODE = (
     "a_file_that_is_cut_short_kills_nobody",
     "rubbish_in_the_file_is_bounded",
     "time_shared_with_others_is_divided",
+    "what_others_work_cost_is_not_ours",
     "time_is_charged_once",
     "stretches_that_follow_closely_are_one",
     "a_slice_claims_once_however_many_processes_it_has",
@@ -74,6 +76,15 @@ def test_two_slices_get_theirs_side_by_side(native, events, kernel_us):
 
 
 @pytest.mark.parametrize("events", ["early", "late"])
+@pytest.mark.parametrize(("long_us", "short_us"), [(20000, 1000), (20000, 20), (5000, 100)])
+def test_a_slice_with_long_kernels_gets_its_share_beside_one_with_short_ones(native, events, long_us, short_us):
+    shares = _simulate(native, events, f"a:cap:60:1:{long_us}", f"b:cap:30:1:{short_us}")
+
+    assert shares["a"] == pytest.approx(0.60, abs=0.02)
+    assert shares["b"] == pytest.approx(0.30, abs=0.02)
+
+
+@pytest.mark.parametrize("events", ["early", "late"])
 @pytest.mark.parametrize("kernel_us", KERNELS_US)
 def test_equal_slices_get_equal_parts(native, events, kernel_us):
     shares = list(_simulate(native, events, *[f"{name}:fair:25:1:{kernel_us}" for name in "abcd"]).values())
@@ -106,7 +117,7 @@ def test_a_guarantee_is_back_within_200_milliseconds(native, kernel_us):
 
 
 def _run(*command: object) -> str:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -137,7 +137,7 @@ def test_damage_to_the_node_file_takes_no_share_away(card, damage):
         os.truncate(node, 0)
     elif damage == "rubbish":
         with node.open("r+b") as file:
-            file.write(os.urandom(64 + 512 * 256))
+            file.write(os.urandom(64 + 512 * 512))
     else:
         node.unlink()
 
@@ -168,6 +168,9 @@ def test_the_region_tells_what_the_slice_used_and_when(card):
         return device.gpu_time_s > 0.2 and device.last_launch is not None
 
     eventually_sync(told, 5, "GPU time and the last launch are in the region")
+    before = region.read(Path(slice_.limits.region)).devices[0].gpu_time_s
     look = card.look()
-    charged = region.read(Path(slice_.limits.region)).devices[0].gpu_time_s
-    assert charged == pytest.approx(sum(look.busy_ns[pid] for pid in slice_.pids) / 1e9, rel=0.3)
+    after = region.read(Path(slice_.limits.region)).devices[0].gpu_time_s
+    busy_s = sum(look.busy_ns[pid] for pid in slice_.pids) / 1e9  # at some time between the two
+    assert before <= busy_s * 1.3
+    assert after >= busy_s * 0.7

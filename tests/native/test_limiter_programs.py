@@ -28,7 +28,7 @@ def test_a_limit_does_not_disturb(card, case, cores_pct):
         env=where.environment if where else card.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

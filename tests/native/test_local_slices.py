@@ -29,7 +29,7 @@ from labspawner.providers.local.ladder import find_sandbox
 from labspawner.providers.local.network.rundir import default_base
 from labspawner.testing import tinyserver
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 SLICE = Resources(gpu=Slice(memory_bytes=6 * 2**30, compute_pct=25))
 TESTED = (
@@ -103,7 +103,7 @@ def play(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
     def played(story: Story) -> Any:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(_in_a_process, story, tmp_path).result(timeout=300)
+            return pool.submit(_in_a_process, story, tmp_path).result(timeout=600)
 
     return played
 

@@ -51,7 +51,7 @@ class Sanitized:
             env={**environment, **self.options},
             capture_output=True,
             text=True,
-            timeout=800 if LONG else 300,
+            timeout=800 if LONG else 600,
             check=False,
             stdin=subprocess.DEVNULL,
         )

@@ -177,7 +177,7 @@ def test_any_python_runs_it(native, folder: SliceFolder, cards: dict[str, str]):
     environment = {**os.environ, **cards, **folder.courtesy(library=native.libvgpu, base={})}
 
     done = subprocess.run(
-        [system, selftest.__file__], env=environment, capture_output=True, text=True, timeout=150, check=False
+        [system, selftest.__file__], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
     assert json.loads(done.stdout)["verdict"] == "passed", done

@@ -30,7 +30,7 @@ def test_threads_may_do_anything_at_once(native, native_build, stub_state, tmp_p
         env=environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,
         check=False,
     )
 

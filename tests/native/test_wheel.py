@@ -108,7 +108,7 @@ class Place:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=800,
             check=False,
         )
         assert done.stdout.startswith("{"), f"{done.stdout}\n{done.stderr}"

@@ -12,7 +12,6 @@ import http.client
 import json
 import re
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from labspawner.testing.pve import PveDouble
 from labspawner.testing.waiting import eventually_sync
 
 Row = dict[str, Any]
+_KEPT = re.compile(r"(vm-\d+-state-suspend-)\d{4}-\d\d-\d\d")
 _FILE = Path(__file__).parent / "recorded-pve-8.4.jsonl.gz"
 _UPID = re.compile(r"UPID:\w+:[0-9A-F]+:[0-9A-F]+:[0-9A-F]+:\w+:[^:\s]*:[^:\s]+:")
 _NORMAL = (
@@ -86,7 +86,6 @@ class Player:
     _upids: dict[str, str] = field(default_factory=dict)
     _digests: dict[str, str] = field(default_factory=dict)
     _pids: dict[int, int] = field(default_factory=dict)
-    _ticket: dict[str, str] = field(default_factory=dict)
     _vnc: str = ""
 
     def play(self, recorded: list[Row]) -> None:
@@ -179,8 +178,10 @@ class Player:
         return ssl.create_default_context(cafile=str(self.pve.ca_file))
 
     def _path(self, path: str) -> str:
-        today = time.strftime("suspend-%Y-%m-%d", time.gmtime(self.pve.now()))
-        parts = [re.sub(r"suspend-\d{4}-\d\d-\d\d", today, unquote(part)) for part in path.split("/")]
+        """What is kept of a hibernated VM has its day in its name, and at a double's pace midnight is never far."""
+        kept = self.pve.volumes() if "suspend-" in path else []
+        ours = {found[1]: found[0] for one in kept if (found := _KEPT.search(one.volid))}
+        parts = [_KEPT.sub(lambda found: ours.get(found[1], found[0]), unquote(part)) for part in path.split("/")]
         return "/".join(quote(self._upids.get(part, part), safe="") for part in parts)
 
     def _params(self, row: Row) -> dict[str, Any]:
@@ -204,9 +205,11 @@ class Player:
         given |= {"bad-secret": self.pve.token[:-4] + "0000", "bad-tokenid": self.pve.token.replace("!hub", "!bub")}
         headers = {"Authorization": f"PVEAPIToken={given[token]}"} if token in given else {}
         if token == "root@pam ticket":
-            headers["Cookie"] = "PVEAuthCookie=" + quote(self._ticket["ticket"])
+            # Of this moment: a ticket is good for two hours, which are seconds here.
+            ticket, csrf = self.pve.call(lambda inside: inside.access.login("root@pam", self.pve.password))
+            headers["Cookie"] = "PVEAuthCookie=" + quote(ticket)
             if "without a CSRF" not in row["step"]:
-                headers["CSRFPreventionToken"] = self._ticket["CSRFPreventionToken"]
+                headers["CSRFPreventionToken"] = csrf
         if "upgrade" in row["step"] and "without" not in row["step"]:
             headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
             headers |= {"Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw==", "Sec-WebSocket-Protocol": "binary"}
@@ -224,9 +227,7 @@ class Player:
         for known, key in ((self._upids, "upid"), (self._digests, "digest"), (self._pids, "pid")):
             if key in theirs and key in ours:
                 known[theirs[key]] = ours[key]  # type: ignore[index]
-        if "CSRFPreventionToken" in ours:
-            self._ticket = ours
-        elif "ticket" in ours:
+        if "ticket" in ours and "CSRFPreventionToken" not in ours:
             self._vnc = ours["ticket"]
 
     # comparing

@@ -260,7 +260,7 @@ async def test_07_a_node_is_looked_at_again_right_before_the_clone(
 async def test_08_a_node_lost_in_the_middle_of_a_clone_leaves_no_second_vm(
     provider: ProxmoxProvider, pve: PveDouble
 ) -> None:
-    request = a_request(pve, settings={"full": True}, ready_timeout_s=5.0)
+    request = a_request(pve, settings={"full": True}, ready_timeout_s=60.0)
     handles: list[Handle] = []
 
     async def lose_it() -> None:
@@ -341,11 +341,15 @@ async def test_10_a_template_without_our_helper_is_told_to_the_instructor(
 
 
 async def test_11_a_slow_cloud_init_is_waited_for_and_said(provider: ProxmoxProvider, pve: PveDouble) -> None:
-    pve.guests.set(pve.template, cloud_init_s=(900.0, 900.0))
+    pve.guests.set(pve.template, cloud_init="running")
+    started = Started(a_request(pve))
+    start = asyncio.create_task(follow(provider, started.request, started))
 
-    started = await follow(provider, a_request(pve))
+    await eventually(lambda: start.done() or words.SETTING_UP in started.words, 60)
+    assert not start.done()
+    pve.guests.set(started.vmid, cloud_init="done")
+    await start
 
-    assert words.SETTING_UP in started.words
     assert await status_of(started.api_url) == 200
 
 

@@ -464,8 +464,9 @@ async def test_a_resume_that_is_given_up_at_any_moment_leaves_the_parked_vm_as_i
     [("POST", "/agent/ping$"), ("POST", "/agent/exec$"), ("GET", "/agent/network-get-interfaces$")],
 )
 async def test_a_cluster_that_is_silent_for_a_moment_does_not_end_a_boot(
-    provider: ProxmoxProvider, pve: PveDouble, method: str, path: str
+    open_provider: OpenProvider, pve: PveDouble, method: str, path: str
 ) -> None:
+    provider = open_provider(patience_s=600.0)  # half a minute at this pace; four questions may take long
     pve.faults.fail(method, path, status=0, times=4)
 
     started = await follow(provider, a_request(pve))

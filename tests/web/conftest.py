@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labspawner.providers.sim import write_faults
-from labspawner.testing.hub import free_ports
+from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -37,6 +37,7 @@ PASSWORD = "open-sesame"
 CONFIG = f"""
 c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
+c.Labspawner.hub_id = HUB_ID
 c.Spawner.environment = {{"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
 c.JupyterHub.last_activity_interval = 1
 c.Labspawner.providers = {{"local": {{}}, "sim": {{"uses_memory": "300MiB", "uses_cpu": 0.4}}}}
@@ -97,7 +98,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "courses").mkdir()
     (folder / "courses" / "py101.yaml").write_text(COURSE, encoding="utf-8")
-    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
+    hub_id = new_hub_id()
+    (folder / "config.py").write_text(CONFIG.replace("HUB_ID", repr(hub_id)), encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
     environment = {
         **os.environ,
@@ -119,8 +121,9 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         yield Product(url=f"http://127.0.0.1:{port}", folder=folder)
     finally:
         process.terminate()
-        process.wait(timeout=120)
-        subprocess.run([*labspawner, "down", "--yes", *common], env=environment, cwd=folder, check=True, timeout=60)
+        process.wait(timeout=240)
+        subprocess.run([*labspawner, "down", "--yes", *common], env=environment, cwd=folder, check=True, timeout=240)
+        end_all_of(hub_id, ["local"])
 
 
 def _is_up(process: subprocess.Popen, folder: Path) -> bool:

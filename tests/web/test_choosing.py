@@ -11,6 +11,7 @@ import pytest
 from web import axe
 
 from labspawner.model import Lease
+from labspawner.testing.days import a_far_day
 from labspawner.testing.hub import RealHub
 from labspawner.testing.waiting import eventually_sync
 
@@ -46,7 +47,7 @@ profiles:
   - slug: closed
     title: {{en: Exam, zh-CN: 考试}}
     variants: [{{provider: lab}}]
-    hours: [{{days: [mon], from: "00:00", to: "00:01"}}]
+    hours: [{{days: [{a_far_day()}], from: "00:00", to: "00:01"}}]
   - slug: huge
     title: {{en: A whole rack, zh-CN: 整个机柜}}
     variants:
@@ -59,6 +60,11 @@ profiles:
     fallback: ask
     variants: [{{provider: gone}}, {{provider: lab, title: "{EVIL}"}}]
     options: {{o: {{title: "{EVIL}", choices: {{a: {{title: "{EVIL}"}}}}}}}}
+"""
+# A click keeps a place before it starts, where the hub says so within seconds; here it is waited for, however long.
+PATIENT = """
+const PATIENCE_MS = 4000, real = window.setTimeout;
+window.setTimeout = (work, ms, ...more) => (ms === PATIENCE_MS ? 0 : real(work, ms, ...more));
 """
 Page = Any
 Open = Callable[..., Page]
@@ -118,6 +124,7 @@ def window(chromium: Any, lab: RealHub) -> Iterator[Open]:
         contexts.append(context)
         users.add(user)
         context.set_default_timeout(240_000)
+        context.add_init_script(PATIENT)
         page = context.new_page()
         page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -218,7 +225,7 @@ def test_a_click_on_a_place_that_has_gone_says_so_on_the_page_and_the_next_click
         lambda: [lease.provider for lease in leases(lab, "s2")] == ["lab"], 60, "it starts on the other one"
     )
     page.wait_for_url("**/spawn-pending/**")
-    assert not page.locator("#lab-instead").is_visible()
+    eventually_sync(lambda: not page.locator("#lab-instead").is_visible(), 60, "it is not offered any more")
     page.click("#lab-cancel")
     page.wait_for_url("**/hub/home")
 
@@ -254,7 +261,7 @@ def test_who_clicks_holds_the_place_until_the_start_has_it(lab, window):
 
     page.wait_for_url("**/spawn-pending/**")
     assert held == [200]
-    assert [lease.provider for lease in leases(lab, "s3")] == ["cards"]
+    eventually_sync(lambda: [lease.provider for lease in leases(lab, "s3")] == ["cards"], 60, "it has the place")
 
 
 def test_the_keyboard_is_enough(lab, window):
@@ -269,7 +276,7 @@ def test_the_keyboard_is_enough(lab, window):
         page.keyboard.press("Enter")
 
     page.wait_for_url("**/spawn-pending/**")
-    assert [lease.profile for lease in leases(lab, "s4")] == [GPU]
+    eventually_sync(lambda: [lease.profile for lease in leases(lab, "s4")] == [GPU], 60, "it starts")
 
 
 def test_the_same_works_without_javascript(lab, window):
@@ -281,7 +288,11 @@ def test_the_same_works_without_javascript(lab, window):
     card(page, HUGE).get_by_role("button").click()
 
     page.wait_for_url("**/spawn-pending/**")
-    assert [(lease.provider, lease.profile) for lease in leases(lab, "s5")] == [("lab", HUGE)]
+    eventually_sync(
+        lambda: [(lease.provider, lease.profile) for lease in leases(lab, "s5")] == [("lab", HUGE)],
+        60,
+        "it starts there",
+    )
 
 
 def test_a_link_chooses_and_one_that_names_nothing_of_ones_own_says_so(window):
@@ -336,6 +347,7 @@ def test_each_state_can_be_seen_read_and_used_by_everybody(lab, window, screensh
     page.goto("/hub/spawn-pending/s0")
     page.click("#lab-cancel")
     page.wait_for_url("**/hub/home")
+    aside(lab.wait_gone, "s0")
     lab.ask("s0", {"profile": HUGE})
     eventually_sync(lambda: page.goto("/hub/spawn-pending/s0") and page.locator(".lab-panel-bad").count(), 60)
     assert page.locator(".lab-instead button").is_visible()

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from web import axe
+from web.steps import follow
 
-from labspawner.testing.hub import free_ports
+from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -35,6 +36,7 @@ CONFIG = f"""
 from labspawner import wiring
 c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
+c.Labspawner.hub_id = HUB_ID
 c.Labspawner.providers = {{"gpu": {{"kind": "sim", "hosts": [{HOST!r}], "start_s": 0.3}}}}
 c.DemoAuthenticator.allowed_users = {{"teacher", "zoe", "admin", *{STUDENTS!r}}}
 c.JupyterHub.load_groups = {{"instructors": {{"users": ["teacher", "zoe"]}}}}
@@ -53,12 +55,13 @@ class Lab:
         self._command = [sys.executable, "-c", "from labspawner.cli import main; main()"]
         self._where = ["--config", str(folder / "config.py"), "--data-dir", str(folder / "data")]
         self.logged_in: dict[str, Any] = {}  # cookies by user, so that each logs in once
+        self._hub_port, self._proxy_port = 0, 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns when it says that it is ready; on another port where somebody was quicker to take this one."""
         for _ in range(PORTS_TRIED):
-            (port,) = free_ports(1)
+            port, self._hub_port, self._proxy_port = free_ports(3)
             self.url = f"http://127.0.0.1:{port}"
             with (self.folder / "up.log").open("w") as log:
                 self._process = subprocess.Popen(
@@ -74,6 +77,8 @@ class Lab:
             **os.environ,
             "LABSPAWNER_DEMO_PASSWORD": PASSWORD,
             "LABSPAWNER_COURSES_DIR": str(self.folder / "courses"),
+            "LABSPAWNER_HUB_PORT": str(self._hub_port),
+            "LABSPAWNER_PROXY_API_PORT": str(self._proxy_port),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
@@ -101,13 +106,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One hub for all tests of this file; each makes courses of its own. Nothing of it is left."""
     folder = tmp_path_factory.mktemp("console-lab")
     (folder / "courses").mkdir()
-    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
+    hub_id = new_hub_id()
+    (folder / "config.py").write_text(CONFIG.replace("HUB_ID", repr(hub_id)), encoding="utf-8")
     running = Lab(folder)
     try:
         running.start()
         yield running
     finally:
         running.stop()
+        end_all_of(hub_id)
 
 
 @pytest.fixture
@@ -151,7 +158,7 @@ def a_course(page: playwright.Page, slug: str, students: list[str], *, published
     page.click("#create")
     page.wait_for_url(f"**/courses/{slug}/**")
     if published:
-        page.click("#publish")
+        follow(page, page.locator("#publish"))
         playwright.expect(page.locator("#course-state")).to_have_text(re.compile("Published|已发布"))
     return f"/services/labspawner/courses/{slug}/"
 
@@ -169,33 +176,33 @@ def state_of(page: playwright.Page, user: str) -> str:
 
 def test_a_new_instructor_makes_a_course_by_the_steps_of_the_docs_and_a_student_works_in_it(window, screenshots):
     page = window("teacher")
-    page.click("#nav-courses")
-    page.get_by_role("link", name="New course").click()
+    follow(page, page.locator("#nav-courses"))
+    follow(page, page.get_by_role("link", name="New course"))
     page.get_by_label("Name", exact=True).fill("Deep Learning Intro")
     page.get_by_label("Name in Chinese").fill("深度学习导论")
     page.get_by_label("User names").fill("\n".join(STUDENTS))
     playwright.expect(page.get_by_text("30 lines")).to_be_visible()
     page.get_by_label("GPU slice").check()
     page.screenshot(path=str(screenshots / "console-1-new.png"), full_page=True)
-    page.get_by_role("button", name="Create the course").click()
+    follow(page, page.get_by_role("button", name="Create the course"))
     playwright.expect(page.locator("#wall-rows tr")).to_have_count(30)
 
-    page.get_by_role("link", name="Profiles").click()
-    page.get_by_role("link", name="Edit").click()
+    follow(page, page.get_by_role("link", name="Profiles"))
+    follow(page, page.get_by_role("link", name="Edit"))
     playwright.expect(page.locator("#seats")).to_contain_text("30 students")
     page.get_by_label("GPU memory").first.fill("5.9GiB")
     playwright.expect(page.locator("#text")).to_have_value(re.compile(r"memory: 5\.9GiB"))
     playwright.expect(page.locator("#seats")).to_contain_text("5.9 GiB")
-    page.get_by_role("button", name="Save").click()
+    follow(page, page.get_by_role("button", name="Save"))
     playwright.expect(page.locator("#done")).to_contain_text("Saved.")
     page.screenshot(path=str(screenshots / "console-2-edit.png"), full_page=True)
 
-    page.get_by_role("link", name="Try it as a student").click()
+    follow(page, page.get_by_role("link", name="Try it as a student"))
     playwright.expect(page.locator("[name=profile]:checked")).to_have_value("deep-learning-intro/slice")
     page.go_back()
-    page.get_by_role("button", name="Publish").click()
+    follow(page, page.get_by_role("button", name="Publish"))
     playwright.expect(page.locator("#course-state")).to_have_text("Published")
-    page.get_by_role("link", name="Links").click()
+    follow(page, page.get_by_role("link", name="Links"))
     page.locator("[data-copy=link-slice]").click()
     playwright.expect(page.locator("[data-copy=link-slice]")).to_have_text("Copied")
     link = page.evaluate("navigator.clipboard.readText()")

@@ -14,6 +14,7 @@ import pytest
 from unit.console.admin_samples import NOW, everything, examination, servers
 from unit.console.standin import HUB_ID, Console, a_console
 from web import axe
+from web.steps import follow
 
 from labspawner.model import Decision, Handle, Lease, LeaseId, Phase
 from labspawner.sentences import Sentence
@@ -226,8 +227,8 @@ def test_the_audit_log_is_searched_and_paged_without_a_script(chromium, console)
         page = context.new_page()
         page.goto(f"{console.base}admin/audit")
         page.get_by_label("Who", exact=True).fill("teacher")
-        page.get_by_role("button", name="Search").click()
-        page.get_by_role("link", name="Older entries").click()
+        follow(page, page.get_by_role("button", name="Search"))
+        follow(page, page.get_by_role("link", name="Older entries"))
 
         assert page.locator("#audit tbody tr").count() == 10
         assert page.get_by_label("Who", exact=True).input_value() == "teacher"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from labspawner.service.desktop import novnc
-from labspawner.testing.hub import free_ports
+from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
 from labspawner.testing.pve import PveDouble
 from labspawner.testing.pve.console import BACKGROUND, Screen
 from labspawner.testing.waiting import eventually_sync
@@ -37,6 +37,7 @@ CONFIG = """
 from labspawner import wiring
 c = get_config()
 load_subconfig({product!r})
+c.Labspawner.hub_id = {hub_id!r}
 c.Labspawner.providers = {{"proxmox": {provider!r}}}
 wiring.run_desktop(c)
 """
@@ -120,13 +121,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         (folder / "courses").mkdir()
         (folder / "courses" / "dl101.yaml").write_text(COURSE.format(template=pve.template), encoding="utf-8")
         product = str(REPO / "jupyterhub_config.py")
-        (folder / "config.py").write_text(CONFIG.format(product=product, provider=provider), encoding="utf-8")
+        hub_id = new_hub_id()
+        text = CONFIG.format(product=product, hub_id=hub_id, provider=provider)
+        (folder / "config.py").write_text(text, encoding="utf-8")
         running = Lab(folder, pve)
         try:
             running.start()
             yield running
         finally:
             running.stop()
+            end_all_of(hub_id)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from jupyterhub._data import DATA_FILES_PATH
 from unit.courses.course_files import a_course, a_profile, a_snapshot
 from unit.pages.rendering import NOW, FullDesk, a_running_user, a_spawner, a_user, home, pinned
 from unit.pages.test_home import GIB, LEASE, a_ready_lease, busy_for, no_stages
-from web.test_student import VIEWS, choose, fits, log_in, stop
+from web.steps import end
+from web.test_student import VIEWS, choose, fits, log_in
 
 from labspawner.lifecycle.usages import Use
 from labspawner.model import LeaseId, Phase, Usage
@@ -70,7 +71,12 @@ def in_a_thread(function, *arguments, **named):
 # The page looks again by itself after seconds; here it looks when a test says so, and no sooner where that is slow.
 ONLY_WHEN_ASKED = """
 const real = window.setTimeout;
-window.setTimeout = (work, ms, ...more) => (ms < 2000 ? real(work, ms, ...more) : 0);
+window.looked = 0;
+window.setTimeout = (work, ms, ...more) => {
+  if (ms < 2000) return real(work, ms, ...more);
+  if (ms !== 8000) window.looked += 1; // not how long an answer may take, but when to look again: a look is over
+  return 0;
+};
 """
 STATES = {"busy": a_busy_user, "idle": an_idle_user, "starting": a_starting_user}
 
@@ -86,6 +92,7 @@ def draw(chromium):
             base_url="http://hub.test", locale=language, viewport={"width": width, "height": 800}, color_scheme=theme
         )
         contexts.append(context)
+        context.set_default_timeout(240_000)
         context.add_init_script(ONLY_WHEN_ASKED)
 
         def answer(route):
@@ -211,7 +218,9 @@ def test_a_hub_that_restarts_is_told_after_two_misses_and_its_return_too(draw):
     page = draw(in_a_thread(home, a_busy_user()))
     page.route("**/hub/labspawner/home", lambda route: route.fulfill(status=503, body="<html>503</html>"))
 
+    before = page.evaluate("window.looked")
     look_again(page)
+    page.wait_for_function("before => window.looked > before", arg=before)  # a page that looks does not look again
     assert page.locator("#lab-trouble").is_hidden()
     look_again(page)
     page.locator("#lab-trouble", has_text="Servers that run go on").wait_for()
@@ -273,7 +282,7 @@ def test_a_server_is_watched_stopped_and_started_again_without_leaving_the_page(
     page.locator("#lab-again", has_text="Start A quick start again").click()
     page.wait_for_url("**/hub/spawn-pending/**")
     page.click("#lab-cancel")
-    stop(page)
+    end(page)
 
 
 def test_a_second_tab_learns_that_the_server_was_stopped(open_page, stalls):
@@ -293,7 +302,7 @@ def test_a_second_tab_learns_that_the_server_was_stopped(open_page, stalls):
     other.bring_to_front()
 
     other.locator("section[data-state=off]").wait_for()
-    stop(page)
+    end(page)
 
 
 def test_the_address_of_fresh_data_is_for_its_owner_alone(open_page, product):

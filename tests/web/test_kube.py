@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from kube.agentlab import SMALL, AgentLab
 from native.conftest import native  # noqa: F401 - library and pretended driver, built once for all tests
+from web.steps import end
 
 from labspawner.errors import SetupError
 from labspawner.gpu.libvgpu import LIBRARY_ENV, find_library
 from labspawner.gpu.pretend import PRETEND_ENV, find_driver
-from labspawner.testing.hub import free_ports
+from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
 from labspawner.testing.kube import Image, KubeDouble, a_node
 from labspawner.testing.kube.real import real_cluster
 from labspawner.testing.kubelet import NodeDevices
@@ -56,6 +57,7 @@ profiles:
 CONFIG = """
 c = get_config()
 load_subconfig({product!r})
+c.Labspawner.hub_id = {hub_id!r}
 c.Labspawner.providers = {{"kubernetes": {provider!r}}}
 {more}
 """
@@ -155,7 +157,8 @@ def _up(folder: Path, cluster: Any, *, image: str, provider: dict[str, Any], mor
     course = COURSE.format(image=image, misspelt=MISSPELT, gpu=GPU if slices else "")
     (folder / "courses" / "dl101.yaml").write_text(course, encoding="utf-8")
     provider |= {"kubeconfig": str(cluster.kubeconfig(folder)), "namespace": cluster.namespace}
-    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), provider=provider, more=more)
+    hub_id = new_hub_id()
+    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), hub_id=hub_id, provider=provider, more=more)
     (folder / "config.py").write_text(text, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
     environment = {
@@ -177,7 +180,8 @@ def _up(folder: Path, cluster: Any, *, image: str, provider: dict[str, Any], mor
         yield Lab(f"http://127.0.0.1:{port}", folder, cluster, slices=slices)
     finally:
         process.terminate()
-        process.wait(timeout=120)
+        process.wait(timeout=240)
+        end_all_of(hub_id)
 
 
 def _is_up(process: subprocess.Popen[bytes], folder: Path) -> bool:
@@ -215,14 +219,8 @@ def ask(page: playwright.Page, profile: str) -> None:
 
 
 def stop(page: playwright.Page, lab: Lab) -> None:
-    page.goto("/hub/home")
-    if page.locator("details.lab-confirm summary").count():
-        page.click("details.lab-confirm summary")
-    page.click("#lab-stop")
+    end(page)
     eventually_sync(lambda: not lab.cluster.pods(), LONG_S, "the pod is gone")
-    eventually_sync(
-        lambda: page.goto("/hub/home") and page.locator("a#start[href*='/spawn']").count(), LONG_S, "it has stopped"
-    )
 
 
 def run_a_cell(page: playwright.Page, code: str, look: Callable[[str], None]) -> str:

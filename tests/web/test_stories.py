@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -21,6 +22,7 @@ from labspawner.culling.words import span
 from labspawner.model import Activity, Decision, Evidence
 from labspawner.proxies import proxy_command, reach_sockets
 from labspawner.store import Store
+from labspawner.testing.days import at_noon
 from labspawner.testing.hub import RealHub, free_ports
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Client
@@ -62,7 +64,7 @@ def _keep_token(spawner):
 
 c.Spawner.pre_spawn_hook = _keep_token
 """
-LONG_MS, LONG_S = 240_000, 60
+LONG_MS, LONG_S, AGAIN_S = 240_000, 60, 20.0
 TOAST = ".Toastify__toast"
 # Some toasts go by themselves after seconds, and a slow test may look later.
 KEEPS_TOASTS = """
@@ -95,7 +97,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHub]:
         providers={"local": {"min_free_disk": "1MiB", "unix_sockets": reach_sockets(command)}},
         settings={"culler_interval_s": 1, "usage_interval_s": 1},
         culler="on",
-        config=CONFIG.format(command=command, port=port),
+        config=CONFIG.format(command=command, port=port) + at_noon(),
     )
     try:
         hub.start()
@@ -152,11 +154,28 @@ class Story:
         page.locator("#jp-main-dock-panel").wait_for()
         return page
 
-    def terminal(self) -> Any:
-        """A terminal in a new JupyterLab, ready for a command."""
+    def types(self, command: str, done: Callable[[], object]) -> Any:
+        """A command in a terminal of a new JupyterLab, once it is `done`.
+
+        A slow page moves the focus when its terminal is there already, and the keys are lost: so it is typed until then,
+        each time on an empty line; to run it twice must be harmless.
+        """
         page = self.lab()
         page.locator(".jp-LauncherCard", has_text="Terminal").first.click()
-        page.locator(".jp-Terminal .xterm-helper-textarea").focus()
+        typed_at = 0.0
+
+        def typed() -> bool:
+            nonlocal typed_at
+            if done():
+                return True
+            if time.monotonic() - typed_at > AGAIN_S:
+                page.locator(".jp-Terminal .xterm-helper-textarea").focus()
+                page.keyboard.press("Control+u")
+                page.keyboard.type(f"{command}\n")
+                typed_at = time.monotonic()
+            return False
+
+        eventually_sync(typed, LONG_S, f"{command} has worked")
         return page
 
     def put(self, path: str, content: str) -> None:
@@ -409,8 +428,7 @@ def test_a_training_run_with_a_closed_tab_lives_through_three_times_its_limit(st
 
 def test_a_command_in_a_terminal_is_work_until_it_ends(story, screenshots):
     builder = story("builder", "silent")
-    page = builder.terminal()
-    page.keyboard.type("tail -f /dev/null --pid=$$\n")
+    builder.types("echo > begun; tail -f /dev/null --pid=$$", lambda: on_disk(builder.hub, "builder", "begun"))
     builder.wait_until_known(works)
     builder.close_all()
 
@@ -428,9 +446,10 @@ def test_a_command_in_a_terminal_is_work_until_it_ends(story, screenshots):
 
 def test_hold_in_a_terminal_keeps_an_idle_server_and_no_longer(story, screenshots):
     holder = story("holder", "silent")
-    page = holder.terminal()
-    page.keyboard.type("labspawner hold 2h > said.txt 2>&1\n")
-    eventually_sync(lambda: "until" in on_disk(holder.hub, "holder", "said.txt"), LONG_S, "the command has answered")
+    page = holder.types(
+        "test -e asked || { touch asked; labspawner hold 2h > said.txt 2>&1; }",
+        lambda: "until" in on_disk(holder.hub, "holder", "said.txt"),
+    )
     held = utcnow()
     kept = holder.known().held_until
     assert kept > held + timedelta(seconds=HELD_S)  # longer than what the story was prepared under
@@ -451,11 +470,12 @@ def test_hold_in_a_terminal_keeps_an_idle_server_and_no_longer(story, screenshot
 
 def test_a_server_whose_student_removed_the_extension_is_judged_by_its_host_and_its_traffic(story, hub):
     remover = story("remover", "silent")
-    page = remover.terminal()
     off = json.dumps({"ServerApp": {"jpserver_extensions": {"labspawner.extension": False}}})
-    page.keyboard.type(f"mkdir -p .jupyter; echo '{off}' > .jupyter/jupyter_server_config.json\n")
     config = ".jupyter/jupyter_server_config.json"
-    eventually_sync(lambda: on_disk(hub, "remover", config).strip() == off, LONG_S, "the extension is switched off")
+    remover.types(
+        f"mkdir -p .jupyter; echo '{off}' > .jupyter/jupyter_server_config.json",
+        lambda: on_disk(hub, "remover", config).strip() == off,
+    )
     remover.close_all()
     hub.stop_server("remover")
     hub.start_server("remover", "py101/silent")

@@ -7,6 +7,7 @@ import os
 import re
 
 import pytest
+from web.steps import end, run_cell
 
 from labspawner.testing.waiting import eventually_sync
 
@@ -46,14 +47,6 @@ def choose(page, profile, user):
     page.locator(f"input[name=profile][value='{profile}']").check()
     with page.expect_response(lambda answer: answer.request.method == "POST" and "/hub/spawn" in answer.url):
         page.click("#lab-start")
-
-
-def stop(page):
-    """End whatever runs, by the page's own button."""
-    page.goto("/hub/home")
-    if page.locator("#lab-stop").count():
-        page.click("#lab-stop")
-    eventually_sync(lambda: page.goto("/hub/home") and page.locator("a#start[href*='/spawn']").count(), deadline_s=30)
 
 
 def hold(page, user, seconds):
@@ -98,12 +91,9 @@ def test_a_student_works_is_culled_and_reads_why(open_page, product):
     page.locator("#jp-main-dock-panel").wait_for()
 
     # run a cell
-    put(next(product.folder.rglob("homes/student1")) / "answer.ipynb", json.dumps(NOTEBOOK))
+    put(product.folder / "data" / "providers" / "local" / "homes" / "student1" / "answer.ipynb", json.dumps(NOTEBOOK))
     page.goto("/user/student1/lab/tree/answer.ipynb")
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-    eventually_sync(lambda: "Idle" in page.locator("body").inner_text(), deadline_s=45, what="the kernel is idle")
-    page.keyboard.press("Shift+Enter")
-    page.locator(".jp-OutputArea-output", has_text="42").wait_for()
+    run_cell(page, 0, page.locator(".jp-OutputArea-output", has_text="42").first)
 
     # log out, be culled, log in and read why
     hold(page, "student1", 0)
@@ -177,7 +167,7 @@ def test_progress_can_be_watched_left_and_cancelled(open_page, screenshots):
         page.locator("#progress-log li").first.wait_for()
         page.click("#lab-cancel")
         page.wait_for_url("**/hub/home")
-        stop(page)
+        end(page)
         page.context.close()
 
 
@@ -192,7 +182,7 @@ def test_progress_is_seen_through_a_proxy_that_holds_streams_back(open_page, sta
     page.locator("#progress-log li").nth(1).wait_for()
     stalls(None)
     arrives(page, "/user/student3/")
-    stop(page)
+    end(page)
 
 
 def test_pages_fit_every_width_in_both_languages_and_themes(open_page, screenshots):

@@ -106,7 +106,7 @@ def test_a_warning_says_when_and_why_and_extend_reaches_the_hub(open_file, hub, 
     page = open_file()
     before = len(hub.all("extend"))
 
-    hub.end_in(400, MARKS_S)
+    hub.end_in(415, MARKS_S)  # "in 7 min", or in 6 where the page hears of it late
     toast(page, "Your server stops at").wait_for(timeout=LONG_MS)
     said = toast(page).inner_text()
     look(page, "warning", request)
@@ -208,7 +208,7 @@ def test_the_status_bar_counts_down_and_says_what_is_held(open_file, hub, reques
     page = open_file()
     bar = page.locator(".labspawner-bar")
 
-    hub.end_in(700, MARKS_S)
+    hub.end_in(719, MARKS_S)  # for as long as can be it is twelve
     playwright.expect(bar).to_have_text("Stops in 12 min unless used", timeout=LONG_MS)
     playwright.expect(bar).to_be_visible()
     look(page, "bar", request)

@@ -51,7 +51,10 @@ print("on", os.environ["JUPYTERHUB_SERVICE_URL"].split("/")[2].split(":")[0], "r
 """.strip()
 STAGES = ("Making your virtual machine", "booting", "Handing over to JupyterLab", "Starting JupyterLab")
 # Tells the test what the page says, each time that it says something else; however short that was.
+# And it goes on listening to the stream however late that begins: one that only asks every second hears not all of it.
 LISTEN = """
+const STREAM_PATIENCE_MS = 1500, real = window.setTimeout;
+window.setTimeout = (work, ms, ...more) => (ms === STREAM_PATIENCE_MS ? 0 : real(work, ms, ...more));
 document.addEventListener("DOMContentLoaded", () => {
   const message = document.getElementById("progress-message");
   if (!message) return;
@@ -130,7 +133,7 @@ def _up(folder: Path, pve: PveDouble, hub_id: str) -> Iterator[Lab]:
         yield Lab(f"http://127.0.0.1:{port}", pve)
     finally:
         process.terminate()
-        process.wait(timeout=120)
+        process.wait(timeout=240)
 
 
 def _is_up(process: subprocess.Popen[bytes], folder: Path) -> bool:

@@ -10,13 +10,13 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from labspawner.cli.bench.gpu_promises import Row, promises
 from labspawner.gpu.limits import CorePolicy
 from labspawner.testing.slices import PretendCard, Shares, Slice, Tools
 
@@ -24,35 +24,25 @@ SOURCES = Path(__file__).resolve().parents[3] / "native"
 KERNELS_US = (20, 100, 1000, 20000)
 POINTS = 2.0
 _LONG_S = 3600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A line of the table. reached: whether ours is what it must be; `target` says that in words."""
-
-    what: str
-    bare: str
-    ours: str
-    target: str
-    reached: bool
+_SPARE = 20  # windows more that are looked at where programs had no processor in some: those say nothing of a limit
 
 
 def costs(card: PretendCard, rounds: int) -> Iterator[Row]:
     """What single calls cost in a slice, above what they cost without one."""
     free, limited = card.slice("free", 100), card.slice("limited", 50)
-    plain: list[tuple[str, Slice, tuple[object, ...], float, str]] = [
-        ("launch, memory limit only", free, ("launch",), 3, "ns"),
-        ("launch, with core limit", limited, ("launch",), 80, "ns"),
-        ("alloc + free, 1 live block", free, ("alloc", 0), 60, "ns"),
-        ("alloc + free, 1,000 live blocks", free, ("alloc", 1000), 60, "ns"),
-        ("alloc + free, 10,000 live blocks", free, ("alloc", 10000), 60, "ns"),
-        ("cuMemGetInfo", free, ("query",), 10, "ns"),
-        ("NVML memory query", free, ("nvml",), 10, "ns"),
-        ("exec of a program without CUDA", free, ("exec",), 20, "us"),
-        ("cuInit", free, ("init",), 100, "us"),
+    plain: list[tuple[str, Slice, tuple[object, ...], float]] = [
+        ("launch, memory limit only", free, ("launch",), 3),
+        ("launch, with core limit", limited, ("launch",), 80),
+        ("alloc + free, 1 live block", free, ("alloc", 0), 60),
+        ("alloc + free, 1,000 live blocks", free, ("alloc", 1000), 60),
+        ("alloc + free, 10,000 live blocks", free, ("alloc", 10000), 60),
+        ("cuMemGetInfo", free, ("query",), 10),
+        ("NVML memory query", free, ("nvml",), 10),
     ]
-    for what, where, words, most, unit in plain:
-        yield _cost(card, what, where, words, most, unit, rounds)
+    for what, where, words, most in plain:
+        yield _cost(card, what, where, words, most, "ns", rounds)
+    yield _exec_cost(card, rounds)
+    yield _cost(card, "cuInit", free, ("init",), 100, "us", rounds)
     for _ in range(15):
         card.start(free, "gpu_cost", "hold")
     yield _cost(card, "alloc + free, 16 processes", free, ("alloc", 0), 60, "ns", rounds)
@@ -63,11 +53,24 @@ def _cost(
     card: PretendCard, what: str, where: Slice, words: Sequence[object], most: float, unit: str, rounds: int
 ) -> Row:
     """Bare and sliced by turns; the lowest of each counts, since all that can disturb only adds."""
-    scale = 1000 if unit == "us" else 1
     bare, ours = float("inf"), float("inf")
     for _ in range(rounds):
-        bare = min(bare, float(card.call(None, "gpu_cost", *words)) / scale)
-        ours = min(ours, float(card.call(where, "gpu_cost", *words)) / scale)
+        bare = min(bare, float(card.call(None, "gpu_cost", *words)))
+        ours = min(ours, float(card.call(where, "gpu_cost", *words)))
+    return _cost_row(what, bare, ours, most, unit)
+
+
+def _exec_cost(card: PretendCard, rounds: int) -> Row:
+    """Of the library as an installer writes it: what a linker wrote in pieces is mapped piece by piece, at each exec."""
+    with tempfile.TemporaryDirectory(prefix="labspawner-bench-") as folder:
+        library = Path(folder) / "libvgpu.so"
+        library.write_bytes(card.tools.libvgpu.read_bytes())
+        bare, ours = card.call(None, "gpu_cost", "exec", library, 200 * rounds).split()
+    return _cost_row("exec of a program without CUDA", float(bare), float(ours), 20, "us")
+
+
+def _cost_row(what: str, bare_ns: float, ours_ns: float, most: float, unit: str) -> Row:
+    bare, ours = (value / (1000 if unit == "us" else 1) for value in (bare_ns, ours_ns))
     return Row(
         what=what,
         bare=f"{bare:.1f} {unit}",
@@ -86,31 +89,42 @@ def accuracy(card: PretendCard, seconds: int) -> Iterator[Row]:
         slice_ = card.slice(f"cap{number}", 30)
         bare = _bare(card, words, processes)
         with _loaded(card, [slice_], words, processes):
-            yield _within(f"30 %: {what}", bare, card.shares([slice_], settle_s=2, windows=seconds), {slice_.name: 30})
+            yield _within(f"30 %: {what}", bare, _shares(card, [slice_], seconds), {slice_.name: 30})
     for us in KERNELS_US:
-        pair = [card.slice(f"a{us}", 30), card.slice(f"b{us}", 60)]
-        with _loaded(card, pair, ("kernel", us)):
-            shares = card.shares(pair, settle_s=2, windows=seconds)
-            yield _within(
-                f"two slices at 30 and 60 %: {us / 1000:g} ms kernels",
-                "50 / 50 %",
-                shares,
-                {f"a{us}": 30, f"b{us}": 60},
-            )
+        pair = [(card.slice(f"a{us}", 30), us), (card.slice(f"b{us}", 60), us)]
+        yield _side_by_side(card, pair, f"{us / 1000:g} ms kernels", seconds)
+    mixed = [(card.slice("short", 30), 1000), (card.slice("long", 60), 20000)]
+    yield _side_by_side(card, mixed, "1 ms kernels beside 20 ms", seconds)
+
+
+def _side_by_side(card: PretendCard, pair: Sequence[tuple[Slice, int]], what: str, seconds: int) -> Row:
+    """Two slices with kernels of so many microseconds each."""
+    try:
+        for slice_, us in pair:
+            card.start(slice_, "gpu_load", "kernel", us, _LONG_S)
+        shares = _shares(card, [slice_ for slice_, _ in pair], seconds)
+    finally:
+        card.stop()
+    targets = {slice_.name: slice_.limits.devices[0].cores_pct for slice_, _ in pair}
+    return _within(f"two slices at 30 and 60 %: {what}", "50 / 50 %", shares, targets)
+
+
+def _shares(card: PretendCard, slices: Sequence[Slice], seconds: int) -> Shares:
+    return card.shares(slices, settle_s=2, windows=seconds, spare=_SPARE)
 
 
 def fairness(card: PretendCard, seconds: int) -> Iterator[Row]:
     """What `fair` promises: equal parts for equals, an idle card for one, and a guarantee that is soon back."""
     equals = [card.slice(f"equal{number}", 25, policy=CorePolicy.FAIR) for number in range(4)]
     with _loaded(card, equals, ("kernel", 1000)):
-        index = card.shares(equals, settle_s=2, windows=seconds).jain()
+        index = _shares(card, equals, seconds).jain()
     yield Row(
         what="Jain index of four equal slices", bare="", ours=f"{index:.4f}", target=">= 0.99", reached=index >= 0.99
     )
     for us in (1000, 20000):
         lender, late = (card.slice(f"{name}{us}", 40, policy=CorePolicy.FAIR) for name in ("lender", "late"))
         with _loaded(card, [lender], ("kernel", us)):
-            used = card.shares([lender], settle_s=2, windows=seconds).mean(lender.name)
+            used = _shares(card, [lender], seconds).mean(lender.name)
             what = f"usable of an idle card, {us / 1000:g} ms kernels"
             yield Row(what=what, bare="", ours=f"{used:.1%}", target=">= 95 %", reached=used >= 0.95)
             yield _back(card, late, us)
@@ -181,6 +195,7 @@ _PARTS: dict[str, Callable[[PretendCard, int], Iterator[Row]]] = {
     "costs": costs,
     "accuracy": accuracy,
     "fairness": fairness,
+    "promises": promises,
 }
 
 

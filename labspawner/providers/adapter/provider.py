@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from logging import getLogger
 from typing import Any
 
@@ -14,6 +15,7 @@ from jupyterhub.spawner import LocalProcessSpawner, Spawner
 from jupyterhub.utils import maybe_future
 from traitlets import TraitError
 
+from labspawner.deadlines import within
 from labspawner.errors import BadConfig, LabError, ProviderUnavailable
 from labspawner.model import (
     Activity,
@@ -247,7 +249,7 @@ class AdapterProvider:
     async def _poll(self, child: Spawner) -> object:
         """The child's own poll: None while it runs. Raises whatever it raises, and asyncio.TimeoutError."""
         async with self._polls:
-            return await asyncio.wait_for(maybe_future(child.poll()), self.settings.poll_timeout_s)
+            return await within(self.settings.poll_timeout_s, _asked(child.poll))
 
     async def _state(self, handle: Handle, listing: Listing) -> ServerState:
         try:
@@ -318,11 +320,16 @@ class AdapterProvider:
 
     async def _try_to_stop(self, child: Spawner, *, now: bool, timeout_s: float) -> None:
         try:
-            await asyncio.wait_for(maybe_future(child.stop(now=now)), timeout_s)
+            await within(timeout_s, _asked(partial(child.stop, now=now)))
         except asyncio.TimeoutError:
             log.info("stop takes longer than %s s spawner=%s", timeout_s, self._class.__name__)
         except Exception as exc:  # the class is not ours; whether it worked is asked afterwards
             log.warning("stop failed spawner=%s: %s: %s", self._class.__name__, type(exc).__name__, exc)
+
+
+async def _asked(method: Callable[[], Any]) -> Any:
+    """What a method of the class gives, which may be a coroutine, a future or a value."""
+    return await maybe_future(method())
 
 
 async def _started(child: Spawner) -> str:

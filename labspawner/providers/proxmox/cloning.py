@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from labspawner.deadlines import within
+
 BACKOFF_S = (2.0, 5.0, 10.0, 20.0)
 MOST_IDS = 5
 _JITTER = 0.25
@@ -84,7 +86,7 @@ class Ticket:
     async def wait(self, timeout_s: float) -> bool:
         """Whether its turn came within `timeout_s`."""
         try:
-            await asyncio.wait_for(self._turn.wait(), timeout_s)
+            await within(timeout_s, self._turn.wait())
         except asyncio.TimeoutError:
             return self._turn.is_set()
         return True

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+from labspawner.deadlines import within
 from labspawner.model import Event, Progress
 from labspawner.sentences import Sentence
 
@@ -56,7 +57,7 @@ class Line:
             if worker.done():
                 return
             self._news.clear()
-            await asyncio.wait_for(self._news.wait(), max(0.0, deadline - loop.time()))
+            await within(max(0.0, deadline - loop.time()), self._news.wait())
 
     def _progress(self, percent: int, message: Sentence) -> Progress:
         self._percent = max(self._percent, min(100, percent))

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 
+from labspawner.deadlines import within
 from labspawner.service.console.hub import Hub
 from labspawner.service.console.problems import Problem
 
@@ -68,7 +69,7 @@ class Events:
                 await asyncio.sleep(self._wait_s())
                 continue
             try:
-                await asyncio.wait_for(bell.wait(), heartbeat_s)
+                await within(heartbeat_s, bell.wait())
             except asyncio.TimeoutError:
                 yield None
 

@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
+from labspawner.deadlines import within
+
 _LONGEST_BYTES = 64 * 1024
 _CONNECT_S = 10.0
 
@@ -24,12 +26,17 @@ async def lines(
     parts = urlsplit(url)
     secure: ssl.SSLContext | bool | None = (tls or True) if parts.scheme == "https" else None
     port = parts.port or (443 if secure else 80)
-    opening = asyncio.open_connection(parts.hostname, port, ssl=secure, limit=_LONGEST_BYTES)
+    opened: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def opening() -> None:
+        opened.append(await asyncio.open_connection(parts.hostname, port, ssl=secure, limit=_LONGEST_BYTES))
+
     try:
-        reader, writer = await asyncio.wait_for(opening, _CONNECT_S)
-    except asyncio.TimeoutError as exc:
-        raise NotStreamed(f"no connection within {_CONNECT_S:g} s") from exc
-    try:
+        try:
+            await within(_CONNECT_S, opening())
+        except asyncio.TimeoutError as exc:
+            raise NotStreamed(f"no connection within {_CONNECT_S:g} s") from exc
+        ((reader, writer),) = opened
         # HTTP/1.0, so that the answer comes as it is, and not in chunks.
         asked = [
             f"GET {parts.path or '/'} HTTP/1.0",
@@ -45,15 +52,16 @@ async def lines(
         while (line := await _line(reader, quiet_s)) is not None:
             yield line
     finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        for _, writer in opened:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
 
 async def _line(reader: asyncio.StreamReader, quiet_s: float) -> str | None:
     """The next line; None at the end."""
     try:
-        line = await asyncio.wait_for(reader.readline(), quiet_s)
+        line = await within(quiet_s, reader.readline())
     except asyncio.TimeoutError as exc:
         raise NotStreamed(f"nothing came for {quiet_s:g} s") from exc
     except ValueError as exc:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from click import ClickException
 from click.testing import CliRunner
 
 from labspawner import wiring
 from labspawner.cli import main
-from labspawner.cli.up import find_config
+from labspawner.cli.up import _end, find_config
 
 
 def run(*words: str, **environment: str):
@@ -72,6 +73,26 @@ def test_up_makes_nothing_of_a_pid_file_that_names_nobody(tmp_path: Path, text: 
 
     assert result.exit_code == 1
     assert "earlier run" not in result.output
+
+
+def test_a_proxy_that_goes_between_being_asked_and_being_forced_is_no_error():
+    class GoesJustThen:
+        asked = 0
+
+        def terminate(self):
+            self.asked += 1
+
+        def wait(self, seconds):
+            raise psutil.TimeoutExpired(seconds)
+
+        def kill(self):
+            raise psutil.NoSuchProcess(1)
+
+    proxy = GoesJustThen()
+
+    _end(proxy)
+
+    assert proxy.asked == 1
 
 
 def test_up_refuses_a_data_folder_that_is_a_file(tmp_path: Path):

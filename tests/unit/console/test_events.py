@@ -103,7 +103,7 @@ async def test_a_hub_that_starts_again_is_listened_to_again_and_pages_are_told()
         await eventually(lambda: events.versions("dl")["state"] == 1, 10)
 
         stream.hang_up()
-        await eventually(lambda: len(stream.asked) == 2 and stream.streams, 30)
+        await eventually(lambda: len(stream.asked) >= 2 and stream.streams, 30)
         stream.say(changed(1))  # its versions begin anew
 
         await eventually(lambda: events.versions("dl")["state"] == 2, 10)
@@ -165,6 +165,30 @@ async def test_a_stream_that_goes_silent_or_never_ends_a_line_is_given_up():
         stream.say("x" * 200_000)
         with pytest.raises(NotStreamed, match="too long"):
             await asyncio.wait_for(reading, 60)
+
+
+async def test_who_is_told_to_stop_just_as_a_line_comes_stops():
+    async with a_stream() as stream:
+        heard = []
+
+        async def reads() -> None:
+            async for line in lines(f"http://127.0.0.1:{stream.port}/x", headers={}):
+                heard.append(line)
+
+        for turns in range(16):  # of the loop between the line and the word: in one of them the line is just read
+            reading = asyncio.ensure_future(reads())
+            await eventually(lambda: stream.streams, 10)
+            stream.say(f"before {turns}\n")
+            await eventually(lambda said=f"before {turns}": said in heard, 10)
+
+            stream.say("now\n")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reading.cancel()
+
+            await asyncio.wait({reading}, timeout=60)
+            assert reading.cancelled()
+            await eventually(lambda: not stream.streams, 10)
 
 
 async def test_nobody_at_the_address_is_an_error_that_is_waited_out():

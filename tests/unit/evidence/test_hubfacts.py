@@ -57,7 +57,7 @@ def test_of_a_server_that_does_not_run_nothing_is_said(db, user, server):
 
 
 def test_many_questions_are_one_look(db):
-    table = HubFactsTable(lambda: db)
+    table = HubFactsTable(lambda: db, clock=lambda: 100.0)
     asked = queries_of(db)
 
     for number in range(300):

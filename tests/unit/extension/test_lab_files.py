@@ -52,3 +52,20 @@ def test_node_can_read_it(name, tmp_path):
     ran = subprocess.run([node, "--check", str(module)], capture_output=True, text=True, check=False)
 
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_the_first_hour_of_a_day_is_00_and_not_24(language, tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    shutil.copy(LAB / "static" / "words.js", tmp_path / "words.mjs")
+    script = tmp_path / "say.mjs"
+    script.write_text(
+        "import { Words } from './words.mjs';\n"
+        f"console.log(new Words({language!r}).clock(Date.UTC(2026, 10, 2, 0, 5)));\n"
+    )
+
+    ran = subprocess.run([node, str(script)], env={"TZ": "UTC"}, capture_output=True, text=True, check=False)
+
+    assert (ran.returncode, ran.stdout) == (0, "00:05\n"), ran.stderr

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from labspawner.errors import NoRoom
+from labspawner.lifecycle import looks
 from labspawner.lifecycle.admission import CAPACITY_S, Admission
 from labspawner.model import Capacity, HostCapacity, LeaseId, Resources
 from labspawner.testing.waiting import eventually
@@ -43,7 +44,13 @@ async def admission(machines: Machines, clock: Clock):
     await made.close()
 
 
-async def test_one_look_serves_hundreds_at_once(admission, machines):
+@pytest.fixture
+def long_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks at once does so also on a machine that stands still for a moment in between."""
+    monkeypatch.setattr(looks, "FRESH_S", 3600.0)
+
+
+async def test_one_look_serves_hundreds_at_once(admission, machines, long_fresh):
     await asyncio.gather(*(admission.try_now(LeaseId(f"l{number}"), "m", NEED) for number in range(300)))
 
     assert machines.looks == 1
@@ -78,7 +85,7 @@ async def test_what_is_given_back_is_seen_at_once(admission, machines):
     assert await admission.free_places("m", NEED, most=5) == 1
 
 
-async def test_a_page_that_gave_up_takes_the_look_from_nobody(admission, machines):
+async def test_a_page_that_gave_up_takes_the_look_from_nobody(admission, machines, long_fresh):
     machines.answers.clear()
     page = asyncio.ensure_future(admission.free_places("m", NEED, most=5))
     start = asyncio.ensure_future(admission.try_now(LeaseId("a"), "m", NEED))

@@ -14,6 +14,7 @@ from labspawner.model import LeaseId
 from labspawner.providers.local.logs import LogBook
 from labspawner.providers.local.ports import Ports
 from labspawner.providers.redaction import redact, secrets_in
+from labspawner.testing.hub import free_ports
 
 ONE = LeaseId("lone")
 TWO = LeaseId("ltwo")
@@ -115,9 +116,7 @@ def test_a_taken_or_avoided_port_of_the_range_is_passed_over() -> None:
 
 
 def test_no_free_port_is_said_and_a_port_given_back_is_used_again() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     ports = Ports("127.0.0.1", (port, port))
     assert ports.take(ONE) == port
 

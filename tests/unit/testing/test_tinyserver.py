@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from labspawner.testing import tinyserver
+from labspawner.testing.hub import free_ports
 from labspawner.testing.waiting import eventually_sync
 
 Run = Callable[..., "subprocess.Popen[bytes]"]
@@ -20,8 +20,7 @@ Run = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_ports(1)[0]
 
 
 @pytest.fixture

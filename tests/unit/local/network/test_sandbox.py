@@ -72,7 +72,7 @@ class Hub:
         with socket.socket(socket.AF_UNIX) as last:
             last.connect(str(self.path))
             last.sendall(b"end\n")
-            self._thread.join(10)
+            self._thread.join(120)
         self._socket.close()
 
 

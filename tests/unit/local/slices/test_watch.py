@@ -105,7 +105,7 @@ async def test_a_program_that_holds_more_than_its_slice_is_ended_at_the_second_l
     after_one = offender.poll()
     await looks(slices)
 
-    offender.wait(30)
+    offender.wait(120)
     usage = slices.used([lease_id])[lease_id]
     assert after_one is None
     assert offender.returncode == -9

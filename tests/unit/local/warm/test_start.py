@@ -92,7 +92,7 @@ async def test_without_a_sandbox_a_killed_keeper_takes_its_server_along(bench: B
     kill(started.keeper[0])
 
     await eventually(lambda: not alive(started.server_pid))
-    assert started.exit_status() == -signal.SIGKILL
+    assert await bench.end_of(started) == -signal.SIGKILL
 
 
 async def test_a_killed_zygote_leaves_servers_alone_and_is_replaced(bench: Bench) -> None:

@@ -68,7 +68,7 @@ export class Words {
   }
 
   clock(ms) {
-    return new Date(ms).toLocaleTimeString(this.language, { hour: '2-digit', minute: '2-digit', hour12: false });
+    return new Date(ms).toLocaleTimeString(this.language, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
   }
 
   /* The hub's own sentence, as it stands. */
