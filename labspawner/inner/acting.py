@@ -23,6 +23,7 @@ from labspawner.errors import BadChoice, LabError, LeaseConflict, NotAllowed, Tr
 from labspawner.inner.base import InnerHandler
 from labspawner.lifecycle.launcher import stop_mode
 from labspawner.model import Ending, Lease, Phase, ReleaseMode
+from labspawner.pages.top import told_everywhere
 from labspawner.sentences import Sentence, plain
 
 log = logging.getLogger(__name__)
@@ -319,7 +320,7 @@ class AboutHandler(InnerHandler):
 
     async def get(self) -> None:
         try:
-            providers = sorted(self.runtime.engine.providers)
+            providers = self.runtime.engine.providers
         except LabError as exc:
             self.refuse(exc)
             return
@@ -327,7 +328,8 @@ class AboutHandler(InnerHandler):
             {
                 "jupyterhub": metadata.version("jupyterhub"),
                 "manages_groups": bool(self.authenticator.manage_groups),
-                "providers": providers,
+                "providers": sorted(providers),
+                "notes": told_everywhere(self.settings, providers.values()),
             }
         )
 

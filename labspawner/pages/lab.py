@@ -28,6 +28,7 @@ from labspawner.pages.home.facts import MOVING
 from labspawner.pages.home.gather import again_of, cards_of, desk_of, last_options
 from labspawner.pages.home.visits import Visit, Visits
 from labspawner.pages.home.words import ServerCard
+from labspawner.pages.top import is_bare, pretends_gpus
 from labspawner.pages.views import Offered
 from labspawner.providers.screens import offers_screen
 from labspawner.units import human_duration
@@ -110,14 +111,12 @@ class Lab:
     @property
     def bare(self) -> bool:
         """Whether some provider is known to start servers without a sandbox."""
-        providers = desk_of(self._user).providers.values()
-        return any(getattr(provider, "sandboxed", None) is False for provider in providers)
+        return is_bare(desk_of(self._user).providers.values())
 
     @property
     def pretended(self) -> bool:
         """Whether some provider gives out slices of GPUs that do not exist."""
-        providers = desk_of(self._user).providers.values()
-        return any(getattr(provider, "pretends_gpus", False) is True for provider in providers)
+        return pretends_gpus(desk_of(self._user).providers.values())
 
     @property
     def shows_desktops(self) -> bool:

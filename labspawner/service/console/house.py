@@ -147,6 +147,11 @@ class House:
             self._about = now, found
         return found
 
+    @property
+    def last_about(self) -> About:
+        """What the hub said of itself last, however long ago; nothing before it has answered."""
+        return self._about[1] or About()
+
     def forget_about(self) -> None:
         """Ask the hub again what it is."""
         self._about = (float("-inf"), None)

@@ -35,12 +35,16 @@ _MOST_KNOWN = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What the hub says of itself. manages_groups: its authenticator sets the groups of whoever logs in."""
+    """What the hub says of itself. manages_groups: its authenticator sets the groups of whoever logs in. demo, bare,
+    pretended: what each of its pages says at the top."""
 
     jupyterhub: str = ""
     manages_groups: bool = False
     providers: tuple[str, ...] = ()
     shares: bool = False
+    demo: bool = False
+    bare: bool = False
+    pretended: bool = False
 
 
 class Hub:
@@ -176,11 +180,13 @@ class Hub:
     async def about(self) -> About:
         """What the hub is."""
         found = await self.ask("about")
+        notes = found.get("notes") or {}
         return About(
             jupyterhub=str(found.get("jupyterhub", "")),
             manages_groups=bool(found.get("manages_groups")),
             providers=tuple(str(name) for name in found.get("providers", ())),
             shares=bool(found.get("shares")),
+            **{name: bool(notes.get(name)) for name in ("demo", "bare", "pretended")},
         )
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:

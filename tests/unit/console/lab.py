@@ -76,6 +76,7 @@ class HubDouble:
     capacity: list[dict[str, Any]] = field(default_factory=list)
     away: bool = False
     manages_groups: bool = False
+    notes: dict[str, bool] = field(default_factory=dict)
     hurried: int = 0
     acts: list[dict[str, Any]] = field(default_factory=list)
     refreshed: int = 0
@@ -215,7 +216,9 @@ class _Inner(_Handler):
     def get(self, path: str) -> None:
         now = datetime.now(timezone.utc).isoformat()
         if path == "about":
-            self.finish({"jupyterhub": "6", "manages_groups": self.hub.manages_groups, "providers": ["sim"]})
+            hub = self.hub
+            about = {"jupyterhub": "6", "manages_groups": hub.manages_groups, "providers": ["sim"], "notes": hub.notes}
+            self.finish(about)
         elif path == "state":
             course = self.get_argument("course", "")
             rows = [

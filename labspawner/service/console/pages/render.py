@@ -38,7 +38,8 @@ class Frame:
     """What every page stands in.
 
     prefix: of this service; base_url: of the hub; both begin and end with a slash. uri: of the request, for the language
-    switch. user: empty where nobody is logged in. xsrf: for forms.
+    switch. user: empty where nobody is logged in. xsrf: for forms. demo, bare, pretended: what is said at the top, as on the
+    hub's own pages: a demo on this machine, servers without a sandbox, slices of GPUs that do not exist.
     """
 
     language: str
@@ -48,6 +49,9 @@ class Frame:
     admin: bool = False
     uri: str = ""
     xsrf: str = ""
+    demo: bool = False
+    bare: bool = False
+    pretended: bool = False
 
     def url(self, *parts: str) -> str:
         """An address of this service: `url("courses", slug, "")` is `/services/labspawner/courses/<slug>/`."""

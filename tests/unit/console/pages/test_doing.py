@@ -29,6 +29,25 @@ async def a_course(teacher: Browser, **typed: str):
     return await teacher.submit(page, "#new-form", **wish)
 
 
+# -- every page --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_hub_says_of_itself_stands_at_the_top_of_every_page_and_of_errors(lab, teacher):
+    lab.hub.notes = {"demo": True, "bare": False, "pretended": True}
+
+    for path in ("", "courses/py101/", "courses/py101/profiles/", "courses/no-such/"):
+        page = await teacher.get(path)
+        assert page.says("Loopback demo."), path
+        assert page.says("Pretended GPU."), path
+
+
+async def test_a_hub_that_says_nothing_of_itself_leaves_pages_as_they_are(lab, teacher):
+    page = await teacher.get("")
+
+    assert page.status == 200
+    assert not page.html.select(".lab-demo")
+
+
 # -- making ------------------------------------------------------------------------------------------------------------
 
 

@@ -125,3 +125,23 @@ def test_the_language_switch_stays_on_this_host(uri):
 
 def test_a_place_with_anything_in_it_stays_below_the_prefix():
     assert Frame(language="en").url("courses", "../../x y", "") == "/services/labspawner/courses/..%2F..%2Fx%20y/"
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ({}, []),
+        ({"demo": True}, ["Loopback demo. For trying it out, on this machine alone."]),
+        ({"demo": True, "bare": True}, ["Loopback demo. Servers are plain processes on this machine, not isolated"]),
+        ({"pretended": True}, ["Pretended GPU. There is no GPU behind the slices of this hub"]),
+        ({"demo": True, "pretended": True}, ["Loopback demo.", "Pretended GPU."]),
+    ],
+)
+def test_a_page_says_at_its_top_what_the_hubs_own_pages_say(notes, said):
+    template, values = samples.pages()["wall"]
+
+    page = BeautifulSoup(render(samples.a_frame(**notes), template, **values), "html.parser")
+
+    found = [" ".join(note.text.split()) for note in page.select(".lab-demo")]
+    assert len(found) == len(said)
+    assert all(text.startswith(words) for text, words in zip(found, said, strict=True))
