@@ -87,6 +87,7 @@ class House:
         self.watching = watching or Watching()
         self._public_host = public_host.lower()
         self._read_at = float("-inf")
+        self._given_at = float("-inf")
         self._reading = asyncio.Lock()
         self._parsed: dict[str, tuple[str, Loaded | tuple[Flaw, ...]]] = {}
         self._about: tuple[float, About | None] = (float("-inf"), None)
@@ -108,7 +109,19 @@ class House:
             now = asyncio.get_running_loop().time()
             if now - self._read_at >= self.settings.courses_refresh_s:
                 await asyncio.to_thread(self.catalog.refresh)
+                await self._read_given(now)
                 self._read_at = now
+
+    async def _read_given(self, now: float) -> None:
+        """Ask for the courses of the hub's configuration; they stay as they were known while it does not answer."""
+        if now - self._given_at < ABOUT_S:
+            return
+        try:
+            self.catalog.set_given(await self.hub.given_courses())
+        except Problem as exc:
+            log.warning("the hub does not say which courses its configuration has: %s", exc)
+        else:
+            self._given_at = now
 
     async def course(self, slug: str) -> Course | None:
         """The course of this name as the hub would read it, wherever it stands; None where there is none that can be read."""

@@ -15,6 +15,7 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.web import HTTPError
 
+from labspawner.courses import Loaded, parse_course
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console import words
 from labspawner.service.console.problems import Away, Problem, Refused
@@ -169,7 +170,7 @@ class Hub:
     # -- what only the hub knows -----------------------------------------------------------------------------------
 
     async def ask(self, path: str, **query: str) -> Any:
-        """What the hub's inner API answers: `availability`, `state`, `capacity`, `decisions`, `about`."""
+        """What the hub's inner API answers: `availability`, `state`, `capacity`, `decisions`, `about`, `courses/given`."""
         asked = f"?{urlencode(query)}" if query else ""
         return await self._json("GET", f"{INNER}/{path}{asked}")
 
@@ -188,6 +189,13 @@ class Hub:
             shares=bool(found.get("shares")),
             **{name: bool(notes.get(name)) for name in ("demo", "bare", "pretended")},
         )
+
+    async def given_courses(self) -> list[Loaded]:
+        """The courses that stand in its configuration; one that cannot be read here is left out."""
+        found = [
+            parse_course(str(one["text"]), str(one["file"])) for one in (await self.ask("courses/given"))["courses"]
+        ]
+        return [one for one in found if isinstance(one, Loaded)]
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """What changes in the hub, one JSON object per event, until the connection ends. Raises Away."""

@@ -74,6 +74,7 @@ class HubDouble:
     services: dict[str, tuple[str, ...]] = field(default_factory=dict)
     servers: dict[str, str] = field(default_factory=dict)
     capacity: list[dict[str, Any]] = field(default_factory=list)
+    given: list[dict[str, str]] = field(default_factory=list)
     away: bool = False
     manages_groups: bool = False
     notes: dict[str, bool] = field(default_factory=dict)
@@ -238,6 +239,8 @@ class _Inner(_Handler):
             self.finish({"taken_at": now, "providers": self.hub.capacity})
         elif path == "availability":
             self.finish({"version": "1", "taken_at": now, "profiles": {}})
+        elif path == "courses/given":
+            self.finish({"courses": self.hub.given})
         elif path == "decisions":
             self.finish({"decisions": []})
         else:

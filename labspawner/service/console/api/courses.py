@@ -12,7 +12,8 @@ from labspawner.service.console.api import models
 from labspawner.service.console.api.base import ApiHandler
 from labspawner.service.console.api.route import Operation, Route
 from labspawner.service.console.doing import courses
-from labspawner.service.console.doing.courses import CourseRecord, Lint
+from labspawner.service.console.doing.courses import Lint
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.problems import Invalid, Missing
 from labspawner.service.console.rights import READ, SELF, WRITE
 

@@ -81,12 +81,13 @@ class Commit(Given):
 
 
 class CourseSummary(Given):
-    """A course in a list. origin: in a file, which is read-only here, or written here. standing: what the caller is in it."""
+    """A course in a list. origin: in a file or in the hub's configuration, which are read-only here, or written here.
+    standing: what the caller is in it."""
 
     slug: str
     title: Texts
     summary: Texts
-    origin: Literal["file", "written"]
+    origin: Literal["file", "hub", "written"]
     state: Literal["draft", "published", "archived"]
     standing: Literal["admin", "instructor", "assistant", "none"]
     etag: str

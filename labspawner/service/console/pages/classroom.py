@@ -10,7 +10,7 @@ from labspawner.pages.i18n import pick
 from labspawner.sentences import Sentence
 from labspawner.service.console.doing import jobs, visits
 from labspawner.service.console.doing import wall as walls
-from labspawner.service.console.doing.courses import CourseRecord
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages import wall
 from labspawner.service.console.pages.kept import InstructorPage, LiveAnswer
 from labspawner.service.console.pages.rows import job_view, wall_rows

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from labspawner.sentences import Sentence
 from labspawner.service.console import views
 from labspawner.service.console.doing import rosters
-from labspawner.service.console.doing.courses import CourseRecord
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages.kept import InstructorPage
 from labspawner.service.console.pages.tables import as_csv
 from labspawner.service.console.pages.wall import natural

@@ -69,6 +69,19 @@ def a_course(evil: str = "", **changes: Any) -> views.CourseView:
     return views.CourseView(**{**values, **changes})
 
 
+def a_file_course(evil: str = "") -> views.CourseView:
+    """One that stands in a file of a git work tree."""
+    origin = views.Origin(
+        file="dl101.yaml", commit="1a2b3c4", subject=f"more memory{evil}", author="A. Teacher", at=NOW, changed=True
+    )
+    return a_course(evil, published=views.Published.FILE, origin=origin)
+
+
+def a_hub_course(evil: str = "") -> views.CourseView:
+    """One that stands in the hub's configuration."""
+    return a_course(evil, published=views.Published.HUB, origin=views.Origin(file="c.KubeSpawner.profile_list"))
+
+
 def a_profile(evil: str = "") -> views.ProfileRow:
     return views.ProfileRow(
         slug="gpu",
@@ -331,17 +344,31 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
                 "tab": "yaml",
                 "text": TEXT + evil,
                 **lint(evil),
-                "course": a_course(
-                    evil,
-                    published=views.Published.FILE,
-                    origin=views.Origin(
-                        file="courses/dl101.yaml",
-                        commit="1a2b3c4",
-                        subject=f"more memory{evil}",
-                        author="A. Teacher",
-                        at=NOW,
-                    ),
-                ),
+                "course": a_file_course(evil),
+            },
+        ),
+        "file-profiles": (
+            "profiles.html",
+            {
+                **inside,
+                "tab": "profiles",
+                "rows": two,
+                "about": {},
+                **blank,
+                **lint(evil),
+                "course": a_file_course(evil),
+            },
+        ),
+        "hub-profiles": (
+            "profiles.html",
+            {
+                **inside,
+                "tab": "profiles",
+                "rows": two,
+                "about": {},
+                **blank,
+                **lint(evil),
+                "course": a_hub_course(evil),
             },
         ),
         "conflict": (

@@ -107,12 +107,27 @@ def test_an_assistant_has_no_button_to_stop_or_reset():
     assert [one.key for one in samples.wall.verbs(can)] == ["start", "extend", "message"]
 
 
-def test_a_file_course_names_its_commit_and_cannot_be_saved():
+def test_a_file_course_cannot_be_saved_and_its_tabs_lead_to_the_reason():
     page = soup("file")
 
-    assert "1a2b3c4" in page.find(id="file-course").text
     assert page.find(id="save") is None
     assert page.find("textarea", id="text").has_attr("readonly")
+    assert page.find(id="file-course") is None
+    assert page.find(id="read-only")["href"].endswith("/courses/dl101/profiles/")
+
+
+@pytest.mark.parametrize(("name", "where"), [("file-profiles", "dl101.yaml"), ("hub-profiles", "profile_list")])
+def test_where_a_course_stands_that_is_not_written_here_is_said_once_on_its_profiles(name, where):
+    page = soup(name)
+
+    assert where in page.find(id="file-course").text
+    assert page.find(id="read-only") is None
+    assert page.find(id="edit-gpu").text == "Look at it"
+    assert page.find(id="add") is None
+
+
+def test_a_file_course_names_its_commit():
+    assert "1a2b3c4" in soup("file-profiles").find(id="file-course").text
 
 
 @pytest.mark.parametrize(
