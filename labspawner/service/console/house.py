@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from labspawner.config import Settings
 from labspawner.courses import Catalog, Course, Loaded, parse_course
@@ -22,13 +22,17 @@ from labspawner.service.console.events import Events
 from labspawner.service.console.hub import About, Hub
 from labspawner.service.console.problems import Missing, Problem, Refused
 from labspawner.service.console.rights import Caller, CourseGroups, Rules, Verb, may, refusal, usual_groups
+from labspawner.service.console.sharing import Look, Shared
 from labspawner.store import Store, Written
 
 if TYPE_CHECKING:
     from labspawner.service.console.runner import Runner
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+FACTS_S = 1.0
+"""So old may be what the hub said of servers and rooms, while it tells of its changes; else everybody asks."""
 CAPACITY_S = 5.0
 ABOUT_S = 60.0
 
@@ -93,6 +97,8 @@ class House:
         self._about: tuple[float, About | None] = (float("-inf"), None)
         self._changing: dict[str, asyncio.Lock] = {}
         self._capacities: tuple[float, dict[str, Capacity]] = (float("-inf"), {})
+        self._shared: dict[str, Shared[Any]] = {}
+        self._enrolled = 0
 
     def hosts(self, asked: str) -> frozenset[str]:
         """The hosts whose pages may ask. asked: the request's own."""
@@ -139,6 +145,32 @@ class House:
             self._parsed[written.slug] = written.etag, found
         return found
 
+    def shared(
+        self, name: str, look: Callable[[str], Awaitable[T]], *, at_most_s: float, rests_on: Callable[[], Hashable]
+    ) -> Shared[T]:
+        """The answers of this name, which all handlers share; made at the first call."""
+        if name not in self._shared:
+            self._shared[name] = Shared(look, at_most_s=at_most_s, rests_on=rests_on)
+        return self._shared[name]
+
+    async def facts(self, what: str, course: str = "") -> Look[Mapping[str, Any]]:
+        """What the hub's inner API answers to `what` (see `Hub.ask`), for all who look at it within a second; newer where
+        the hub has told of a change meanwhile, or has done something for us. Whoever asks has shown that they may know."""
+        if what not in self._shared:
+
+            async def ask(slug: str) -> Mapping[str, Any]:
+                found: Mapping[str, Any] = await self.hub.ask(what, **({"course": slug} if slug else {}))
+                return found
+
+            self._shared[what] = Shared(
+                ask,
+                at_most_s=FACTS_S,
+                rests_on=lambda: (self.events.of_hub, self.hub.done),
+                watched=lambda: self.events.listens,
+                same=_say_the_same,
+            )
+        return await self._shared[what].get(course)
+
     async def capacities(self) -> dict[str, Capacity]:
         """What each provider has and what is free of it, at most some seconds old; empty while the hub cannot tell."""
         now = asyncio.get_running_loop().time()
@@ -168,6 +200,15 @@ class House:
     def forget_about(self) -> None:
         """Ask the hub again what it is."""
         self._about = (float("-inf"), None)
+
+    def enrolled(self) -> None:
+        """A roster was changed from here: what is known of who is in which course counts no more."""
+        self._enrolled += 1
+
+    @property
+    def of_people(self) -> Hashable:
+        """Another value whenever rosters or groups were changed from here."""
+        return self._enrolled, self.hub.regrouped
 
     def changing(self, slug: str) -> asyncio.Lock:
         """Held by whoever changes a course's people: of two at once, the second sees what the first did."""
@@ -223,5 +264,13 @@ class House:
 
     async def close(self) -> None:
         """Give everything back."""
+        for shared in self._shared.values():
+            await shared.close()
         await self.hub.close()
         await self.store.close()
+
+
+def _say_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two answers of the hub differ in nothing but when they were given."""
+    stamps = ("taken_at", "version")
+    return {**one, **dict.fromkeys(stamps)} == {**other, **dict.fromkeys(stamps)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from labspawner.pages import i18n
 from labspawner.pages.handlers import STATIC_DIR as PAGES_STATIC_DIR
+from labspawner.service.console.sharing import Memo
 
 HERE = Path(__file__).parents[1]
 STATIC_DIRS = {"own": HERE / "static", "lab": PAGES_STATIC_DIR, "hub": Path(DATA_FILES_PATH) / "static"}
@@ -62,6 +63,20 @@ def render(frame: Frame, template: str, **values: Any) -> str:
     """`template` of the folder `templates` with `values`, inside the page's frame. Everything is escaped."""
     whole = _environment().get_template(template).render(**names(frame), **values)
     return _UNSENDABLE.sub("\ufffd", whole)
+
+
+def part_for_many(
+    frame: Frame, template: str, memo: Memo, key: Hashable, values: Callable[[], Mapping[str, Any]]
+) -> Markup:
+    """A part of a page, made once for everybody who reads the same language and has the same `key`. It is made without the
+    reader: no name, no token and no address of a request can stand in it.
+
+    memo: kept as long as what is shown is the same. key: all that `values` depend on beside that and the language.
+    """
+    nobody = Frame(language=frame.language, prefix=frame.prefix, base_url=frame.base_url)
+    today = datetime.now().astimezone().date()  # "16:00" is said of today alone
+    whole = (template, frame.language, frame.prefix, frame.base_url, today, key)
+    return memo.make(whole, lambda: Markup(render(nobody, template, **values()).strip()))  # noqa: S704 - a template's
 
 
 def names(frame: Frame) -> dict[str, Any]:

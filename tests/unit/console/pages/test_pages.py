@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 from unit.console.pages import samples
 
-from labspawner.service.console.pages.render import Frame, render, switched
+from labspawner.service.console.pages.render import Frame, switched
 
 PAGES = sorted(samples.pages())
 LANGUAGES = ("en", "zh-CN")
@@ -84,7 +84,9 @@ def test_three_hundred_students_are_on_one_page():
     rows = samples.rows(count=300)
     template, values = samples.pages()["wall"]
 
-    page = BeautifulSoup(render(samples.a_frame(), template, **{**values, "seats": rows, "total": 300}), "html.parser")
+    page = BeautifulSoup(
+        samples.rendered(samples.a_frame(), template, **{**values, "seats": rows, "total": 300}), "html.parser"
+    )
 
     assert len(page.select("#wall-rows > tr")) == 300
 
@@ -94,7 +96,8 @@ def test_who_may_only_look_sees_no_button_that_changes_anything():
     course = samples.a_course(can=samples.views.Can())
 
     page = BeautifulSoup(
-        render(samples.a_frame(), template, **{**values, "course": course, "verbs": [], "jobs": []}), "html.parser"
+        samples.rendered(samples.a_frame(), template, **{**values, "course": course, "verbs": [], "jobs": []}),
+        "html.parser",
     )
 
     assert page.select("main form[method=post] button") == []
@@ -155,7 +158,7 @@ def test_a_place_with_anything_in_it_stays_below_the_prefix():
 def test_a_page_says_at_its_top_what_the_hubs_own_pages_say(notes, said):
     template, values = samples.pages()["wall"]
 
-    page = BeautifulSoup(render(samples.a_frame(**notes), template, **values), "html.parser")
+    page = BeautifulSoup(samples.rendered(samples.a_frame(**notes), template, **values), "html.parser")
 
     found = [" ".join(note.text.split()) for note in page.select(".lab-demo")]
     assert len(found) == len(said)
