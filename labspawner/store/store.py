@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
@@ -201,7 +201,11 @@ class Store:
 
         A lease that was parked and resumed counts from its last ready only.
         """
-        return await self._read(lambda c: reports.usage(c, hub_id, since, until, now=self._clock()))
+        return (await self._read(lambda c: reports.usage(c, hub_id, (since, until), now=self._clock())))[0]
+
+    async def usage_between(self, hub_id: str, edges: Sequence[datetime], *, course: str) -> list[list[Usage]]:
+        """The same for the profiles of one course and each stretch between one of `edges` and the next; one read for all."""
+        return await self._read(lambda c: reports.usage(c, hub_id, edges, now=self._clock(), course=course))
 
     async def prune(self, before: datetime) -> int:
         """Drop decisions made, and leases ended, before an instant; how many. Live leases stay, however old."""
