@@ -295,6 +295,32 @@ def test_a_new_course_is_a_course():
 # -- what a form cannot do -----------------------------------------------------------------------------------------
 
 
+MIXED = """\
+course: mixed
+title: Mixed
+profiles:
+  # ours
+  - slug: own
+    title: Own
+    variants: [{provider: sim, memory: 1GiB}]
+  - display_name: Theirs # from the old hub
+    slug: theirs
+    kubespawner_override: {image: "lab/a:1"}
+"""
+
+
+def test_a_profile_in_kubespawners_words_keeps_nobody_from_changing_the_others():
+    form = profile_as_form(MIXED, "own")
+
+    changed = with_profile(MIXED, "own", {**form, "title": {"en": "Mine"}})
+
+    assert changed == MIXED.replace("title: Own", "title: Mine")
+    with pytest.raises(NotEditable, match="This profile is written in KubeSpawner's words"):
+        profile_as_form(MIXED, "theirs")
+    with pytest.raises(NotEditable, match="This profile is written in KubeSpawner's words"):
+        with_profile(MIXED, "theirs", form)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

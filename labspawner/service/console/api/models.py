@@ -153,12 +153,14 @@ class Lint(Given):
 
 
 class Profile(Given):
-    """One profile as its form shows it: the keys of the course file, units as written."""
+    """One profile as its form shows it: the keys of the course file, units as written. yaml_only: why no form can show it
+    without losing something; then `form` is empty, and the profile is changed in the course's text."""
 
     slug: str
     key: str
     title: Texts
     form: dict[str, Any]
+    yaml_only: str | None = None
 
 
 class Profiles(Given):
