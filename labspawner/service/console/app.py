@@ -82,7 +82,7 @@ async def run(environment: Mapping[str, str]) -> None:
         house = open_house(wanted, HubOAuth(cache_max_age=KNOWN_FOR_S), environment=environment)
         await serve(
             house,
-            url=environment.get("JUPYTERHUB_SERVICE_URL", ""),
+            url=wanted.listen or environment.get("JUPYTERHUB_SERVICE_URL", ""),
             secret=serving.cookie_secret(house.settings.data_dir / COOKIE_SECRET),
             secure=serving.tls(environment, ssl.Purpose.CLIENT_AUTH),
             stopping=stopping,

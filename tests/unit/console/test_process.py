@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -83,3 +84,27 @@ def test_a_wrong_setting_ends_it_with_a_sentence(value, tmp_path):
     assert ended.returncode == 2
     assert "The console does not start" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_as_a_process_it_listens_where_it_is_told_to_and_not_where_the_proxy_asks(tmp_path):
+    (port,) = free_ports(1)
+    told = json.loads(an_environment(tmp_path)[VARIABLE])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labspawner.service.console"],
+        env={
+            **os.environ,
+            VARIABLE: json.dumps({**told, "listen": f"http://127.0.0.1:{port}"}),
+            "JUPYTERHUB_SERVICE_URL": "http://no-such-host.invalid:1",
+            "JUPYTERHUB_API_TOKEN": "x",
+            "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",
+            "JUPYTERHUB_CLIENT_ID": "service-labspawner",
+            "JUPYTERHUB_SERVICE_NAME": "labspawner",
+            "JUPYTERHUB_OAUTH_ACCESS_SCOPES": "[]",
+        },
+        cwd=tmp_path,
+    )
+    try:
+        asyncio.run(eventually(lambda: answers(port), 60, "the console answers where it was told to listen"))
+    finally:
+        process.terminate()
+        assert process.wait(240) == 0
