@@ -314,6 +314,15 @@ class Lab:
         return f"{url}/{quote(server_name, safe='')}" if server_name else url
 
     @pass_context
+    def holds(self, context: Context, owner: Any, server_name: str) -> Markup:
+        """The attribute of a form that starts a server of `owner`: where its button keeps a place first. Nothing for a start
+        for somebody else, since a place is kept for who clicks."""
+        if getattr(self._user, "name", None) != owner.name:
+            return Markup("")
+        query = f"?{urlencode({'server': server_name})}" if server_name else ""
+        return Markup(' data-lab-place="{}labspawner/place{}"').format(_base_url(context), query)
+
+    @pass_context
     def profile_title(self, context: Context, spawner: Any) -> str:
         """What the server of `spawner` runs, as its course calls it; its key where the course is gone."""
         options = getattr(spawner, "user_options", None) or {}
