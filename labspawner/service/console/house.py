@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-FACTS_S = 1.0
-"""So old may be what the hub said of servers and rooms, while it tells of its changes; else everybody asks."""
+_READING: ContextVar[dict[str, Written | None] | None] = ContextVar("labspawner-reading", default=None)
 CAPACITY_S = 5.0
 ABOUT_S = 60.0
 
@@ -49,6 +49,16 @@ class Watching:
     look_again_s: float = 30.0
     most: int = 500
     most_of_one: int = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """How old may be what is only shown; who may what is asked anew all the same. facts_s: what the hub said of servers and
+    room, while it tells of its changes (else everybody asks). people_s: who is in a course; what was changed from here shows
+    at once."""
+
+    facts_s: float = 1.0
+    people_s: float = 5.0
 
 
 class House:
@@ -89,6 +99,7 @@ class House:
         self.origins = Origins()
         self.streams: list[str] = []
         self.watching = watching or Watching()
+        self.fresh = Freshness()
         self._public_host = public_host.lower()
         self._read_at = float("-inf")
         self._given_at = float("-inf")
@@ -133,9 +144,22 @@ class House:
         """The course of this name as the hub would read it, wherever it stands; None where there is none that can be read."""
         if (course := self.file_course(slug)) is not None:
             return course
-        written = await self.store.coursebook.get(slug)
+        written = await self.written(slug)
         found = await self.parsed(written) if written is not None else ()
         return found.course if isinstance(found, Loaded) else None
+
+    async def written(self, slug: str) -> Written | None:
+        """The course of this name that is written here; read once for a page that is being made (see `reading`)."""
+        known = _READING.get()
+        if known is None:
+            return await self.store.coursebook.get(slug)
+        if slug not in known:
+            known[slug] = await self.store.coursebook.get(slug)
+        return known[slug]
+
+    def reading(self) -> None:
+        """From now on, this task makes one page and changes nothing: what it has read counts until the page is made."""
+        _READING.set({})
 
     async def parsed(self, written: Written) -> Loaded | tuple[Flaw, ...]:
         """What the loader makes of a written course; each text is read once."""
@@ -164,7 +188,7 @@ class House:
 
             self._shared[what] = Shared(
                 ask,
-                at_most_s=FACTS_S,
+                at_most_s=self.fresh.facts_s,
                 rests_on=lambda: (self.events.of_hub, self.hub.done),
                 watched=lambda: self.events.listens,
                 same=_say_the_same,
@@ -200,6 +224,11 @@ class House:
     def forget_about(self) -> None:
         """Ask the hub again what it is."""
         self._about = (float("-inf"), None)
+
+    @property
+    def read_at(self) -> float:
+        """When the course files were looked at, by the loop's clock: what is shown of one is not older than that."""
+        return self._read_at
 
     def enrolled(self) -> None:
         """A roster was changed from here: what is known of who is in which course counts no more."""
@@ -259,7 +288,7 @@ class House:
         """The same for a course that is there, wherever it is written. Raises Missing for one that is not, to anybody."""
         await self.read_files()
         self.require(caller, verb, slug)
-        if self.file_course(slug) is None and await self.store.coursebook.get(slug) is None:
+        if self.file_course(slug) is None and await self.written(slug) is None:
             raise Missing(Sentence(words.NO_COURSE.template, course=slug))
 
     async def close(self) -> None:

@@ -22,10 +22,11 @@ _marks = itertools.count(1)
 
 
 class Memo:
-    """What was made of one look, by what else it depends on."""
+    """What was made of one look, by what else it depends on. times: how often something was made."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Any] = {}
+        self.times = 0
 
     def make(self, key: Hashable, how: Callable[[], R]) -> R:
         """What `how` gave the first time that it was asked for under `key`; where it raises, nothing is kept."""
@@ -33,6 +34,7 @@ class Memo:
             found: R = self._made[key]
         except KeyError:
             found = how()
+            self.times += 1
             if len(self._made) >= MOST_MADE:
                 self._made.clear()
             self._made[key] = found

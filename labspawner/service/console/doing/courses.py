@@ -73,7 +73,7 @@ async def get(house: House, caller: Caller, slug: str) -> CourseRecord:
     loaded = next((one for one in house.catalog.snapshot.loaded if one.course.course == slug), None)
     if loaded is not None:
         return await whole(house, caller, loaded)
-    written = await house.store.coursebook.get(slug)
+    written = await house.written(slug)
     if written is None:
         raise Missing(Sentence(words.NO_COURSE.template, course=slug))
     return await of_row(house, caller, written)
@@ -100,7 +100,7 @@ async def diff(house: House, caller: Caller, slug: str, old: int, new: int) -> D
 async def lint(house: House, caller: Caller, slug: str, text: str, *, students: int = 0) -> Lint:
     """What would be wrong with this text as the course's, and what so many students would need. Changes nothing."""
     await house.require_course(caller, Verb.READ, slug)
-    written = await house.store.coursebook.get(slug)
+    written = await house.written(slug)
     loaded = await _checked(house, caller, slug, text, written)
     return await _linted(house, loaded, students)
 

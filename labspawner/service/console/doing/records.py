@@ -78,8 +78,12 @@ async def whole(house: House, caller: Caller, loaded: Loaded) -> CourseRecord:
     record = of_loaded(house, caller, loaded)
     if record.origin == HUB:
         return replace(record, text=await asyncio.to_thread(as_text, loaded.course))
-    text = await asyncio.to_thread(_text_of, loaded.file)
-    commit = await house.origins.of(Path(loaded.file))
+
+    async def look(file: str) -> tuple[str, Commit | None]:
+        return await asyncio.to_thread(_text_of, file), await house.origins.of(Path(file))
+
+    files = house.shared("files", look, at_most_s=house.settings.courses_refresh_s, rests_on=lambda: house.read_at)
+    text, commit = (await files.get(loaded.file)).value
     if commit is None:
         return replace(record, text=text)
     return replace(record, text=text, commit=commit, changed_by=commit.author, changed_at=commit.at)

@@ -32,8 +32,6 @@ LAST = Sentence("{name} is the last instructor of this course. Make somebody els
 BROADER = Sentence(
     "This course is of the group {group}, which other courses may use too. Ask your administrator to change it."
 )
-SHOWN_FOR_S = 5.0
-"""So old may be who is in a course where it is only shown; what was changed from here shows at once."""
 _ORDER = (CourseRole.INSTRUCTOR, CourseRole.ASSISTANT, CourseRole.MEMBER)
 
 
@@ -82,13 +80,13 @@ async def get(house: House, caller: Caller, slug: str) -> Roster:
 
 
 async def shown(house: House, caller: Caller, slug: str) -> Look[Roster]:
-    """The same for a page, looked for once for all who look at it within `SHOWN_FOR_S`."""
+    """The same for a page, looked for once for all who look at it within seconds."""
     await house.require_course(caller, Verb.READ, slug)
 
     async def look(course: str) -> Roster:
         return await _roster(house, course)
 
-    people = house.shared("people", look, at_most_s=SHOWN_FOR_S, rests_on=lambda: house.of_people)
+    people = house.shared("people", look, at_most_s=house.fresh.people_s, rests_on=lambda: house.of_people)
     return await people.get(slug)
 
 

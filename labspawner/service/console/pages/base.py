@@ -23,6 +23,8 @@ class PageHandler(ConsoleHandler):
 
     async def prepare(self) -> None:
         """Let in who is logged in, and know what the top of each page says."""
+        if self.request.method in {"GET", "HEAD"}:
+            self.house.reading()
         await super().prepare()
         if hasattr(self, "caller"):
             with contextlib.suppress(Problem):  # a hub that is away is said by what asks more of it

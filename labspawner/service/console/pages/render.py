@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from labspawner.pages import i18n
 from labspawner.pages.handlers import STATIC_DIR as PAGES_STATIC_DIR
+from labspawner.service.console.pages.folding import folding
 from labspawner.service.console.sharing import Memo
 
 HERE = Path(__file__).parents[1]
@@ -56,13 +57,17 @@ class Frame:
 
     def url(self, *parts: str) -> str:
         """An address of this service: `url("courses", slug, "")` is `/services/labspawner/courses/<slug>/`."""
-        return self.prefix + "/".join(quote(part, safe="@~") for part in parts)
+        return _joined(self.prefix, parts)
 
 
 def render(frame: Frame, template: str, **values: Any) -> str:
     """`template` of the folder `templates` with `values`, inside the page's frame. Everything is escaped."""
-    whole = _environment().get_template(template).render(**names(frame), **values)
-    return _UNSENDABLE.sub("\ufffd", whole)
+    whole = _environment(frame.language).get_template(template).render(**names(frame), **values)
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        return _UNSENDABLE.sub("\ufffd", whole)
+    return whole
 
 
 def part_for_many(
@@ -114,9 +119,20 @@ def moment(instant: datetime | None) -> Markup:
     return i18n.html_instant(instant) if instant is not None else Markup("")
 
 
+@lru_cache(maxsize=4096)
+def _joined(prefix: str, parts: tuple[str, ...]) -> str:
+    return prefix + "/".join(quote(part, safe="@~") for part in parts)
+
+
+@lru_cache(maxsize=8)
 def asset_of(prefix: str) -> Callable[[str, str], str]:
     """`asset("own", "console.css")`: the address of a static file, which changes when the file does."""
-    return lambda where, name: f"{prefix}-/{where}/{name}?v={_digest(STATIC_DIRS[where] / name)}"
+
+    @cache
+    def asset(where: str, name: str) -> str:
+        return f"{prefix}-/{where}/{name}?v={_digest(STATIC_DIRS[where] / name)}"
+
+    return asset
 
 
 def switched(uri: str, language: str) -> str:
@@ -126,9 +142,11 @@ def switched(uri: str, language: str) -> str:
     return f"/{parts.path.lstrip('/')}?{urlencode([*query, ('lang', language)])}"
 
 
-@cache
-def _environment() -> Environment:
+@lru_cache(maxsize=len(i18n.LANGUAGES))
+def _environment(language: str) -> Environment:
+    """The templates as they are in one language."""
     return Environment(
+        extensions=[folding(language)],
         loader=FileSystemLoader(str(HERE / "templates")),
         autoescape=True,
         undefined=StrictUndefined,

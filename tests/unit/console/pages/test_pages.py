@@ -6,9 +6,12 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from unit.console.pages import samples
 
-from labspawner.service.console.pages.render import Frame, switched
+from labspawner.pages import i18n
+from labspawner.service.console.pages.folding import folding
+from labspawner.service.console.pages.render import HERE, Frame, names, render, switched
 
 PAGES = sorted(samples.pages())
 LANGUAGES = ("en", "zh-CN")
@@ -163,3 +166,43 @@ def test_a_page_says_at_its_top_what_the_hubs_own_pages_say(notes, said):
     found = [" ".join(note.text.split()) for note in page.select(".lab-demo")]
     assert len(found) == len(said)
     assert all(text.startswith(words) for text, words in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_translated_when_a_template_is_compiled_reads_as_if_it_were_translated_each_time(language):
+    """The templates once more, by an environment that knows nothing of languages."""
+    plainly = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    frame = samples.a_frame(language)
+    for name in sorted(
+        {"courses", "profiles", "edit", "yaml", "history", "links", "usage", "confirm", "error"} & set(PAGES)
+    ):
+        template, values = samples.pages(samples.EVIL)[name]
+        assert plainly.get_template(template).render(**names(frame), **values) == render(frame, template, **values)
+
+
+def test_only_a_whole_sentence_is_translated_when_a_template_is_compiled():
+    environment = Environment(extensions=[folding("zh-CN")], autoescape=True)
+    whole = """{{ t("Courses") }}|{{ t('Courses')|length }}|"""
+    source = whole + """{{ t("Courses", n=1) }}|{{ x.t("Courses") }}|{{ t(w) }}|t("Courses")"""
+
+    def t(text: str, **values: object) -> str:
+        return f"called {text} {values}"
+
+    said = environment.from_string(source).render(t=t, w="Courses", x={"t": lambda text: f"another {text}"})
+
+    folded = i18n.translate("Courses", "zh-CN")
+    assert folded != "Courses"
+    assert said.split("|") == [
+        folded,
+        str(len(folded)),
+        "called Courses {&#39;n&#39;: 1}",
+        "another Courses",
+        "called Courses {}",
+        't("Courses")',
+    ]
