@@ -41,6 +41,7 @@ from labspawner.service.desktop import service as desktop_service
 from labspawner.service.desktop import user_scopes as desktop_user_scopes
 from labspawner.service.desktop.settings import of_hub as desktop_of
 from labspawner.service.desktop.settings import takes_desktop_url
+from labspawner.service.serving import HUB_PID
 from labspawner.store.sqlite import tune_all_sqlite
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,8 @@ def _add_service(c: Any, service: dict[str, Any], role: dict[str, Any], of_users
     """Add a managed service with its role, and what every user needs in order to use it."""
     roles = [*_others(c.JupyterHub, "load_roles", role), role]
     c.JupyterHub.load_roles = _with_user_scopes(roles, of_users)
-    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), service]
+    told = {**service, "environment": {**service["environment"], HUB_PID: str(os.getpid())}}
+    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), told]
 
 
 def _others(section: Any, key: str, mine: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 from jupyterhub.utils import make_ssl_context
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -24,6 +25,9 @@ _LOOK_AT_HUB_S = 1.0
 _BIND_TRIES, _BIND_PAUSE_S = 60, 0.5
 _LEAVE_S = 5.0
 _SECRET_BYTES = 32
+
+HUB_PID = "LABSPAWNER_HUB_PID"
+"""The variable that tells a service the process id of its hub, which may be gone before the service has begun to look."""
 
 FORMAT = "[%(levelname)1.1s %(asctime)s {name}] %(message)s"
 """How these processes write their log; `name`: of the process."""
@@ -97,10 +101,12 @@ async def end_connections(server: HTTPServer) -> None:
         log.warning("a browser did not let go in %.0f s", _LEAVE_S)
 
 
-async def live(life: Callable[[asyncio.Event], Awaitable[None]], *, managed: bool) -> None:
+async def live(
+    life: Callable[[asyncio.Event], Awaitable[None]], *, managed: bool, environment: Mapping[str, str]
+) -> None:
     """Run `life` with the event that ends it: set by SIGTERM and SIGINT and, where a hub is our parent (`managed`), when that
-    hub is no more: the next one starts a service of its own."""
-    parent = os.getppid()
+    hub is no more, or was none any more before we looked: the next one starts a service of its own."""
+    parent = _hub_of(environment)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -110,6 +116,19 @@ async def live(life: Callable[[asyncio.Event], Awaitable[None]], *, managed: boo
     finally:
         if outliving is not None:
             outliving.cancel()
+
+
+def _hub_of(environment: Mapping[str, str]) -> int:
+    """Whose going ends us. A hub that went first is named as it was told, so that it is found not to be our parent."""
+    told = environment.get(HUB_PID, "")
+    return int(told) if told.isdigit() and _is_gone(int(told)) else os.getppid()
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def _hub_gone(parent: int, stopping: asyncio.Event) -> None:

@@ -88,7 +88,8 @@ async def run(environment: Mapping[str, str]) -> None:
             stopping=stopping,
         )
 
-    await serving.live(life, managed=not environment.get("LABSPAWNER_CONSOLE_EXTERNAL"))
+    managed = not environment.get("LABSPAWNER_CONSOLE_EXTERNAL")
+    await serving.live(life, managed=managed, environment=environment)
 
 
 def main() -> None:
