@@ -161,6 +161,7 @@ def test_a_student_gets_a_pod_by_the_charts_settings_and_rights_alone_and_keeps_
     settings.write_text(json.dumps({**json.loads(settings.read_text(encoding="utf-8")), "culler": new}))
     assert hub.wait_for_death() in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
     hub.start()
+    eventually_sync(lambda: _console_answers(hub), 60.0, "the new hub's console answers, so that it ends with it")
     assert hub.wait_ready(STUDENT)["ready"]
     assert [each["metadata"]["uid"] for each in double.pods()] == [pod["metadata"]["uid"]]
 
