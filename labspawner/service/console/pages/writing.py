@@ -237,6 +237,7 @@ def form_values(page: InstructorPage, text: str, name: str) -> dict[str, Any]:
             "readable": False,
             "variants": 1,
             "hours": 1,
+            "questions": [],
             "days": days,
             "providers": providers,
         }
