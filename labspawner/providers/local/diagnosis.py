@@ -112,6 +112,6 @@ async def _cards(provider: LocalProvider) -> tuple[Finding, ...]:
         return (note(_GPUS, Sentence("no card: {why}", why=cards.missing or Sentence("none was found"))),)
     level = ok if cards.pretended is None else note
     return (
-        *(level(_GPUS, str(line)) for line in lines[:-1]),
+        *(level(_GPUS, line) for line in lines[:-1]),
         note(_GPUS, Sentence("whether slices hold here: run `labspawner gpu check`")),
     )
