@@ -42,6 +42,7 @@ from labspawner.service.desktop import service as desktop_service
 from labspawner.service.desktop import user_scopes as desktop_user_scopes
 from labspawner.service.desktop.settings import of_hub as desktop_of
 from labspawner.service.desktop.settings import takes_desktop_url
+from labspawner.service.serving import HUB_PID
 from labspawner.store.sqlite import tune_all_sqlite
 
 log = logging.getLogger(__name__)
@@ -120,17 +121,18 @@ def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
     c.JupyterHub.tornado_settings = {**_given(c.JupyterHub, "tornado_settings", {}), DESKTOPS: True}
 
 
-def run_console(c: Any, *, url: str = "", create_users: bool = False) -> None:
+def run_console(c: Any, *, url: str = "", listen: str = "", create_users: bool = False) -> None:
     """Add the console: pages for instructors and administrators, and the REST API. Call it after `c.Labspawner` is set; the
     last call counts.
 
-    url: where it listens, for the hub's proxy alone; left out: a port on loopback that is kept in `data_dir`. create_users:
+    url: where the hub's proxy reaches it, and nobody else should; left out: a port on loopback that is kept in `data_dir`.
+    listen: where it listens, if that is another address: `http://0.0.0.0:8082` behind a Service of Kubernetes. create_users:
     names of rosters that the hub does not know become users at once, which on most hubs lets them log in; left out, they are
     put into their courses within seconds of their first log-in.
     """
     try:
         given = Labspawner(config=c)
-        settings, wanted = given.settings(), console_of(given, creates_users=create_users)
+        settings, wanted = given.settings(), console_of(given, creates_users=create_users, listen=listen)
     except BadConfig:
         return  # said when the hub starts
     url = url or f"http://127.0.0.1:{_kept_port(settings.data_dir / 'console.port')}"
@@ -145,7 +147,8 @@ def _add_service(c: Any, service: dict[str, Any], role: dict[str, Any], of_users
     """Add a managed service with its role, and what every user needs in order to use it."""
     roles = [*_others(c.JupyterHub, "load_roles", role), role]
     c.JupyterHub.load_roles = _with_user_scopes(roles, of_users)
-    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), service]
+    told = {**service, "environment": {**service["environment"], HUB_PID: str(os.getpid())}}
+    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), told]
 
 
 def _others(section: Any, key: str, mine: dict[str, Any]) -> list[dict[str, Any]]:

@@ -253,6 +253,20 @@ class Catalog:
         return _File(stamp, good, result)
 
     @property
+    def given(self) -> tuple[Loaded, ...]:
+        """The courses that stand in no file."""
+        return self._given
+
+    def set_given(self, given: Iterable[Loaded]) -> Snapshot:
+        """Put these in the place of the courses that stand in no file. Blocking; may be called concurrently."""
+        with self._refreshing:
+            wanted = tuple(given)
+            if [(one.file, one.course) for one in wanted] != [(one.file, one.course) for one in self._given]:
+                self._given = wanted
+                self.snapshot = _assemble(self._files, self._given, self._rows)
+            return self.snapshot
+
+    @property
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the files now."""
         return self.snapshot.problems
@@ -302,7 +316,7 @@ def _assemble(
             message = Sentence(
                 "the course {slug} is already in {file}: write another short name, or remove one file",
                 slug=repr(slug),
-                file=winner.file,
+                file=Path(winner.file).name,
             )
             problems.append(file.good.problem(("course",), message))
     states: dict[str, CourseState] = {}
@@ -314,7 +328,7 @@ def _assemble(
             message = Sentence(
                 "the course {slug} is also in {file}, and files win: archive this one",
                 slug=repr(slug),
-                file=first[slug].file,
+                file=Path(first[slug].file).name,
             )
             problems.append(Problem(name_of(slug), 1, 1, "course", message))
         elif row.good is not None:

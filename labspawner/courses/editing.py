@@ -86,7 +86,7 @@ def course_as_form(text: str) -> dict[str, Any]:
 def profile_as_form(text: str, slug: str) -> dict[str, Any]:
     """The profile `slug` as plain values, as written. Raises NotEditable."""
     data = _read(text).data
-    return profile_form(_profiles(data)[_index(data, slug)])
+    return profile_form(_own(_profiles(data)[_index(data, slug)]))
 
 
 @_keeping_ends
@@ -113,7 +113,9 @@ def with_profile(text: str, slug: str, profile: Mapping[str, Any]) -> str:
             changed = cut.sections[index].with_body(written.removeprefix("profiles:\n"))
             yield cut.joined([*cut.sections[:index], changed, *cut.sections[index + 1 :]])
 
-    index = _index(_read(text).data, slug)
+    data = _read(text).data
+    index = _index(data, slug)
+    _own(_profiles(data)[index])
     return _changed(text, change, by_lines=by_lines)
 
 
@@ -280,11 +282,16 @@ def _read(text: str) -> Tree:
         ) from exc
     if not isinstance(tree.data, dict):
         raise NotEditable(Sentence("The text is no course. Mend it in YAML first."))
-    profiles = tree.data.get("profiles")
-    listed = profiles if isinstance(profiles, list) else []
-    if "profile_list" in tree.data or any(not _THEIRS.isdisjoint(each) for each in listed if isinstance(each, dict)):
+    if "profile_list" in tree.data:
         raise NotEditable(Sentence("This course is written in KubeSpawner's words. Change it in YAML."))
     return tree
+
+
+def _own(profile: Any) -> Any:
+    """A profile that is written in our words. Raises NotEditable for another one, which no form can show."""
+    if not _THEIRS.isdisjoint(profile):
+        raise NotEditable(Sentence("This profile is written in KubeSpawner's words. Change it in YAML."))
+    return profile
 
 
 def _beyond_forms() -> NotEditable:
@@ -301,9 +308,13 @@ def _profiles(data: Any) -> Any:
 
 
 def _index(data: Any, slug: str) -> int:
-    for index, profile in enumerate(_profiles(data)):
+    profiles = _profiles(data)
+    for index, profile in enumerate(profiles):
         if isinstance(profile, Mapping) and profile.get("slug") == slug:
             return index
+    for profile in profiles:
+        if isinstance(profile, Mapping) and "slug" not in profile:
+            _own(profile)  # its short name is made from its name there
     raise NotEditable(Sentence("The course has no profile {profile}.", profile=slug))
 
 

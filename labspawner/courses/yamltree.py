@@ -5,10 +5,12 @@ ruamel.yaml reads the text; we build the data ourselves, so that size, depth and
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -32,6 +34,8 @@ MAX_BYTES = 2**20
 MAX_DEPTH = 24
 MAX_NODES = 10_000
 MAX_DIGITS = 18
+_MOST_KEPT = 32 * 1024
+"""Letters: what has been read of texts up to here is kept for a while. Errors are not."""
 
 Path = tuple[str | int, ...]
 
@@ -77,6 +81,11 @@ def read_tree(text: str) -> Tree:
     Refused: a key that is there twice, tags (`!!python/...`), directives, deep nesting, more than 10000 values after
     aliases are followed. A date is read as text.
     """
+    tree = _known(text) if len(text) <= _MOST_KEPT else _read(text)
+    return Tree(copy.deepcopy(tree.data), tree.values, tree.keys)  # whoever edits has data of their own
+
+
+def _read(text: str) -> Tree:
     try:
         return _Reader(text).tree()
     except MarkedYAMLError as exc:
@@ -84,6 +93,9 @@ def read_tree(text: str) -> Tree:
         raise Unreadable(_plain_words(exc), Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)) from exc
     except YAMLError as exc:
         raise Unreadable(Sentence("not readable as YAML: the file has a character that cannot be printed")) from exc
+
+
+_known = lru_cache(maxsize=32)(_read)  # a page of the console reads the same text several times
 
 
 class _Reader:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import cast
 
 from labspawner.config import Settings
 from labspawner.doctor import looks
 from labspawner.doctor.hub import hub_findings
 from labspawner.model import Json
 from labspawner.providers.findings import Finding, Level, error
+from labspawner.sentences import Sentence
 
 log = logging.getLogger(__name__)
 
+BROKE_OFF = Sentence("it broke off: {error}; the hub's log has more")
 HUB = "hub"
 """The name under which what concerns the hub itself is told; the rest is told under a provider's name."""
 
@@ -53,7 +57,10 @@ class Examination:
             "places": list(self.places),
             "found": {
                 place: [
-                    {"level": one.level.value, "what": one.what, "detail": one.detail, "advice": one.advice}
+                    {
+                        "level": one.level.value,
+                        **{name: _kept(getattr(one, name)) for name in ("what", "detail", "advice")},
+                    }
                     for one in findings
                 ]
                 for place, findings in self.found.items()
@@ -80,7 +87,12 @@ class Examination:
 
 def _finding(data: object) -> Finding:
     one = _object(data)
-    return Finding(Level(one["level"]), str(one["what"]), str(one["detail"]), str(one["advice"]))
+    return Finding(Level(one["level"]), *(Sentence.from_json(one[name]) for name in ("what", "detail", "advice")))
+
+
+def _kept(said: str) -> Json:
+    """Words as JSON, from which they can still be said in another language; a provider's own as they are."""
+    return cast("Json", json.loads(json.dumps(said.to_json(), default=str))) if isinstance(said, Sentence) else said
 
 
 def _object(data: object) -> Mapping[object, object]:
@@ -154,4 +166,4 @@ class Examiner:
             return self._look_at(self._settings, place)
         except Exception as exc:
             log.exception("doctor could not look at %s", place)
-            return (error("examination", f"it broke off: {type(exc).__name__}; the hub's log has more"),)
+            return (error(Sentence("examination"), Sentence(BROKE_OFF.template, error=type(exc).__name__)),)

@@ -11,7 +11,11 @@ from urllib.parse import urlsplit
 
 from labspawner.config import Settings
 from labspawner.providers.findings import Finding, error, note, ok, warning
+from labspawner.sentences import Sentence, plain
 
+_SPAWNER, _HUB_ID, _RESTARTS = Sentence("spawner"), Sentence("hub id"), Sentence("restarts")
+_LOG_IN, _ADDRESS, _PROXY = Sentence("log-in"), Sentence("address"), Sentence("proxy")
+_CULLER, _CONSOLE = Sentence("culler"), Sentence("console")
 _REMOTE = frozenset({"kubernetes", "proxmox"})
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 _PROXY_CLASS = "jupyterhub.proxy.ConfigurableHTTPProxy"
@@ -38,11 +42,11 @@ def hub_findings(
 def _plugged_in(hub: Mapping[str, Any]) -> Finding:
     spawner = hub.get("spawner_class")
     if spawner == "lab" or getattr(spawner, "__name__", str(spawner)).endswith("LabSpawner"):
-        return ok("spawner", "labspawner starts the servers")
+        return ok(_SPAWNER, Sentence("labspawner starts the servers"))
     return error(
-        "spawner",
-        f"c.JupyterHub.spawner_class is {spawner!r}, so labspawner starts nothing",
-        "call wiring.wire(c) at the end of the configuration",
+        _SPAWNER,
+        Sentence("c.JupyterHub.spawner_class is {spawner}, so labspawner starts nothing", spawner=repr(spawner)),
+        Sentence("call wiring.wire(c) at the end of the configuration"),
     )
 
 
@@ -50,25 +54,32 @@ def _hub_id(
     sections: Mapping[str, Mapping[str, Any]], settings: Settings, kinds: set[str], environment: Mapping[str, str]
 ) -> tuple[Finding, ...]:
     if "hub_id" in sections.get("Labspawner", {}):
-        return (ok("hub id", settings.hub_id),)
-    said = f"c.Labspawner.hub_id is not set: this hub is {settings.hub_id!r}, after its machine"
+        return (ok(_HUB_ID, plain(settings.hub_id)),)
+    hub_id = repr(settings.hub_id)
+    said = Sentence("c.Labspawner.hub_id is not set: this hub is {hub_id}, after its machine", hub_id=hub_id)
     if _IN_CLUSTER in environment:
-        return (error("hub id", f"{said}, and a new pod has a new name: servers would be nobody's", "set it"),)
+        nobodys = Sentence(
+            "c.Labspawner.hub_id is not set: this hub is {hub_id}, after its machine, and a new pod has a new name: servers "
+            "would be nobody's",
+            hub_id=hub_id,
+        )
+        return (error(_HUB_ID, nobodys, Sentence("set it")),)
     if kinds & _REMOTE:
-        return (warning("hub id", said, "set it: two hubs on one cluster need different ones, for their whole life"),)
-    return (note("hub id", said),)
+        advice = Sentence("set it: two hubs on one cluster need different ones, for their whole life")
+        return (warning(_HUB_ID, said, advice),)
+    return (note(_HUB_ID, said),)
 
 
 def _restarts(hub: Mapping[str, Any]) -> tuple[Finding, ...]:
     if hub.get("cleanup_servers", True):
         return (
             warning(
-                "restarts",
-                "when the hub stops, it ends all servers",
-                "c.JupyterHub.cleanup_servers = False, and servers outlive a restart",
+                _RESTARTS,
+                Sentence("when the hub stops, it ends all servers"),
+                Sentence("c.JupyterHub.cleanup_servers = False, and servers outlive a restart"),
             ),
         )
-    return (ok("restarts", "servers outlive a restart of the hub"),)
+    return (ok(_RESTARTS, Sentence("servers outlive a restart of the hub")),)
 
 
 def _log_in(hub: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> tuple[Finding, ...]:
@@ -76,11 +87,13 @@ def _log_in(hub: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -
     name = str(getattr(chosen, "__name__", chosen or "pam"))
     if name.rsplit(".", 1)[-1] in {"dummy", "DummyAuthenticator"}:
         if sections.get("DummyAuthenticator", {}).get("password"):
-            return (warning("log-in", "everybody who knows one password is whoever they say (DummyAuthenticator)"),)
-        return (error("log-in", "anybody may be whoever they say, without a password (DummyAuthenticator)"),)
+            shared = Sentence("everybody who knows one password is whoever they say (DummyAuthenticator)")
+            return (warning(_LOG_IN, shared),)
+        return (error(_LOG_IN, Sentence("anybody may be whoever they say, without a password (DummyAuthenticator)")),)
     if name in {"labspawner-demo", "DemoAuthenticator"}:
-        return (note("log-in", "demo accounts, on this machine alone", "take your university's log-in for a lab"),)
-    return (ok("log-in", name),)
+        advice = Sentence("take your university's log-in for a lab")
+        return (note(_LOG_IN, Sentence("demo accounts, on this machine alone"), advice),)
+    return (ok(_LOG_IN, plain(name)),)
 
 
 def _reached(hub: Mapping[str, Any], kinds: set[str]) -> tuple[Finding, ...]:
@@ -90,7 +103,11 @@ def _reached(hub: Mapping[str, Any], kinds: set[str]) -> tuple[Finding, ...]:
     secure = bool(hub.get("ssl_cert")) or public.startswith("https:")
     if not _loopback(urlsplit(public).hostname) and not secure:
         found.append(
-            note("address", f"{public} is without TLS", "put a TLS proxy in front, or set ssl_key and ssl_cert")
+            note(
+                _ADDRESS,
+                Sentence("{address} is without TLS", address=public),
+                Sentence("put a TLS proxy in front, or set ssl_key and ssl_cert"),
+            )
         )
     if kinds & _REMOTE:
         said = hub.get("hub_connect_url") or hub.get("hub_connect_ip") or hub.get("hub_bind_url") or hub.get("hub_ip")
@@ -98,13 +115,18 @@ def _reached(hub: Mapping[str, Any], kinds: set[str]) -> tuple[Finding, ...]:
         if _loopback(host):
             found.append(
                 error(
-                    "address",
-                    f"servers on other machines look for the hub at {host}, which is their own loopback",
-                    "set c.JupyterHub.hub_bind_url = 'http://0.0.0.0:8081' and hub_connect_url to what they reach",
+                    _ADDRESS,
+                    Sentence(
+                        "servers on other machines look for the hub at {host}, which is their own loopback", host=host
+                    ),
+                    Sentence(
+                        "set c.JupyterHub.hub_bind_url = 'http://0.0.0.0:8081' and hub_connect_url to what they reach"
+                    ),
                 )
             )
         else:
-            found.append(ok("address", f"servers on other machines look for the hub at {host or 'this machine'}"))
+            where = host or Sentence("this machine")
+            found.append(ok(_ADDRESS, Sentence("servers on other machines look for the hub at {host}", host=where)))
     return tuple(found)
 
 
@@ -128,38 +150,48 @@ def _proxy(hub: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) ->
     name = str(getattr(chosen, "__name__", chosen or _PROXY_CLASS))
     section = sections.get("ConfigurableHTTPProxy", {})
     if not name.endswith("ConfigurableHTTPProxy") and name != "configurable-http-proxy":
-        return note("proxy", f"{name}: not looked at")
+        return note(_PROXY, Sentence("{name}: not looked at", name=name))
     if section.get("should_start", True) is False:
-        return note("proxy", f"started by somebody else, its API at {section.get('api_url', 'http://127.0.0.1:8001')}")
+        api = section.get("api_url", "http://127.0.0.1:8001")
+        return note(_PROXY, Sentence("started by somebody else, its API at {address}", address=api))
     command = section.get("command") or ["configurable-http-proxy"]
     words: Sequence[str] = [command] if isinstance(command, str) else list(command)
     if not words or shutil.which(str(words[0])) is None:
-        missing = words[0] if words else "nothing"
+        missing = words[0] if words else Sentence("nothing")
         return error(
-            "proxy",
-            f"{missing} cannot be run",
-            "npm install -g configurable-http-proxy, or pip install labspawner[local]",
+            _PROXY,
+            Sentence("{program} cannot be run", program=missing),
+            plain("npm install -g configurable-http-proxy, or pip install labspawner[local]"),
         )
-    return ok("proxy", str(words[0]))
+    return ok(_PROXY, plain(str(words[0])))
 
 
 def _console(hub: Mapping[str, Any]) -> Finding:
     services = hub.get("services") or ()
     if any(isinstance(service, Mapping) and service.get("name") == "labspawner" for service in services):
-        return ok("console", "instructors write their courses at /services/labspawner/")
-    return note("console", "courses are files alone, and classes have no page", "call wiring.run_console(c)")
+        return ok(_CONSOLE, Sentence("instructors write their courses at /services/labspawner/"))
+    return note(
+        _CONSOLE,
+        Sentence("courses are files alone, and classes have no page"),
+        Sentence("call {call}", call="wiring.run_console(c)"),
+    )
 
 
 def _culler(hub: Mapping[str, Any]) -> tuple[Finding, ...]:
     services = hub.get("services") or ()
     names = {str(service.get("name")) for service in services if isinstance(service, Mapping)}
     if "labspawner-culler" in names:
-        found = [ok("culler", "idle servers are ended as their profiles say")]
+        found = [ok(_CULLER, Sentence("idle servers are ended as their profiles say"))]
     else:
-        found = [warning("culler", "no idle server is ended, whatever profiles say", "call wiring.run_culler(c)")]
+        advice = Sentence("call {call}", call="wiring.run_culler(c)")
+        found = [warning(_CULLER, Sentence("no idle server is ended, whatever profiles say"), advice)]
     others = sorted(name for name in names if "cull" in name and name != "labspawner-culler")
     if others:
         found.append(
-            warning("culler", f"a second one runs, which knows no profiles: {', '.join(others)}", "leave it out")
+            warning(
+                _CULLER,
+                Sentence("a second one runs, which knows no profiles: {names}", names=", ".join(others)),
+                Sentence("leave it out"),
+            )
         )
     return tuple(found)

@@ -77,7 +77,7 @@ class EvidenceBook:
         self._today = today
         self._report_every_s = report_every_s
         self._flush_s = flush_s
-        self.messages = Messages()
+        self.messages = Messages(store, hub_id)
         self._standings: dict[LeaseId, Standing] = {}
         self._used: dict[LeaseId, tuple[str, Allowance]] = {}
         self._started: dict[LeaseId, tuple[datetime | None, datetime | None]] = {}
@@ -234,6 +234,7 @@ class EvidenceBook:
         day = self._today(datetime.now().astimezone())
         for lease_id, used in (await self._store.granted(self._hub_id, day)).items():
             self._used.setdefault(lease_id, (day, used))
+        await self.messages.open(datetime.now().astimezone())
         self._flushing = asyncio.get_running_loop().create_task(self._write_behind())
 
     async def _write_behind(self) -> None:

@@ -1,16 +1,19 @@
 """What course staff say to whoever uses a server: on the home page, and once as a toast in JupyterLab.
 
-In memory: after a restart of the hub nobody reads what was said before it.
+In memory for answers at once, and in the store before it is said to be sent: a hub that restarts has lost none.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from labspawner.errors import UnknownLease
 from labspawner.model import Json, LeaseId
+from labspawner.sentences import Sentence
+from labspawner.store import SaidMessage, Store
 
 KEPT_FOR = timedelta(hours=12)
 MOST = 5
@@ -35,15 +38,31 @@ class Message:
 class Messages:
     """The messages of all servers that run."""
 
-    def __init__(self, ids: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, store: Store, hub_id: str, *, ids: Callable[[], int] = time.time_ns) -> None:
+        self._store = store
+        self._hub_id = hub_id
         self._ids = ids
+        self._last_id = 0
         self._of: dict[LeaseId, tuple[Message, ...]] = {}
 
-    def say(self, lease_id: LeaseId, text: str, *, by: str, now: datetime) -> Message:
-        """Keep a message for whoever uses this server."""
-        message = Message(id=self._ids() // 1_000_000, text=text, by=by, at=now)
+    async def open(self, now: datetime) -> None:
+        """Read what an earlier process kept. What was said meanwhile stays."""
+        for said in await self._store.messages(self._hub_id, since=now - KEPT_FOR):
+            message = Message(id=said.id, text=said.text, by=said.by, at=said.at)
+            known = {one.id: one for one in (*self._of.get(said.lease_id, ()), message)}
+            self._of[said.lease_id] = _newest(known.values())
+            self._last_id = max(self._last_id, said.id)
+
+    async def say(self, lease_id: LeaseId, text: str, *, by: str, now: datetime) -> Message:
+        """Keep a message for whoever uses this server. Raises StoreUnavailable, and UnknownLease for one that has ended; then
+        nobody reads it."""
+        self._last_id = max(self._last_id + 1, self._ids() // 1_000_000)
+        message = Message(id=self._last_id, text=text, by=by, at=now)
+        said = SaidMessage(lease_id=lease_id, id=message.id, text=text, by=by, at=now)
+        if not await self._store.keep_message(said, most=MOST, before=now - KEPT_FOR):
+            raise UnknownLease(Sentence("This server does not run any more."), detail=f"lease={lease_id} not on record")
         self._of = {lease: kept for lease, said in self._of.items() if (kept := _fresh(said, now))}
-        self._of[lease_id] = (*self._of.get(lease_id, ()), message)[-MOST:]
+        self._of[lease_id] = _newest((*self._of.get(lease_id, ()), message))
         return message
 
     def of(self, lease_id: LeaseId, now: datetime) -> Sequence[Message]:
@@ -54,6 +73,10 @@ class Messages:
         """The newest, for the extension; None where nothing was said."""
         found = self.of(lease_id, now)
         return found[-1].to_json() if found else None
+
+
+def _newest(said: Iterable[Message]) -> tuple[Message, ...]:
+    return tuple(sorted(said, key=lambda message: message.id))[-MOST:]
 
 
 def _fresh(said: Sequence[Message], now: datetime) -> tuple[Message, ...]:

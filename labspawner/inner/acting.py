@@ -23,6 +23,7 @@ from labspawner.errors import BadChoice, LabError, LeaseConflict, NotAllowed, Tr
 from labspawner.inner.base import InnerHandler
 from labspawner.lifecycle.launcher import stop_mode
 from labspawner.model import Ending, Lease, Phase, ReleaseMode
+from labspawner.pages.top import told_everywhere
 from labspawner.sentences import Sentence, plain
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class ActHandler(InnerHandler):
         if wish.verb == "start":
             return await self._start(wish)
         if wish.verb == "message":
-            return self._message(wish, lease)
+            return await self._message(wish, lease)
         if wish.verb == "extend":
             if lease is None or lease.phase is not Phase.READY:
                 raise UnknownLease(NOT_RUNNING)
@@ -274,13 +275,13 @@ class ActHandler(InnerHandler):
 
     # -- messages --------------------------------------------------------------------------------------------------
 
-    def _message(self, wish: Wish, lease: Lease | None) -> Sentence:
+    async def _message(self, wish: Wish, lease: Lease | None) -> Sentence:
         text = " ".join(_text(wish.args, "text").split())
         if not text or len(text) > MAX_TEXT:
             raise BadChoice(Sentence("A message has 1 to {most} letters.", most=MAX_TEXT))
         if lease is None or lease.phase not in {Phase.READY, Phase.LAUNCHING, Phase.QUEUED}:
             raise UnknownLease(NOBODY_READS)
-        self.runtime.messages.say(lease.id, text, by=wish.actor, now=datetime.now(timezone.utc))
+        await self.runtime.messages.say(lease.id, text, by=wish.actor, now=datetime.now(timezone.utc))
         return TOLD
 
     # -- visits ----------------------------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ class AboutHandler(InnerHandler):
 
     async def get(self) -> None:
         try:
-            providers = sorted(self.runtime.engine.providers)
+            providers = self.runtime.engine.providers
         except LabError as exc:
             self.refuse(exc)
             return
@@ -327,7 +328,8 @@ class AboutHandler(InnerHandler):
             {
                 "jupyterhub": metadata.version("jupyterhub"),
                 "manages_groups": bool(self.authenticator.manage_groups),
-                "providers": providers,
+                "providers": sorted(providers),
+                "notes": told_everywhere(self.settings, providers.values()),
             }
         )
 

@@ -14,6 +14,7 @@ from tornado.iostream import StreamClosedError
 from labspawner.availability import Viewer
 from labspawner.availability.desk import GAP_S, TICK_S
 from labspawner.availability.streams import HEARTBEAT_S, LONGEST_S, UNREAD_S
+from labspawner.courses.porting import as_text
 from labspawner.deadlines import within
 from labspawner.errors import LabError
 from labspawner.inner.base import InnerHandler
@@ -154,6 +155,15 @@ class CapacityHandler(ReadingHandler):
 _NOTHING_HELD = frozenset({Phase.QUEUED, Phase.PARKED})
 
 
+class GivenHandler(ReadingHandler):
+    """`GET courses/given`: the courses that stand in the hub's configuration and in no file, as texts."""
+
+    async def read(self) -> dict[str, Json]:
+        given = self.runtime.catalog.given
+        texts = await asyncio.to_thread(lambda: [as_text(one.course) for one in given])
+        return {"courses": [{"file": one.file, "text": text} for one, text in zip(given, texts, strict=True)]}
+
+
 class DecisionsHandler(ReadingHandler):
     """`GET decisions[?user=&lease=&limit=]`: what the culler decided, newest first."""
 
@@ -237,6 +247,7 @@ ROUTES: list[tuple[str, type]] = [
     (r"availability", AvailabilityHandler),
     (r"state", StateHandler),
     (r"capacity", CapacityHandler),
+    (r"courses/given", GivenHandler),
     (r"decisions", DecisionsHandler),
     (r"events", EventsHandler),
 ]

@@ -28,6 +28,7 @@ from labspawner.pages.home.facts import MOVING
 from labspawner.pages.home.gather import again_of, cards_of, desk_of, last_options
 from labspawner.pages.home.visits import Visit, Visits
 from labspawner.pages.home.words import ServerCard
+from labspawner.pages.top import is_bare, pretends_gpus
 from labspawner.pages.views import Offered
 from labspawner.providers.screens import offers_screen
 from labspawner.units import human_duration
@@ -110,14 +111,12 @@ class Lab:
     @property
     def bare(self) -> bool:
         """Whether some provider is known to start servers without a sandbox."""
-        providers = desk_of(self._user).providers.values()
-        return any(getattr(provider, "sandboxed", None) is False for provider in providers)
+        return is_bare(desk_of(self._user).providers.values())
 
     @property
     def pretended(self) -> bool:
         """Whether some provider gives out slices of GPUs that do not exist."""
-        providers = desk_of(self._user).providers.values()
-        return any(getattr(provider, "pretends_gpus", False) is True for provider in providers)
+        return pretends_gpus(desk_of(self._user).providers.values())
 
     @property
     def shows_desktops(self) -> bool:
@@ -313,6 +312,15 @@ class Lab:
         """The address of `place` (`spawn`, `labspawner/stop`) for a server of `user`."""
         url = f"{_base_url(context)}{place}/{user.escaped_name}"
         return f"{url}/{quote(server_name, safe='')}" if server_name else url
+
+    @pass_context
+    def holds(self, context: Context, owner: Any, server_name: str) -> Markup:
+        """The attribute of a form that starts a server of `owner`: where its button keeps a place first. Nothing for a start
+        for somebody else, since a place is kept for who clicks."""
+        if getattr(self._user, "name", None) != owner.name:
+            return Markup("")
+        query = f"?{urlencode({'server': server_name})}" if server_name else ""
+        return Markup(' data-lab-place="{}labspawner/place{}"').format(_base_url(context), query)
 
     @pass_context
     def profile_title(self, context: Context, spawner: Any) -> str:

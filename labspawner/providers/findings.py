@@ -24,7 +24,7 @@ class Level(str, Enum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at. what: in two or three words; detail: what was found; advice: what to do about it.
-    English, for operators; never a secret."""
+    English, for operators, and `Sentence`s where the console shall say it in another language; never a secret."""
 
     level: Level
     what: str
@@ -84,5 +84,5 @@ def error(what: str, detail: str, advice: str = "") -> Finding:
 
 def trouble(what: str, exc: LabError) -> Finding:
     """A person must act, as an error of ours says: its words for the log, and its message where that says more."""
-    detail, message = str(exc), str(exc.message)
-    return Finding(Level.ERROR, what, detail, "" if message == detail else message)
+    detail, message = str(exc), exc.message
+    return Finding(Level.ERROR, what, message) if message == detail else Finding(Level.ERROR, what, detail, message)

@@ -6,6 +6,7 @@ from labspawner.store.audit import AuditEntry, AuditRecord
 from labspawner.store.coursebook import CourseRevision, Written
 from labspawner.store.evidence import Allowance, Grant, Standing
 from labspawner.store.jobs import Job, JobState, Step, StepState
+from labspawner.store.messages import SaidMessage
 from labspawner.store.reports import Usage
 from labspawner.store.reservations import Reservations
 from labspawner.store.rosters import Seat, Source
@@ -21,6 +22,7 @@ __all__ = [
     "Job",
     "JobState",
     "Reservations",
+    "SaidMessage",
     "Seat",
     "Source",
     "Standing",

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -81,12 +82,16 @@ def median_session_s(conn: Connection, hub_id: str, profile: str) -> float | Non
     return statistics.median(spans) if spans else None
 
 
-def usage(conn: Connection, hub_id: str, since: datetime, until: datetime, *, now: datetime) -> list[Usage]:
-    """Who held what for how long between `since` and `until`; what became never ready does not count.
+def usage(
+    conn: Connection, hub_id: str, edges: Sequence[datetime], *, now: datetime, course: str = ""
+) -> list[list[Usage]]:
+    """Who held what for how long between each of `edges` and the next, all of it in one read; what became never ready does
+    not count. edges: at least two, the earliest first. course: of its profiles alone.
 
     A server that still runs counts up to `now`, a parked one up to when it was parked. A lease that was parked and
     resumed counts from its last ready: the stretch before is not on record.
     """
+    since, until = edges[0], edges[-1]
     query = sa.select(
         leases.c.username,
         leases.c.profile,
@@ -101,15 +106,22 @@ def usage(conn: Connection, hub_id: str, since: datetime, until: datetime, *, no
         sa.or_(leases.c.ended_at.is_(None), leases.c.ended_at > since),
         leases.c.phase.not_in(_STARTING),
     )
-    seconds: defaultdict[tuple[str, str, str], float] = defaultdict(float)
+    if course:
+        query = query.where(leases.c.profile.startswith(f"{course}/", autoescape=True))
+    stretches = list(pairwise(edges))
+    seconds: list[defaultdict[tuple[str, str, str], float]] = [defaultdict(float) for _ in stretches]
     for row in conn.execute(query):
         end = row.ended_at or (row.phase_at if row.phase == Phase.PARKED.value else now)
-        span = (min(end, until) - max(row.ready_at, since)).total_seconds()
-        if span > 0:
-            seconds[row.username, row.profile, row.provider] += span
+        for (begins, ends), held in zip(stretches, seconds, strict=True):
+            span = (min(end, ends) - max(row.ready_at, begins)).total_seconds()
+            if span > 0:
+                held[row.username, row.profile, row.provider] += span
     return [
-        Usage(user=user, profile=profile, provider=provider, seconds=total)
-        for (user, profile, provider), total in sorted(seconds.items())
+        [
+            Usage(user=user, profile=profile, provider=provider, seconds=total)
+            for (user, profile, provider), total in sorted(held.items())
+        ]
+        for held in seconds
     ]
 
 

@@ -136,6 +136,17 @@ sa.Index("decisions_by_user", decisions.c.hub_id, decisions.c.user_key, decision
 sa.Index("decisions_by_lease", decisions.c.lease_id, decisions.c.at)
 sa.Index("decisions_by_age", decisions.c.at)
 
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("lease_id", AnyText, sa.ForeignKey("leases.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False, comment="grows with time"),
+    sa.Column("text", AnyText, nullable=False),
+    sa.Column("by", AnyText, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+)
+sa.Index("messages_by_age", messages.c.at)
+
 # `extended_until` and `held_until` are written by a grant alone, the rest by the hub's reports alone.
 evidence = sa.Table(
     "evidence",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
@@ -15,12 +15,13 @@ from sqlalchemy.engine import Connection, Engine
 from labspawner.deadlines import finished
 from labspawner.errors import StoreUnavailable
 from labspawner.model import Decision, Ending, Lease, LeaseId, Phase, ReleaseMode
-from labspawner.store import evidence, leases, reports
+from labspawner.store import evidence, leases, messages, reports
 from labspawner.store.audit import AuditLog
 from labspawner.store.coursebook import Coursebook
 from labspawner.store.engine import POSTGRESQL_THREADS, cannot_use, make_engine, make_private_file, transaction
 from labspawner.store.evidence import Allowance, Grant, Standing
 from labspawner.store.jobs import Jobs
+from labspawner.store.messages import SaidMessage
 from labspawner.store.migrate import upgrade
 from labspawner.store.reports import Usage
 from labspawner.store.rosters import Rosters
@@ -201,7 +202,19 @@ class Store:
 
         A lease that was parked and resumed counts from its last ready only.
         """
-        return await self._read(lambda c: reports.usage(c, hub_id, since, until, now=self._clock()))
+        return (await self._read(lambda c: reports.usage(c, hub_id, (since, until), now=self._clock())))[0]
+
+    async def usage_between(self, hub_id: str, edges: Sequence[datetime], *, course: str) -> list[list[Usage]]:
+        """The same for the profiles of one course and each stretch between one of `edges` and the next; one read for all."""
+        return await self._read(lambda c: reports.usage(c, hub_id, edges, now=self._clock(), course=course))
+
+    async def keep_message(self, said: SaidMessage, *, most: int, before: datetime) -> bool:
+        """Keep what was said to a server; see `messages.insert`."""
+        return await self._write(lambda c: messages.insert(c, said, most=most, before=before))
+
+    async def messages(self, hub_id: str, *, since: datetime) -> list[SaidMessage]:
+        """What was said since then to the live servers of a hub, oldest first."""
+        return await self._read(lambda c: messages.live(c, hub_id, since=since))
 
     async def prune(self, before: datetime) -> int:
         """Drop decisions made, and leases ended, before an instant; how many. Live leases stay, however old."""

@@ -52,7 +52,8 @@ class RealHub:
     """A JupyterHub that can be started, killed and started again on the same data.
 
     courses: file name -> YAML. groups: group -> user names. providers, settings: as in `c.Labspawner`, the latter over
-    short intervals. culler: runs the managed culler. config: more Python for the configuration file.
+    short intervals. culler: runs the managed culler. config: more Python for the configuration file. base_url: the path below
+    which everything of this hub is; `base` has it, too.
     The provider kind `steered` is installed, see `hubconfig.Steered`. Call `close` in the end: it ends the hub, and whatever
     its servers left.
     """
@@ -67,15 +68,17 @@ class RealHub:
         settings: Mapping[str, Json] | None = None,
         culler: Literal["on", "dry-run"] | None = None,
         config: str = "",
+        base_url: str = "/",
     ) -> None:
         self.folder = folder
         self.hub_id = new_hub_id()
         self.token, self.password = secrets.token_hex(32), secrets.token_hex(12)
         self.port, proxy_port = free_ports(2)
-        self.base = f"http://127.0.0.1:{self.port}"
+        self.base = f"http://127.0.0.1:{self.port}{base_url.rstrip('/')}"
         self.api = Client(self.base, {"Authorization": f"token {self.token}"})
         self.process: subprocess.Popen[bytes] | None = None
-        self.store_url = f"sqlite:///{folder / 'data' / 'labspawner.sqlite'}"
+        usual = f"sqlite:///{folder / 'data' / 'labspawner.sqlite'}"
+        self.store_url = str((settings or {}).get("database_url") or usual)
         (folder / "courses").mkdir(parents=True, exist_ok=True)
         for name, text in courses.items():
             self.write_course(name, text)
@@ -90,6 +93,7 @@ class RealHub:
             "folder": str(folder),
             "port": self.port,
             "proxy_port": proxy_port,
+            "base_url": base_url,
             "token": self.token,
             "password": self.password,
             "hub_id": self.hub_id,

@@ -64,7 +64,7 @@ def configure(c: Any, spec: Mapping[str, Any]) -> None:
     """A small, fast hub: memory proxy, anybody may log in, an API token for the test, short intervals."""
     folder = Path(spec["folder"])
     c.JupyterHub.hub_port = spec["port"]
-    c.JupyterHub.bind_url = f"http://127.0.0.1:{spec['proxy_port']}"
+    c.JupyterHub.bind_url = f"http://127.0.0.1:{spec['proxy_port']}{spec['base_url']}"
     c.JupyterHub.proxy_class = MemoryProxy
     c.JupyterHub.authenticator_class = "dummy"
     c.DummyAuthenticator.password = spec["password"]

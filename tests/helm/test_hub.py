@@ -16,6 +16,8 @@ from labspawner.config import Labspawner
 from labspawner.courses import Catalog
 from labspawner.providers.kubernetes.options import KubernetesSettings
 from labspawner.providers.options import read_options
+from labspawner.service.console import custom_scopes, service_scopes, user_scopes
+from labspawner.service.console.settings import ConsoleSettings
 
 TOKEN = "0123456789abcdef" * 2
 Install = Callable[..., Path]
@@ -23,10 +25,11 @@ Install = Callable[..., Path]
 
 @pytest.fixture
 def install(chart: Chart, tmp_path: Path) -> Install:
-    """Puts the chart's files where the hub's pod has them."""
+    """Puts the chart's files where the hub's pod has them; its data are in a folder of this test."""
+    data = at("settings.data_dir", str(tmp_path / "data"))
 
     def put(*values: dict[str, Any], secrets: dict[str, str] | None = None) -> Path:
-        rendered = chart.render(*values)
+        rendered = chart.render(data, *values)
         files = {"settings": rendered.the("ConfigMap", "labspawner-settings")["data"], "secrets": secrets or {}}
         for folder, contents in files.items():
             (tmp_path / folder).mkdir(exist_ok=True)
@@ -51,14 +54,46 @@ def test_the_hub_spawns_with_labspawner_and_its_culler(install: Install) -> None
     c = configured(install(values_of("minimal")))
 
     assert c.JupyterHub.spawner_class == "lab"
-    assert [each["name"] for each in c.JupyterHub.services] == ["labspawner-culler"]
+    assert [each["name"] for each in c.JupyterHub.services] == ["labspawner-culler", "labspawner"]
     assert c.JupyterHub.load_roles[0]["scopes"] == ["list:users", "read:servers", "delete:servers"]
     assert c.JupyterHub.tornado_settings["slow_spawn_timeout"] == 0
 
 
-def test_each_value_reaches_its_setting(install: Install, tmp_path: Path) -> None:
-    data = at("settings.data_dir", str(tmp_path / "data"))
-    c = configured(install(values_of("hami"), data, secrets={"metrics-token": TOKEN}))
+def test_the_console_is_asked_by_the_charts_service_and_has_the_scopes_of_any_console(install: Install) -> None:
+    c = configured(install(values_of("minimal")))
+
+    service = c.JupyterHub.services[-1]
+    roles = {each["name"]: each["scopes"] for each in c.JupyterHub.load_roles}
+    told = ConsoleSettings.from_environment(service["environment"])
+    assert (service["name"], service["url"], told.listen) == (
+        "labspawner",
+        "http://labspawner-console:8082",
+        "http://0.0.0.0:8082",
+    )
+    assert roles["labspawner-console"] == service_scopes()
+    assert set(user_scopes()) <= set(roles["user"])
+    assert set(c.JupyterHub.custom_scopes) == set(custom_scopes())
+
+
+def test_the_console_makes_users_only_where_the_values_say_so(install: Install) -> None:
+    c = configured(install(values_of("minimal"), at("console", {"createUsers": True, "port": 8090})))
+
+    service = c.JupyterHub.services[-1]
+    (scopes,) = [each["scopes"] for each in c.JupyterHub.load_roles if each["name"] == "labspawner-console"]
+    assert scopes == service_scopes(creates_users=True)
+    assert service["url"] == "http://labspawner-console:8090"
+    assert ConsoleSettings.from_environment(service["environment"]).creates_users
+
+
+def test_the_console_can_be_off(install: Install) -> None:
+    c = configured(install(values_of("minimal"), at("console.enabled", False)))
+
+    assert [each["name"] for each in c.JupyterHub.services] == ["labspawner-culler"]
+    assert "custom_scopes" not in c.JupyterHub
+
+
+def test_each_value_reaches_its_setting(install: Install) -> None:
+    c = configured(install(values_of("hami"), secrets={"metrics-token": TOKEN}))
 
     settings = Labspawner(config=c).settings()
 
@@ -77,7 +112,7 @@ def test_each_value_reaches_its_setting(install: Install, tmp_path: Path) -> Non
 
 
 def test_the_culler_can_be_off_or_only_look(install: Install) -> None:
-    off = configured(install(values_of("minimal"), at("culler.enabled", False)))
+    off = configured(install(values_of("minimal"), at("culler.enabled", False), at("console.enabled", False)))
     dry = configured(install(values_of("minimal"), at("culler.dryRun", True)))
 
     assert off.JupyterHub.services == []
@@ -90,9 +125,10 @@ def test_the_lease_database_comes_from_the_secret(install: Install) -> None:
     c = configured(install(values_of("external-database"), secrets={"database-url": url + "\n"}))
 
     assert c.Labspawner.database_url == url
-    (culler,) = c.JupyterHub.services
+    culler, console = c.JupyterHub.services
     assert culler["environment"]["LABSPAWNER_STORE_URL"] == url
-    assert not [word for word in culler["command"] if "secret" in word]
+    assert ConsoleSettings.from_environment(console["environment"]).settings().database_url == url
+    assert not [word for each in (culler, console) for word in each["command"] if "secret" in word]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def refusal(chart: Chart, *values: dict[str, Any], base: str = "minimal") -> str
         ("culler.interval", "'intervalSeconds'"),
         ("networkpolicy", "'networkPolicy'"),
         ("rbac.enabled", "'create'"),
+        ("console.creators", "'createUsers'"),
         ("courses.file", "'files'"),
         ("monitoring.serviceMonitor", "'enabled'"),
     ],
@@ -203,6 +204,10 @@ def test_a_rule_that_opens_the_clouds_credentials_is_refused(chart: Chart) -> No
 
 def test_a_hub_without_anything_that_hosts_servers_is_refused(chart: Chart) -> None:
     assert "nothing hosts servers" in refusal(chart, at("kubernetes.enabled", False))
+
+
+def test_the_console_does_not_take_the_hubs_port(chart: Chart) -> None:
+    assert "console: {port: 8082}" in refusal(chart, at("console.port", 8081))
 
 
 def test_the_charts_own_provider_is_not_written_twice(chart: Chart) -> None:

@@ -34,7 +34,7 @@ HUB, PROXY = official("hub"), official("proxy")
 def server(hub_id: str, user: str) -> Peer:
     """As the provider marks it."""
     marks = Marks(lease_id=new_lease_id(), hub_id=hub_id, provider="kubernetes", user=user)
-    return official("singleuser-server", **marks.labels())
+    return official("singleuser-server", **{"hub.jupyter.org/network-access-hub": "true"}, **marks.labels())
 
 
 SERVER, NEIGHBOUR, SERVER_OF_ANOTHER_HUB = (
@@ -69,11 +69,30 @@ def matches(rule: Object, peer: Peer) -> bool:
     return selects(rule.get("podSelector", {}), peer.labels)
 
 
+def _of_the_official_chart() -> list[Object]:
+    """Its policies for hub and proxy, as version 4 makes them: who connects to the hub, and to whom the proxy does."""
+
+    def rule(way: str, labels: Mapping[str, str], port: int) -> Object:
+        return {way: [{"podSelector": {"matchLabels": dict(labels)}}], "ports": [{"port": port}]}
+
+    hub = {
+        "podSelector": {"matchLabels": dict(HUB.labels)},
+        "policyTypes": ["Ingress"],
+        "ingress": [rule("from", {"hub.jupyter.org/network-access-hub": "true"}, 8081)],
+    }
+    proxy = {
+        "podSelector": {"matchLabels": dict(PROXY.labels)},
+        "policyTypes": ["Egress"],
+        "egress": [rule("to", HUB.labels, 8081), rule("to", official("singleuser-server").labels, 8888)],
+    }
+    return [{"metadata": {}, "spec": spec} for spec in (hub, proxy)]
+
+
 def allowed(rendered: Rendered, subject: Peer, peer: Peer, port: int, *, way: str, protocol: str = "TCP") -> bool:
     """Whether `subject` may send to (`Egress`) or be reached by (`Ingress`) `peer`."""
     policies = [
         each["spec"]
-        for each in rendered.all("NetworkPolicy")
+        for each in [*rendered.all("NetworkPolicy"), *_of_the_official_chart()]
         if each["metadata"].get("namespace", HERE) == subject.namespace
         and selects(each["spec"]["podSelector"], subject.labels)
         and way in each["spec"]["policyTypes"]
@@ -116,6 +135,42 @@ def test_a_server_reaches_the_hubs_api_and_nothing_else_of_the_hub(by_default: R
     assert reaches(by_default, SERVER, HUB, 8081)
     assert not reaches(by_default, SERVER, HUB, 22)
     assert not reaches(by_default, SERVER, PROXY, 8001)
+
+
+def test_the_proxy_and_the_hub_itself_reach_the_console_and_nobody_else_does(by_default: Rendered) -> None:
+    assert reaches(by_default, PROXY, HUB, 8082)
+    assert reaches(by_default, HUB, HUB, 8082)
+    for stranger in (SERVER, NEIGHBOUR, Peer({"app": "somebody"}), Peer(PROXY.labels, namespace="elsewhere")):
+        assert not reaches(by_default, stranger, HUB, 8082)
+
+
+def test_the_port_of_the_console_opens_no_other_and_goes_with_it(chart: Chart, locked_down: Rendered) -> None:
+    moved = chart.render(values_of("minimal"), at("console.port", 8090))
+
+    assert reaches(moved, PROXY, HUB, 8090)
+    assert not reaches(moved, PROXY, HUB, 8082)
+    assert not reaches(locked_down, PROXY, HUB, 8082)
+    assert [each["metadata"]["name"] for each in locked_down.all("NetworkPolicy")] == [
+        "labspawner-agent",
+        "labspawner-servers",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("jupyterhub.hub.networkPolicy.enabled", "labspawner-console"),
+     ("jupyterhub.proxy.chp.networkPolicy.enabled", "labspawner-proxy")],
+)  # fmt: skip
+def test_where_the_official_chart_guards_a_pod_by_nothing_ours_does_not_shut_it_off(
+    chart: Chart, path: str, name: str
+) -> None:
+    names = {each["metadata"]["name"] for each in chart.render(values_of("minimal")).all("NetworkPolicy")}
+    without = {
+        each["metadata"]["name"] for each in chart.render(values_of("minimal"), at(path, False)).all("NetworkPolicy")
+    }
+
+    assert name in names
+    assert without == names - {name}
 
 
 def test_students_do_not_reach_each_other(by_default: Rendered) -> None:

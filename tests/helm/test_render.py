@@ -108,6 +108,23 @@ def test_a_second_release_in_another_namespace_shares_no_name_of_the_cluster(cha
     assert not of_the_cluster(here) & of_the_cluster(there)
 
 
+def test_the_consoles_service_leads_to_the_hubs_pod_also_before_that_is_ready(rendered: dict[str, Rendered]) -> None:
+    service = rendered["minimal"].the("Service", "labspawner-console")["spec"]
+    settings = rendered["minimal"].settings()["console"]
+
+    assert service["selector"] == {"app": "jupyterhub", "component": "hub", "release": RELEASE}
+    assert service["publishNotReadyAddresses"] is True
+    (port,) = service["ports"]
+    assert settings["url"] == f"http://labspawner-console:{port['port']}"
+    assert settings["listen"] == f"http://0.0.0.0:{port['targetPort']}"
+    assert "/services/labspawner/" in rendered["minimal"].notes
+
+
+def test_without_the_console_there_is_no_service_and_nobody_is_sent_there(rendered: dict[str, Rendered]) -> None:
+    assert rendered["locked-down"].all("Service") == []
+    assert "/services/labspawner/" not in rendered["locked-down"].notes
+
+
 def test_the_official_chart_is_given_what_labspawner_needs(rendered: dict[str, Rendered]) -> None:
     official = rendered["minimal"].official()
 

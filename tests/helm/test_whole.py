@@ -1,7 +1,8 @@
 """What the chart makes, put together: a real JupyterHub with its settings, and with its rights on the API server double.
 
 The hub's configuration file does what that of the official chart does with the values it is given, as far as they meet
-ours; then it runs `hub.extraConfig`, with no change but the folder that a pod would have its ConfigMap at.
+ours; then it runs `hub.extraConfig`, with no change but the folder that a pod would have its ConfigMap at, and the address of
+the console, since there is no Service here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from helm.rendering import NAMESPACE, RELEASE, Chart, Rendered, at, values_of
 
-from labspawner.testing.hub import RealHub
+from labspawner.testing.hub import RealHub, free_ports
 from labspawner.testing.kube import Image, KubeDouble
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Client
@@ -93,8 +94,11 @@ def rendered(chart: Chart, hub: RealHub, double: KubeDouble) -> Rendered:
         if each["kind"] in ("ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"):
             double.apply(each)
     etc = hub.folder / "etc"
+    here = f"http://127.0.0.1:{free_ports(1)[0]}"
+    settings = {**found.settings(), "console": {**found.settings()["console"], "url": here, "listen": here}}
+    files = found.the("ConfigMap", "labspawner-settings")["data"]
     for folder, contents in {
-        etc / "settings": found.the("ConfigMap", "labspawner-settings")["data"],
+        etc / "settings": {**files, "settings.json": json.dumps(settings)},
         etc / "secrets": {"metrics-token": TOKEN},
         hub.folder / "courses": found.the("ConfigMap", "labspawner-courses")["data"],
     }.items():
@@ -115,6 +119,14 @@ def rendered(chart: Chart, hub: RealHub, double: KubeDouble) -> Rendered:
     target.write_text(json.dumps({**spec, **more}), encoding="utf-8")
     hub.config_file.write_text(_CONFIG.format(spec=str(target)), encoding="utf-8")
     return found
+
+
+def _console_answers(hub: RealHub) -> bool:
+    given = json.loads((hub.folder / "etc" / "settings" / "settings.json").read_text(encoding="utf-8"))["console"]
+    try:
+        return Client(given["url"]).call("GET", "/services/labspawner/api/v1/openapi.json").status == 200
+    except OSError:  # the hub starts it after it began to answer itself
+        return False
 
 
 def test_a_student_gets_a_pod_by_the_charts_settings_and_rights_alone_and_keeps_it_when_they_change(
@@ -141,12 +153,15 @@ def test_a_student_gets_a_pod_by_the_charts_settings_and_rights_alone_and_keeps_
     assert "labspawner_leases" in metrics.call("GET", "/hub/metrics").text
     assert metrics.call("GET", "/hub/api/users").status == 403
 
+    eventually_sync(lambda: _console_answers(hub), 60.0, "the console answers")
+
     # As `helm upgrade` and the kubelet do it: the hub ends by itself, is started again, and the server went on.
     settings = hub.folder / "etc" / "settings" / "settings.json"
     new = chart.render(values_of("minimal"), at("culler.dryRun", True)).settings()["culler"]
     settings.write_text(json.dumps({**json.loads(settings.read_text(encoding="utf-8")), "culler": new}))
     assert hub.wait_for_death() in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
     hub.start()
+    eventually_sync(lambda: _console_answers(hub), 60.0, "the new hub's console answers, so that it ends with it")
     assert hub.wait_ready(STUDENT)["ready"]
     assert [each["metadata"]["uid"] for each in double.pods()] == [pod["metadata"]["uid"]]
 

@@ -231,6 +231,64 @@ def test_a_hub_that_restarts_is_told_after_two_misses_and_its_return_too(draw):
     assert page.locator("#lab-trouble").is_hidden()
 
 
+HOLD, SPAWN = "**/hub/labspawner/place", "**/hub/spawn/student1**"
+
+
+def holding(draw, status):
+    """The idle home page in front of a hub that answers a hold in this way, and what it was asked."""
+    page, posted = draw(in_a_thread(home, an_idle_user_again())), []
+    page.set_default_timeout(240_000)
+
+    def answer(route):
+        posted.append(
+            (route.request.method, re.sub(r"^https?://[^/]+", "", route.request.url), route.request.post_data)
+        )
+        route.fulfill(status=status if "place" in route.request.url else 200, json={"v": 1, "profiles": {}})
+
+    page.route(HOLD, answer)
+    page.route(SPAWN, answer)
+    return page, posted
+
+
+def an_idle_user_again():
+    user = an_idle_user()
+    user.spawner.user_options = {"profile": f"py101/{a_profile()['slug']}"}
+    return user
+
+
+def test_starting_again_keeps_a_place_before_the_form_is_posted(draw):
+    page, posted = holding(draw, 200)
+
+    page.click("#lab-again")
+    page.wait_for_url(SPAWN)
+
+    assert [(method, path) for method, path, _ in posted] == [
+        ("POST", "/hub/labspawner/place"),
+        ("POST", "/hub/spawn/student1"),
+    ]
+    assert all("profile=py101%2F" in data for _, _, data in posted)
+    assert "_xsrf=token" in posted[0][2]
+
+
+def test_starting_again_what_was_just_taken_leads_to_the_page_that_says_so_and_starts_nothing(draw):
+    page, posted = holding(draw, 409)
+
+    page.click("#lab-again")
+    page.wait_for_url(SPAWN)
+
+    assert [method for method, _, _ in posted] == ["POST", "GET"]
+    assert posted[1][1].startswith("/hub/spawn/student1?profile=py101%2F")
+
+
+def test_a_hold_that_is_refused_for_another_reason_keeps_nobody_from_starting(draw):
+    page, posted = holding(draw, 503)
+
+    page.click("#lab-again")
+    page.wait_for_url(SPAWN)
+
+    assert [method for method, _, _ in posted] == ["POST", "POST"]
+
+
 def test_a_refused_extension_says_why_and_can_be_tried_again(draw):
     user = a_busy_user()
     user.settings["labspawner"].answers["extension"] = Extension(step_s=1800, left_today=1)

@@ -42,6 +42,8 @@ def configure(c: Any, etc: Path = ETC) -> None:
         _serve_metrics(c, _secret(secrets, "metrics-token", why="monitoring.enabled is true"))
     if given["culler"]["enabled"]:
         wiring.run_culler(c, dry_run=given["culler"]["dry_run"])
+    if (console := given["console"])["enabled"]:
+        wiring.run_console(c, url=console["url"], listen=console["listen"], create_users=console["create_users"])
     wiring.wire(c)
     _restart_on_change(etc)
 

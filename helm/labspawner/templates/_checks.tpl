@@ -17,6 +17,9 @@
 {{- fail (printf "kubernetes.options.%s: servers run in the namespace of the release, for which rights and network policies are made. Leave it out, or install into another namespace: helm upgrade --install --namespace ..." $key) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.console.enabled (eq (int .Values.console.port) 8081) -}}
+{{- fail (printf "console.port: %v is the hub's own. Write: console: {port: 8082}" .Values.console.port) -}}
+{{- end -}}
 {{- if hasKey .Values.providers "kubernetes" -}}
 {{- fail "providers.kubernetes: this name is the chart's own. Write its settings to: kubernetes: {options: {...}}" -}}
 {{- end -}}

@@ -25,7 +25,7 @@ def ls(opened: Opened) -> None:
     for title in ("course", "title", "state", "you are", "profiles", "changed"):
         table.add_column(title)
     for one in opened().get("courses")["courses"]:
-        state = "in a file" if one["origin"] == "file" else one["state"]
+        state = {"file": "in a file", "hub": "the hub's"}.get(one["origin"], one["state"])
         changed = f"{one['changed_by']} {one['changed_at'] or ''}"[:40]
         cells = (one["slug"], _title(one), state, one["standing"], len(one["profiles"]), changed.strip())
         table.add_row(*(Text(printable(cell)) for cell in cells))

@@ -19,7 +19,10 @@ _OF_HUB = ("state", "availability", "courses")
 
 
 class Events:
-    """One stream from the hub, fanned out. Versions grow, and begin anew with this process."""
+    """One stream from the hub, fanned out. Versions grow, and begin anew with this process.
+
+    listens: the hub tells its changes just now.
+    """
 
     def __init__(self, hub: Hub, *, wait_s: Callable[[], float] = lambda: COALESCE_S) -> None:
         self._hub = hub
@@ -28,6 +31,8 @@ class Events:
         self._versions = dict.fromkeys(_OF_HUB, 0)
         self._jobs: dict[str, int] = {}
         self._bell = asyncio.Event()
+        self.listens = False
+        self._begun = 0
         self._listening: asyncio.Task[None] | None = None
         self.closed = False
 
@@ -52,6 +57,11 @@ class Events:
         """A course was written here; the hub says so too, a moment later."""
         self._versions["courses"] += 1
         self._ring()
+
+    @property
+    def of_hub(self) -> tuple[int, ...]:
+        """Another value whenever something changed in the hub, or may have while it was not heard."""
+        return (*self._versions.values(), self._begun)
 
     def versions(self, course: str) -> dict[str, int]:
         """The versions that a page of this course watches."""
@@ -90,11 +100,16 @@ class Events:
         while True:
             try:
                 async for data in self._hub.events():
+                    if not self.listens:
+                        self.listens = True
+                        self._begun += 1
                     self.heard(data)
                     pause = _FIRST_RETRY_S
             except (Problem, OSError) as exc:
                 log.info("the hub's events have ended, listening again in %.0f s: %s", pause, exc)
             except Exception:
                 log.exception("the hub's events cannot be read, listening again in %.0f s", pause)
+            finally:
+                self.listens = False
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             pause = min(pause * 2, _LONGEST_RETRY_S)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import ssl
@@ -15,6 +14,7 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.web import HTTPError
 
+from labspawner.courses import Loaded, parse_course
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console import words
 from labspawner.service.console.problems import Away, Problem, Refused
@@ -30,27 +30,35 @@ _REQUEST_S = 30.0
 _CONNECTIONS = 20
 _PAGE = 200
 _BATCH = 200
-_MOST_KNOWN = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What the hub says of itself. manages_groups: its authenticator sets the groups of whoever logs in."""
+    """What the hub says of itself. manages_groups: its authenticator sets the groups of whoever logs in. demo, bare,
+    pretended: what each of its pages says at the top."""
 
     jupyterhub: str = ""
     manages_groups: bool = False
     providers: tuple[str, ...] = ()
     shares: bool = False
+    demo: bool = False
+    bare: bool = False
+    pretended: bool = False
 
 
 class Hub:
-    """One hub, by this service's own token. Raises Away where it does not answer, Problem where it says no."""
+    """One hub, by this service's own token. Raises Away where it does not answer, Problem where it says no.
+
+    regrouped, done: they grow whenever groups were changed from here, and whenever the hub did something for us: what was
+    read of it before may be wrong since.
+    """
 
     def __init__(self, auth: HubOAuth, *, ssl_context: ssl.SSLContext | None = None) -> None:
         self.auth = auth
         self._ssl = ssl_context
         self._client = AsyncHTTPClient(force_instance=True, max_clients=_CONNECTIONS)
-        self._members: dict[str, tuple[float, list[str] | None]] = {}
+        self.regrouped = 0
+        self.done = 0
 
     # -- who asks --------------------------------------------------------------------------------------------------
 
@@ -115,18 +123,10 @@ class Hub:
             names.update(str(group["name"]) for group in page["items"])
         return names
 
-    async def group(self, name: str, *, at_most_s: float = 0.0) -> list[str] | None:
-        """The members of a group, as they were at most so many seconds ago; None where there is no such group."""
-        now = asyncio.get_running_loop().time()
-        known = self._members.get(name)
-        if known is not None and now - known[0] < at_most_s:
-            return known[1]
+    async def group(self, name: str) -> list[str] | None:
+        """The members of a group; None where there is no such group."""
         model = await self._json("GET", f"/groups/{_q(name)}", missing=True)
-        found = None if model is None else [str(user) for user in model.get("users", [])]
-        if len(self._members) > _MOST_KNOWN:
-            self._members.clear()
-        self._members[name] = now, found
-        return found
+        return None if model is None else [str(user) for user in model.get("users", [])]
 
     async def make_group(self, name: str) -> None:
         """Make a group, if there is none of this name."""
@@ -151,7 +151,7 @@ class Hub:
     def _changed(self) -> None:
         """A change of ours counts from now on, for whoever is at work here too."""
         self.auth.cache.clear()
-        self._members.clear()
+        self.regrouped += 1
 
     async def make_users(self, names: Sequence[str]) -> None:
         """Make users; names that are taken are left as they are. Needs the scope `admin:users`."""
@@ -165,23 +165,35 @@ class Hub:
     # -- what only the hub knows -----------------------------------------------------------------------------------
 
     async def ask(self, path: str, **query: str) -> Any:
-        """What the hub's inner API answers: `availability`, `state`, `capacity`, `decisions`, `about`."""
+        """What the hub's inner API answers: `availability`, `state`, `capacity`, `decisions`, `about`, `courses/given`."""
         asked = f"?{urlencode(query)}" if query else ""
         return await self._json("GET", f"{INNER}/{path}{asked}")
 
     async def tell(self, path: str, body: Mapping[str, Any]) -> Any:
         """Have the hub do something: `act`, `courses/refresh`. Raises Problem with the sentence of its refusal."""
-        return await self._json("POST", f"{INNER}/{path}", body)
+        try:
+            return await self._json("POST", f"{INNER}/{path}", body)
+        finally:
+            self.done += 1  # also where no answer came: it may have been done
 
     async def about(self) -> About:
         """What the hub is."""
         found = await self.ask("about")
+        notes = found.get("notes") or {}
         return About(
             jupyterhub=str(found.get("jupyterhub", "")),
             manages_groups=bool(found.get("manages_groups")),
             providers=tuple(str(name) for name in found.get("providers", ())),
             shares=bool(found.get("shares")),
+            **{name: bool(notes.get(name)) for name in ("demo", "bare", "pretended")},
         )
+
+    async def given_courses(self) -> list[Loaded]:
+        """The courses that stand in its configuration; one that cannot be read here is left out."""
+        found = [
+            parse_course(str(one["text"]), str(one["file"])) for one in (await self.ask("courses/given"))["courses"]
+        ]
+        return [one for one in found if isinstance(one, Loaded)]
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """What changes in the hub, one JSON object per event, until the connection ends. Raises Away."""

@@ -20,21 +20,28 @@ VARIABLE = "LABSPAWNER_CONSOLE"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleSettings:
     """hub: `c.Labspawner` as the hub has it, but for the providers' settings, which hold secrets: of those the names alone.
-    creates_users: names of rosters that the hub does not know become users at once."""
+    creates_users: names of rosters that the hub does not know become users at once. listen: the URL at which the process
+    listens; empty: the one that the hub's proxy asks."""
 
     hub: Mapping[str, Any] = field(repr=False)
     creates_users: bool = False
+    listen: str = ""
 
     def to_environment(self) -> dict[str, str]:
         """What the service's process is started with."""
-        return {VARIABLE: json.dumps({"hub": dict(self.hub), "creates_users": self.creates_users})}
+        told = {"hub": dict(self.hub), "creates_users": self.creates_users, "listen": self.listen}
+        return {VARIABLE: json.dumps(told)}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ConsoleSettings:
         """Read it back. Raises BadConfig where it is missing or cannot be read."""
         try:
             data = json.loads(environment[VARIABLE])
-            return cls(hub=dict(data["hub"]), creates_users=bool(data.get("creates_users")))
+            return cls(
+                hub=dict(data["hub"]),
+                creates_users=bool(data.get("creates_users")),
+                listen=str(data.get("listen") or ""),
+            )
         except (KeyError, ValueError, TypeError) as exc:
             raise BadConfig(
                 Sentence(
@@ -49,7 +56,7 @@ class ConsoleSettings:
         return Labspawner(config=Config({"Labspawner": dict(self.hub)})).settings()
 
 
-def of_hub(given: Labspawner, *, creates_users: bool = False) -> ConsoleSettings:
+def of_hub(given: Labspawner, *, creates_users: bool = False, listen: str = "") -> ConsoleSettings:
     """What the console of this hub is told. Raises BadConfig."""
     settings = given.settings()
     return ConsoleSettings(
@@ -67,4 +74,5 @@ def of_hub(given: Labspawner, *, creates_users: bool = False) -> ConsoleSettings
             },
         },
         creates_users=creates_users,
+        listen=listen,
     )

@@ -20,12 +20,13 @@ class Tone(str, Enum):
 
 
 class Published(str, Enum):
-    """Where a course stands. FILE: it is in a file, which the console only reads."""
+    """Where a course stands. FILE, HUB: it is in a file or in the hub's configuration, which the console only reads."""
 
     DRAFT = "draft"
     PUBLISHED = "published"
     ARCHIVED = "archived"
     FILE = "file"
+    HUB = "hub"
 
     @property
     def words(self) -> Sentence:
@@ -37,13 +38,14 @@ _PUBLISHED = {
     Published.PUBLISHED: Sentence("Published"),
     Published.ARCHIVED: Sentence("Archived"),
     Published.FILE: Sentence("From a file"),
+    Published.HUB: Sentence("From the hub's configuration"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a file course comes from. commit: of the newest change, shortened; empty outside a git work tree.
-    changed: the file is not as committed."""
+    """Where a course comes from that is not written here. file: its path, or the setting of the hub. commit: of the newest
+    change, shortened; empty outside a git work tree. changed: the file is not as committed."""
 
     file: str
     commit: str = ""
@@ -96,7 +98,7 @@ class CourseView:
 
     @property
     def editable(self) -> bool:
-        return self.can.write and self.published is not Published.FILE
+        return self.can.write and self.published not in {Published.FILE, Published.HUB}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

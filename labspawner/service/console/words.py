@@ -26,6 +26,10 @@ NEEDS_MATCH = Sentence("Send the ETag that you read as the header If-Match, so t
 NO_PROFILE = Sentence("This course has no profile {profile}.")
 TOO_MANY_STREAMS = Sentence("Too many pages of yours are open. Close some, then load this one again.")
 FILE_COURSE = Sentence("This course stands in the file {file}. Change it there; the hub reads it within seconds.")
+HUBS_COURSE = Sentence(
+    "This course stands in the hub's configuration, in {file}. An administrator changes it there; the hub reads it when it "
+    "is started again."
+)
 ROSTER_STALE = Sentence("The roster was changed since you looked at it. Look at it again, then decide.")
 
 TITLES = {

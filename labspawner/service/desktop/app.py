@@ -6,24 +6,19 @@ import asyncio
 import logging
 import os
 import re
-import secrets
-import signal
 import ssl
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from jupyterhub.services.auth import HubOAuth
-from jupyterhub.utils import make_ssl_context
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from labspawner.config import Settings, open_providers
 from labspawner.courses import Catalog
 from labspawner.errors import BadConfig
+from labspawner.service import serving
 from labspawner.service.desktop import novnc, page
 from labspawner.service.desktop.handlers import (
     CallbackHandler,
@@ -46,9 +41,8 @@ from labspawner.store import Store
 
 log = logging.getLogger(__name__)
 
-_LOOK_AT_HUB_S = 1.0
-_BIND_TRIES, _BIND_PAUSE_S = 60, 0.5
-_LEAVE_S = 5.0
+COOKIE_SECRET = "desktop.cookie-secret"  # noqa: S105 - the file's name
+"""In the hub's data folder."""
 
 
 class NothingHandler(Handler):
@@ -81,19 +75,12 @@ def make_application(house: House, *, cookie_secret: bytes) -> Application:
         cookie_secret=cookie_secret,
         websocket_max_message_size=MAX_MESSAGE_BYTES,
         websocket_ping_interval=PING_S,
-        log_function=_log_request,
+        log_function=serving.log_request,
     )
-
-
-def _log_request(handler: Any) -> None:
-    """Addresses hold no secrets here; what went well is not worth a line, and 503 is a host's trouble, told elsewhere."""
-    if handler.get_status() >= 500 and handler.get_status() != 503:
-        log.error("%s %s answered %s", handler.request.method, handler.request.path, handler.get_status())
 
 
 def open_house(settings: Settings, auth: HubOAuth, *, novnc_dir: str = "", environment: Mapping[str, str]) -> House:
     """Everything that the handlers need, for a service that the hub started. Raises BadConfig. Blocks."""
-    prefix = environment.get("JUPYTERHUB_SERVICE_PREFIX", "/services/desktop/")
     viewer = novnc.find(novnc_dir)
     if viewer is None:
         log.warning("%s", novnc.MISSING)
@@ -105,41 +92,12 @@ def open_house(settings: Settings, auth: HubOAuth, *, novnc_dir: str = "", envir
     )
     return House(
         screens=screens,
-        hub=Hub(auth, ssl_context=_tls(environment, ssl.Purpose.SERVER_AUTH)),
+        hub=Hub(auth, ssl_context=serving.tls(environment, ssl.Purpose.SERVER_AUTH)),
         base_url=environment.get("JUPYTERHUB_BASE_URL", "/"),
-        prefix=prefix if prefix.endswith("/") else f"{prefix}/",
+        prefix=serving.prefix_of(environment, "/services/desktop/"),
         novnc=viewer,
-        public_host=urlsplit(environment.get("JUPYTERHUB_PUBLIC_URL", "")).netloc,
+        public_host=serving.public_host_of(environment),
     )
-
-
-def _tls(environment: Mapping[str, str], purpose: ssl.Purpose) -> ssl.SSLContext | None:
-    """What JupyterHub's `internal_ssl` gives a managed service; None where it is off."""
-    key, certificate = environment.get("JUPYTERHUB_SSL_KEYFILE"), environment.get("JUPYTERHUB_SSL_CERTFILE")
-    if not key or not certificate:
-        return None
-    context: ssl.SSLContext = make_ssl_context(
-        key, certificate, cafile=environment.get("JUPYTERHUB_SSL_CLIENT_CA"), purpose=purpose
-    )
-    return context
-
-
-def cookie_secret(folder: Path) -> bytes:
-    """The secret that signs our cookies, made at the first call; with it a log-in outlives a restart of this service."""
-    path = folder / "desktop.cookie-secret"
-    try:
-        found = path.read_bytes()
-        if len(found) >= 32:
-            return found
-    except FileNotFoundError:
-        pass
-    new = secrets.token_bytes(32)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(handle, new)
-    finally:
-        os.close(handle)
-    return new
 
 
 async def serve(house: House, *, url: str, secret: bytes, tls: ssl.SSLContext | None, stopping: asyncio.Event) -> None:
@@ -147,73 +105,38 @@ async def serve(house: House, *, url: str, secret: bytes, tls: ssl.SSLContext | 
     application = make_application(house, cookie_secret=secret)
     server = HTTPServer(application, ssl_options=tls, xheaders=True)
     try:
-        server.add_sockets(await _bound(url, stopping))
+        server.add_sockets(await serving.bound(url, stopping))
         log.info("desktops are shown at %s for %s", url, house.prefix)
         await stopping.wait()
     finally:
         server.stop()
         house.relays.end_all(End.AWAY)
-        try:
-            await asyncio.wait_for(server.close_all_connections(), _LEAVE_S)
-        except asyncio.TimeoutError:
-            log.warning("a browser did not let go in %.0f s", _LEAVE_S)
+        await serving.end_connections(server)
         await house.hub.close()
         await house.screens.close()
 
 
-async def _bound(url: str, stopping: asyncio.Event) -> Any:
-    """The socket; the service of a hub that was killed may hold it for a moment yet."""
-    parts = urlsplit(url)
-    for attempt in range(_BIND_TRIES):
-        try:
-            return bind_sockets(parts.port or 0, parts.hostname or "127.0.0.1")
-        except OSError as exc:
-            if attempt == _BIND_TRIES - 1 or stopping.is_set():
-                raise
-            if attempt == 0:
-                log.warning("%s is taken, waiting for it: %s", url, exc)
-        await asyncio.sleep(_BIND_PAUSE_S)
-    raise AssertionError("unreachable")
-
-
-async def _hub_gone(parent: int, stopping: asyncio.Event) -> None:
-    """Stop when the hub that started us is no more: the next one starts a service of its own."""
-    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells when a parent dies
-        await asyncio.sleep(_LOOK_AT_HUB_S)
-    stopping.set()
-
-
 async def run(environment: Mapping[str, str]) -> None:
-    """The whole life of the process. Raises BadConfig."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    parent = os.getppid()
+    """The whole life of the process; LABSPAWNER_DESKTOP_EXTERNAL=1 says that no hub is its parent. Raises BadConfig."""
     wanted = DesktopSettings.from_environment(environment)
     settings = wanted.settings()
-    house = open_house(settings, HubOAuth(), novnc_dir=wanted.novnc_dir, environment=environment)
-    outliving = asyncio.ensure_future(_hub_gone(parent, stopping)) if _managed(environment) else None
-    try:
+
+    async def life(stopping: asyncio.Event) -> None:
         await serve(
-            house,
+            open_house(settings, HubOAuth(), novnc_dir=wanted.novnc_dir, environment=environment),
             url=environment.get("JUPYTERHUB_SERVICE_URL", ""),
-            secret=cookie_secret(settings.data_dir),
-            tls=_tls(environment, ssl.Purpose.CLIENT_AUTH),
+            secret=serving.cookie_secret(settings.data_dir / COOKIE_SECRET),
+            tls=serving.tls(environment, ssl.Purpose.CLIENT_AUTH),
             stopping=stopping,
         )
-    finally:
-        if outliving is not None:
-            outliving.cancel()
 
-
-def _managed(environment: Mapping[str, str]) -> bool:
-    """Whether a hub is our parent; one that systemd runs sets LABSPAWNER_DESKTOP_EXTERNAL=1."""
-    return not environment.get("LABSPAWNER_DESKTOP_EXTERNAL")
+    managed = not environment.get("LABSPAWNER_DESKTOP_EXTERNAL")
+    await serving.live(life, managed=managed, environment=environment)
 
 
 def main() -> None:
     """Run until told to stop; exits with 2 for a wrong setting."""
-    logging.basicConfig(level=logging.INFO, format="[%(levelname)1.1s %(asctime)s desktop] %(message)s")
+    logging.basicConfig(level=logging.INFO, format=serving.FORMAT.format(name="desktop"))
     try:
         asyncio.run(run(os.environ))
     except BadConfig as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from traitlets.config import Config
 from labspawner.config import Labspawner, Settings
 from labspawner.doctor import HUB, Examination, Examiner
 from labspawner.doctor.examination import look_at
+from labspawner.pages.i18n import CHINESE, translate
 from labspawner.providers.findings import Finding, Level
 
 Look = Callable[[Settings, str], Sequence[Finding]]
@@ -102,6 +104,42 @@ def test_an_examination_travels_as_json(tmp_path):
     whole = ended(examiner)
 
     assert Examination.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+def test_what_is_found_can_still_be_said_in_another_language_after_it_has_travelled(tmp_path):
+    examiner = an_examiner(tmp_path)
+    examiner.begin()
+
+    whole = Examination.from_json(json.loads(json.dumps(ended(examiner).to_json())))
+
+    own = [one for one in whole.found[HUB] if one.detail.template != "{text}"]
+    assert len(own) > 5
+    for one in own:
+        for said in (one.what, one.detail):
+            assert re.search("[\u4e00-\u9fff]", translate(said, CHINESE)), said
+            assert translate(said, "en") == str(said)
+
+
+def test_a_flaw_of_a_course_is_told_in_the_readers_language_with_its_place(tmp_path):
+    examiner = an_examiner(tmp_path)
+    (tmp_path / "courses" / "a.yaml").write_text("course: [\n", encoding="utf-8")
+    examiner.begin()
+
+    flaws = [one for one in ended(examiner).found[HUB] if one.what == "courses" and one.level is Level.ERROR]
+
+    assert len(flaws) == 1
+    assert f"{tmp_path / 'courses' / 'a.yaml'}:" in translate(flaws[0].detail, CHINESE)
+
+
+def test_a_providers_own_words_travel_as_they_are(tmp_path):
+    said = Finding(Level.NOTE, "cards", "one {card} of 24 GiB")
+    examiner = an_examiner(tmp_path, look=lambda settings, place: (said,))
+    examiner.begin()
+
+    whole = Examination.from_json(json.loads(json.dumps(ended(examiner).to_json())))
+
+    assert whole.found["sim"] == (said,)
+    assert translate(whole.found["sim"][0].detail, CHINESE) == "one {card} of 24 GiB"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from labspawner.sentences import Sentence
+
 GIB, MIB = 2**30, 2**20
 CARD_BYTES = 24_564 * MIB
 NOW = datetime.now(timezone.utc).replace(microsecond=0)
@@ -133,8 +135,12 @@ def reconciler() -> dict[str, Any]:
 
 
 def examination(*, running: bool = False) -> dict[str, Any]:
-    def found(level: str, what: str, detail: str, advice: str = "") -> dict[str, str]:
-        return {"level": level, "what": what, "detail": detail, "advice": advice}
+    def found(level: str, what: str, detail: str, advice: str = "") -> dict[str, Any]:
+        said = {"what": what, "detail": detail, "advice": advice}
+        return {
+            "level": level,
+            **{name: text.to_json() if isinstance(text, Sentence) else text for name, text in said.items()},
+        }
 
     return {
         "v": 1,
@@ -147,9 +153,9 @@ def examination(*, running: bool = False) -> dict[str, Any]:
                     found("ok", "spawner", "labspawner starts the servers"),
                     found(
                         "warning",
-                        "culler",
-                        "no idle server is ended, whatever profiles say",
-                        "call wiring.run_culler(c)",
+                        Sentence("culler"),
+                        Sentence("no idle server is ended, whatever profiles say"),
+                        Sentence("call {call}", call="wiring.run_culler(c)"),
                     ),
                 ],
                 **(

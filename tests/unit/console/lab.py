@@ -74,8 +74,10 @@ class HubDouble:
     services: dict[str, tuple[str, ...]] = field(default_factory=dict)
     servers: dict[str, str] = field(default_factory=dict)
     capacity: list[dict[str, Any]] = field(default_factory=list)
+    given: list[dict[str, str]] = field(default_factory=list)
     away: bool = False
     manages_groups: bool = False
+    notes: dict[str, bool] = field(default_factory=dict)
     hurried: int = 0
     acts: list[dict[str, Any]] = field(default_factory=list)
     refreshed: int = 0
@@ -215,7 +217,9 @@ class _Inner(_Handler):
     def get(self, path: str) -> None:
         now = datetime.now(timezone.utc).isoformat()
         if path == "about":
-            self.finish({"jupyterhub": "6", "manages_groups": self.hub.manages_groups, "providers": ["sim"]})
+            hub = self.hub
+            about = {"jupyterhub": "6", "manages_groups": hub.manages_groups, "providers": ["sim"], "notes": hub.notes}
+            self.finish(about)
         elif path == "state":
             course = self.get_argument("course", "")
             rows = [
@@ -235,6 +239,8 @@ class _Inner(_Handler):
             self.finish({"taken_at": now, "providers": self.hub.capacity})
         elif path == "availability":
             self.finish({"version": "1", "taken_at": now, "profiles": {}})
+        elif path == "courses/given":
+            self.finish({"courses": self.hub.given})
         elif path == "decisions":
             self.finish({"decisions": []})
         else:

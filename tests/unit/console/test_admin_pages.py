@@ -212,6 +212,16 @@ async def test_doctor_s_findings_are_told_with_their_verdict_in_words(console):
     assert not page.select("[data-moving]")
 
 
+async def test_doctor_s_findings_are_told_in_the_readers_language_and_a_hosts_own_words_as_they_are(console):
+    page = await soup_of(console, "admin/doctor", **{"Accept-Language": "zh-CN"})
+
+    own, foreign = page.select("td.con-whole")[1:3]
+    assert "无论配置怎么写，空闲的服务器都不会被结束" in own.text
+    assert "请调用 wiring.run_culler(c)" in own.text
+    assert not own.select("[lang]")
+    assert foreign.select_one("[lang=en]").text == "it does not answer"
+
+
 async def test_an_examination_that_runs_shows_how_far_it_is(console):
     console.hub.answers["doctor"] = examination(running=True)
 

@@ -193,6 +193,35 @@ async def test_a_profile_is_changed_by_its_form_and_comments_stay(lab):
     is_problem(await lab.ask("GET", "courses/dl/profiles/none"), 404)
 
 
+async def test_a_profile_that_has_no_form_hides_none_of_the_others(lab):
+    theirs = "  - {display_name: Old, slug: old, kubespawner_override: {mem_limit: 1G}}\n"
+    file = lab.house.catalog.folder / "mixed.yaml"
+    file.write_text(text_of("mixed") + theirs, encoding="utf-8")
+    lab.hub.person("teacher", "course-mixed-instructors")
+    lab.house.catalog.refresh()
+
+    own, old = said(await lab.ask("GET", "courses/mixed/profiles"))["profiles"]
+
+    assert (own["slug"], own["yaml_only"]) == ("gpu", None)
+    assert own["form"]["variants"]
+    assert (old["slug"], old["key"], old["title"], old["form"]) == ("old", "mixed/old", {"en": "Old"}, {})
+    assert "KubeSpawner's words" in old["yaml_only"]
+    is_problem(await lab.ask("GET", "courses/mixed/profiles/old"), 422)
+
+
+async def test_a_course_in_which_no_profile_has_a_form_is_listed_too(lab):
+    file = lab.house.catalog.folder / "old.yaml"
+    file.write_text("course: old\ntitle: Old\nprofile_list: [{display_name: A B}]\n", encoding="utf-8")
+    lab.hub.person("teacher", "course-old-instructors")
+    lab.house.catalog.refresh()
+
+    answer = await lab.ask("GET", "courses/old/profiles", headers={"Accept-Language": "zh-CN"})
+
+    (one,) = said(answer)["profiles"]
+    assert (one["slug"], one["form"]) == ("a-b", {})
+    assert "KubeSpawner" in one["yaml_only"]
+
+
 async def test_a_course_survives_a_console_that_starts_again(tmp_path):
     async with a_lab(tmp_path) as lab:
         etag = await lab.a_course()
@@ -332,4 +361,5 @@ async def test_links_are_made_and_nothing_is_fetched(lab):
         assert answer.code == status, query
         assert status != 200 or said(answer)["path"].startswith("/hub/spawn?profile=py101%2Fbase")
 
-    assert all("/api/user" in line for line in lab.hub.asked[asked:])
+    of_hub = ("/hub/api/user", "/hub/api/labspawner/v1/courses/given")
+    assert all(any(path in line for path in of_hub) for line in lab.hub.asked[asked:])

@@ -7,7 +7,7 @@ import logging
 from urllib.parse import quote, urlsplit
 
 import pytest
-from unit.console.lab import API, SECRET, a_lab, said, text_of
+from unit.console.lab import API, a_lab, said, text_of
 
 from labspawner.service.console.api import ROUTES
 from labspawner.service.console.house import Watching
@@ -402,17 +402,6 @@ async def test_images_and_repositories_of_a_course_are_never_fetched(lab):
         await listening.wait_closed()
 
     assert visits == []
-
-
-def test_the_secret_of_cookies_is_made_once_and_nobody_else_reads_it(tmp_path):
-    from labspawner.service.console.app import cookie_secret
-
-    first = cookie_secret(tmp_path)
-
-    assert len(first) == 32
-    assert first != SECRET
-    assert cookie_secret(tmp_path) == first
-    assert (tmp_path / "console.cookie-secret").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_console_that_the_hub_itself_refuses_shows_nobody_the_hubs_words(lab, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from traitlets.config import Config
 from labspawner.config import Labspawner
 from labspawner.service.console.app import open_house, serve
 from labspawner.service.console.settings import VARIABLE, ConsoleSettings, of_hub
+from labspawner.service.serving import HUB_PID
 from labspawner.testing.hub import free_ports
 from labspawner.testing.waiting import eventually
 
@@ -83,3 +85,49 @@ def test_a_wrong_setting_ends_it_with_a_sentence(value, tmp_path):
     assert ended.returncode == 2
     assert "The console does not start" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def a_process(folder: Path, **more: str) -> subprocess.Popen[bytes]:
+    """The console as its hub starts it, at the place that `listen` names."""
+    told = json.loads(an_environment(folder)[VARIABLE])
+    listen = {VARIABLE: json.dumps({**told, "listen": more.pop("listen", "http://127.0.0.1:0")})}
+    hub = {
+        "JUPYTERHUB_SERVICE_URL": "http://no-such-host.invalid:1",
+        "JUPYTERHUB_API_TOKEN": "x",
+        "JUPYTERHUB_API_URL": "http://127.0.0.1:9/hub/api",
+        "JUPYTERHUB_CLIENT_ID": "service-labspawner",
+        "JUPYTERHUB_SERVICE_NAME": "labspawner",
+        "JUPYTERHUB_OAUTH_ACCESS_SCOPES": "[]",
+    }
+    command = [sys.executable, "-m", "labspawner.service.console"]
+    return subprocess.Popen(command, env={**os.environ, **hub, **listen, **more}, cwd=folder)
+
+
+def test_as_a_process_it_listens_where_it_is_told_to_and_not_where_the_proxy_asks(tmp_path):
+    (port,) = free_ports(1)
+    process = a_process(tmp_path, listen=f"http://127.0.0.1:{port}")
+    try:
+        asyncio.run(eventually(lambda: answers(port), 60, "the console answers where it was told to listen"))
+    finally:
+        process.terminate()
+        assert process.wait(240) == 0
+
+
+def test_it_ends_by_itself_when_its_hub_went_before_it_could_look(tmp_path):
+    beyond_all = 2**22 + 1  # no kernel gives a process a larger number than 2**22
+    process = a_process(tmp_path, **{HUB_PID: str(beyond_all)})
+    try:
+        assert process.wait(240) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_it_goes_on_where_what_it_was_told_is_no_parent_but_lives(tmp_path):
+    (port,) = free_ports(1)
+    process = a_process(tmp_path, listen=f"http://127.0.0.1:{port}", **{HUB_PID: "1"})
+    try:
+        asyncio.run(eventually(lambda: answers(port), 60, "the console answers"))
+    finally:
+        process.terminate()
+        assert process.wait(240) == 0

@@ -100,6 +100,16 @@ def test_the_last_call_counts_and_the_port_stays(tmp_path):
     assert [one["url"] for one in c.JupyterHub.services] == ["http://127.0.0.1:4711"]
 
 
+def test_it_may_listen_elsewhere_than_where_the_proxy_asks(tmp_path):
+    c = configured(tmp_path)
+
+    wiring.run_console(c, url="http://labspawner-console:8082", listen="http://0.0.0.0:8082")
+
+    (service,) = c.JupyterHub.services
+    assert service["url"] == "http://labspawner-console:8082"
+    assert ConsoleSettings.from_environment(service["environment"]).listen == "http://0.0.0.0:8082"
+
+
 def test_desktop_and_console_stand_side_by_side(tmp_path):
     c = configured(tmp_path)
 

@@ -165,7 +165,7 @@ def test_of_two_files_with_one_course_the_first_by_name_is_in_force(catalog: Cat
     assert [course.title["en"] for course in catalog.courses()] == ["Python Basics"]
     (problem,) = catalog.problems
     assert (problem.file, problem.line) == (str(folder / "b.yml"), 1)
-    assert f"already in {folder / 'a.yaml'}" in problem.message
+    assert "already in a.yaml" in problem.message
 
 
 def test_the_second_course_takes_over_when_the_first_is_removed(catalog: Catalog, folder: Path) -> None:

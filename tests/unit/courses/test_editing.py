@@ -25,6 +25,7 @@ from labspawner.courses.editing import (
     with_profile,
 )
 from labspawner.courses.forms import same
+from labspawner.courses.yamltree import Unreadable, read_tree
 
 SAMPLES = {
     path.stem: path.read_text(encoding="utf-8")
@@ -294,6 +295,32 @@ def test_a_new_course_is_a_course():
 # -- what a form cannot do -----------------------------------------------------------------------------------------
 
 
+MIXED = """\
+course: mixed
+title: Mixed
+profiles:
+  # ours
+  - slug: own
+    title: Own
+    variants: [{provider: sim, memory: 1GiB}]
+  - display_name: Theirs # from the old hub
+    slug: theirs
+    kubespawner_override: {image: "lab/a:1"}
+"""
+
+
+def test_a_profile_in_kubespawners_words_keeps_nobody_from_changing_the_others():
+    form = profile_as_form(MIXED, "own")
+
+    changed = with_profile(MIXED, "own", {**form, "title": {"en": "Mine"}})
+
+    assert changed == MIXED.replace("title: Own", "title: Mine")
+    with pytest.raises(NotEditable, match="This profile is written in KubeSpawner's words"):
+        profile_as_form(MIXED, "theirs")
+    with pytest.raises(NotEditable, match="This profile is written in KubeSpawner's words"):
+        with_profile(MIXED, "theirs", form)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -425,3 +452,18 @@ def test_what_a_form_wrote_is_what_the_form_shows(profile: dict[str, Any], slug:
     assert course_as_form(after) == course_as_form(TEXT)
     assert after.startswith("# Above everything.\ncourse: ml1   # for good\ntitle: 'Machine  Learning'\n\nprofiles:\n")
     assert with_profile(after, slug, form_as_profile(profile_as_form(after, slug))) == after
+
+
+def test_whoever_changes_what_was_read_of_a_text_changes_it_for_nobody_else() -> None:
+    text = "course: once\nprofiles: [{slug: a}]\n"
+    read_tree(text).data["profiles"].clear()
+
+    assert read_tree(text).data == {"course": "once", "profiles": [{"slug": "a"}]}
+    assert read_tree(text).values == read_tree(f"{text}").values
+
+
+def test_a_text_that_cannot_be_read_is_told_with_its_place_every_time() -> None:
+    for _ in range(2):
+        with pytest.raises(Unreadable) as caught:
+            read_tree("course: a\ncourse: b\n")
+        assert caught.value.mark.line == 2

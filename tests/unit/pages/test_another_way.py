@@ -93,6 +93,7 @@ def test_who_failed_is_offered_what_has_room_with_the_same_choice():
 
     form = html.select_one(".lab-instead form")
     assert form["action"] == "/hub/spawn/student1"
+    assert form["data-lab-place"] == "/hub/labspawner/place"
     assert {field["name"]: field["value"] for field in form.select("input")} == {
         "_xsrf": "token",
         "profile": "py101/base",

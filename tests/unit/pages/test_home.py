@@ -23,6 +23,7 @@ from unit.pages.rendering import (
 from labspawner.lifecycle.usages import Use
 from labspawner.model import Activity, Evidence, LeaseId, Phase, Usage, Work, WorkKind
 from labspawner.pages.home.facts import Extension
+from labspawner.pages.lab import Lab
 from labspawner.sentences import Sentence
 
 GIB = 2**30
@@ -246,6 +247,19 @@ def test_one_click_starts_the_last_profile_again_with_its_options():
         f"option--py101--{profile['slug']}--interface": "doc",
     }
     assert html.select_one("#start").text.strip() == "Choose a profile"
+
+
+def test_starting_again_keeps_a_place_first_for_the_one_who_clicks_alone():
+    profile = a_profile()
+    user = a_user(engine=FullDesk(snapshot=a_snapshot(a_course("py101", profile))))
+    user.admin = True
+    user.spawner.user_options = {"profile": f"py101/{profile['slug']}"}
+
+    assert home(user).select_one("form[action='/hub/spawn/student1']")["data-lab-place"] == "/hub/labspawner/place"
+    assert not Lab(a_user(name="boss")).holds({"base_url": "/hub/"}, user, "")
+    assert not Lab(None).holds({"base_url": "/hub/"}, user, "")
+    named = Lab(user).holds({"base_url": "/hub/"}, user, 'a "b&c')
+    assert str(named) == ' data-lab-place="/hub/labspawner/place?server=a+%22b%26c"'
 
 
 def test_a_last_profile_that_is_closed_now_says_why_and_offers_the_others():

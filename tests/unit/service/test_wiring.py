@@ -15,8 +15,8 @@ from labspawner.model import Handle
 from labspawner.pages.hub import DESKTOPS
 from labspawner.providers.screens import offers_screen
 from labspawner.service.desktop import settings as desktop_settings
-from labspawner.service.desktop.app import cookie_secret
 from labspawner.service.desktop.settings import DesktopSettings
+from labspawner.service.serving import cookie_secret
 
 
 class Screens:
@@ -162,11 +162,12 @@ def test_a_process_without_settings_says_who_sets_them(environment):
 
 
 def test_the_secret_of_cookies_outlives_the_process_and_is_nobodys_elses_to_read(tmp_path):
-    first = cookie_secret(tmp_path)
+    file = tmp_path / "desktop.cookie-secret"
+    first = cookie_secret(file)
 
-    assert cookie_secret(tmp_path) == first
+    assert cookie_secret(file) == first
     assert len(first) == 32
-    assert (tmp_path / "desktop.cookie-secret").stat().st_mode & 0o077 == 0
+    assert file.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_migrations_lead_to_the_tables_that_the_code_knows(engine: Engine):
     with transaction(engine, writes=False) as connection:
         options = {"version_table": migrate.VERSION_TABLE, "compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
-        assert migrate.current(connection) == {"r0004"}
+        assert migrate.current(connection) == {"r0005"}
         live = [index for index in sa.inspect(connection).get_indexes("leases") if index["name"] == "leases_one_active"]
         assert live[0]["unique"]
         assert live[0]["dialect_options"]

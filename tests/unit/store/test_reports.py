@@ -146,6 +146,39 @@ async def test_a_running_server_counts_up_to_now_and_a_parked_one_up_to_its_park
     assert {row.user: row.seconds for row in rows} == {"runs": 7200, "stops": 7200, "parked": 1800}
 
 
+async def test_usage_of_several_weeks_is_each_weeks_own_and_of_one_course(store: Store, clock: Clock):
+    clock.forward(hours=10)
+    for lease in (
+        a_session(-HOUR, HOUR / 2),  # before the first edge
+        a_session(HOUR, 2 * HOUR),  # over an edge: an hour on each side
+        a_session(2 * HOUR, HOUR, user="ann"),
+        a_session(HOUR, HOUR, profile="py1012/base"),
+        a_session(HOUR, HOUR, profile="py/101"),
+        a_session(5 * HOUR, HOUR),  # after the last edge
+    ):
+        await store.add(lease)
+
+    found = await store.usage_between("test-hub", [NOW, NOW + 2 * HOUR, NOW + 4 * HOUR, NOW + 5 * HOUR], course="py101")
+
+    assert [{use.user: use.seconds for use in week} for week in found] == [
+        {"student1": 3600},
+        {"ann": 3600, "student1": 3600},
+        {},
+    ]
+    assert found[0] == [
+        use for use in await store.usage("test-hub", NOW, NOW + 2 * HOUR) if use.profile[:6] == "py101/"
+    ]
+
+
+async def test_usage_takes_no_name_of_a_course_for_a_pattern(store: Store, clock: Clock):
+    clock.forward(hours=2)
+    await store.add(a_session(0 * HOUR, HOUR))
+
+    for pattern in ("%", "py_01", "py101/base%", "p%", ""):
+        found = await store.usage_between("test-hub", [NOW, NOW + HOUR], course=pattern)
+        assert bool(found[0]) is (pattern == ""), pattern
+
+
 async def test_pruning_drops_what_is_old_and_never_a_live_lease(store: Store, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(door, "PRUNE_BATCH", 2)
     old = [a_session(-5 * HOUR, HOUR) for _ in range(5)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labspawner.courses.editing import NotEditable, profile_as_form
 from labspawner.courses.loader import Problem as LoaderFlaw
 from labspawner.courses.seats import in_words
@@ -12,7 +14,8 @@ from labspawner.service.console.api import models
 from labspawner.service.console.api.base import ApiHandler
 from labspawner.service.console.api.route import Operation, Route
 from labspawner.service.console.doing import courses
-from labspawner.service.console.doing.courses import CourseRecord, Lint
+from labspawner.service.console.doing.courses import Lint
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.problems import Invalid, Missing
 from labspawner.service.console.rights import READ, SELF, WRITE
 
@@ -110,7 +113,14 @@ class ProfilesHandler(CourseHandler):
     async def get(self, slug: str) -> None:
         record = await courses.get(self.house, self.caller, slug)
         found = [profile.slug for profile in record.course.profiles] if record.course else []
-        self.give(models.Profiles(profiles=[_profile(record, each) for each in found]))
+        self.give(models.Profiles(profiles=[self._listed(record, each) for each in found]))
+
+    def _listed(self, record: CourseRecord, profile: str) -> models.Profile:
+        """One profile of the list; one that has no form hides none of the others."""
+        try:
+            return _profile(record, profile)
+        except Invalid as exc:
+            return models.Profile(**_about(record, profile), form={}, yaml_only=self.say(exc.message))
 
 
 class ProfileHandler(CourseHandler):
@@ -169,15 +179,22 @@ def _summary(record: CourseRecord) -> dict[str, object]:
 
 
 def _profile(record: CourseRecord, slug: str) -> models.Profile:
-    course = record.course
-    found = next((each for each in course.profiles if each.slug == slug), None) if course else None
-    if course is None or found is None:
-        raise Missing(Sentence(words.NO_PROFILE.template, profile=slug))
+    """One profile with its form. Raises Missing, and Invalid for one that no form can show."""
+    about = _about(record, slug)
     try:
         form = profile_as_form(record.text, slug)
     except NotEditable as exc:
         raise Invalid(exc.message) from exc
-    return models.Profile(slug=slug, key=course.key(found), title=dict(found.title), form=form)
+    return models.Profile(**about, form=form)
+
+
+def _about(record: CourseRecord, slug: str) -> dict[str, Any]:
+    """What is said of a profile beside its form. Raises Missing."""
+    course = record.course
+    found = next((each for each in course.profiles if each.slug == slug), None) if course else None
+    if course is None or found is None:
+        raise Missing(Sentence(words.NO_PROFILE.template, profile=slug))
+    return {"slug": slug, "key": course.key(found), "title": dict(found.title)}
 
 
 ROUTES = (

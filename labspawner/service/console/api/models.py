@@ -81,12 +81,13 @@ class Commit(Given):
 
 
 class CourseSummary(Given):
-    """A course in a list. origin: in a file, which is read-only here, or written here. standing: what the caller is in it."""
+    """A course in a list. origin: in a file or in the hub's configuration, which are read-only here, or written here.
+    standing: what the caller is in it."""
 
     slug: str
     title: Texts
     summary: Texts
-    origin: Literal["file", "written"]
+    origin: Literal["file", "hub", "written"]
     state: Literal["draft", "published", "archived"]
     standing: Literal["admin", "instructor", "assistant", "none"]
     etag: str
@@ -152,12 +153,14 @@ class Lint(Given):
 
 
 class Profile(Given):
-    """One profile as its form shows it: the keys of the course file, units as written."""
+    """One profile as its form shows it: the keys of the course file, units as written. yaml_only: why no form can show it
+    without losing something; then `form` is empty, and the profile is changed in the course's text."""
 
     slug: str
     key: str
     title: Texts
     form: dict[str, Any]
+    yaml_only: str | None = None
 
 
 class Profiles(Given):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,27 +14,24 @@ from labspawner.courses import Problem as Flaw
 from labspawner.courses.bounds import Bounds
 from labspawner.courses.diffing import Difference, compare
 from labspawner.courses.editing import NotEditable
-from labspawner.courses.loader import read_text
-from labspawner.courses.origin import Commit
 from labspawner.courses.seats import Seats, seats_of
 from labspawner.courses.written import check_slug, check_written
-from labspawner.courses.yamltree import Unreadable
 from labspawner.errors import Conflict, CourseExists, UnknownCourse
 from labspawner.model import CourseRole, CourseState
 from labspawner.sentences import Sentence
 from labspawner.service.console import words
 from labspawner.service.console.doing import rosters
 from labspawner.service.console.doing.recording import entry
+from labspawner.service.console.doing.records import FILE, CourseRecord, of_loaded, of_row, origin_of, whole
 from labspawner.service.console.house import House
 from labspawner.service.console.problems import Exists, Invalid, Missing, Problem, Stale
-from labspawner.service.console.rights import Caller, Standing, Verb, may, standing
+from labspawner.service.console.rights import Caller, Standing, Verb, may
 from labspawner.store import CourseRevision, Written
 from labspawner.store.rosters import Seat, Source
 
 T = TypeVar("T")
 
 MAX_COMMENT = 500
-FILE, WRITTEN = "file", "written"
 
 CANNOT_SAVE = Sentence("This cannot be saved yet: {count} problems, the first in line {line}: {message}")
 FIX_FIRST = Sentence("This course has problems. Mend them and save, then publish it.")
@@ -43,33 +39,6 @@ MANAGED = Sentence(
     "On this hub, groups come with the log-in. Ask your administrator to make the group {group} there and to put you "
     "into it; then make the course."
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CourseRecord:
-    """A course as the console shows it.
-
-    origin: `file` or `written`. state: `draft`, `published` or `archived`; a file is always published. text: YAML as it was
-    saved. course: what the hub would make of it; None while it has `flaws`. shadowed: written here, but a file of the same
-    name wins.
-    """
-
-    slug: str
-    title: Mapping[str, str]
-    summary: Mapping[str, str]
-    origin: str
-    state: str
-    text: str
-    course: Course | None
-    flaws: tuple[Flaw, ...] = ()
-    etag: str = ""
-    revision: int = 0
-    changed_by: str = ""
-    changed_at: datetime | None = None
-    file: str = ""
-    commit: Commit | None = None
-    shadowed: bool = False
-    standing: Standing = Standing.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +59,10 @@ async def mine(house: House, caller: Caller) -> list[CourseRecord]:
     found: dict[str, CourseRecord] = {}
     for written in await house.store.coursebook.all():
         if may(caller, Verb.READ, house.groups(written.slug)):
-            found[written.slug] = await _of_row(house, caller, written)
+            found[written.slug] = await of_row(house, caller, written)
     for loaded in house.catalog.snapshot.loaded:
         if may(caller, Verb.READ, house.groups(loaded.course.course)):
-            found[loaded.course.course] = _of_file(house, caller, loaded, text="")
+            found[loaded.course.course] = of_loaded(house, caller, loaded)
     return [found[slug] for slug in sorted(found)]
 
 
@@ -103,12 +72,11 @@ async def get(house: House, caller: Caller, slug: str) -> CourseRecord:
     house.require(caller, Verb.READ, slug)
     loaded = next((one for one in house.catalog.snapshot.loaded if one.course.course == slug), None)
     if loaded is not None:
-        text = await asyncio.to_thread(_text_of, loaded.file)
-        return _of_file(house, caller, loaded, text=text, commit=await house.origins.of(Path(loaded.file)))
-    written = await house.store.coursebook.get(slug)
+        return await whole(house, caller, loaded)
+    written = await house.written(slug)
     if written is None:
         raise Missing(Sentence(words.NO_COURSE.template, course=slug))
-    return await _of_row(house, caller, written)
+    return await of_row(house, caller, written)
 
 
 async def history(house: House, caller: Caller, slug: str, *, before: int | None = None) -> list[CourseRevision]:
@@ -132,7 +100,7 @@ async def diff(house: House, caller: Caller, slug: str, old: int, new: int) -> D
 async def lint(house: House, caller: Caller, slug: str, text: str, *, students: int = 0) -> Lint:
     """What would be wrong with this text as the course's, and what so many students would need. Changes nothing."""
     await house.require_course(caller, Verb.READ, slug)
-    written = await house.store.coursebook.get(slug)
+    written = await house.written(slug)
     loaded = await _checked(house, caller, slug, text, written)
     return await _linted(house, loaded, students)
 
@@ -186,11 +154,12 @@ async def create(house: House, caller: Caller, slug: str, text: str, *, comment:
             added_at=house.now(),
         )
         await house.store.rosters.put(slug, [seat])
+        house.enrolled()
     await rosters.keep_in_step(house, slug)
     await house.changed()
     written = await house.store.coursebook.get(slug)
     assert written is not None
-    return await _of_row(house, caller, written, at_least=Standing.INSTRUCTOR)
+    return await of_row(house, caller, written, at_least=Standing.INSTRUCTOR)
 
 
 async def save(house: House, caller: Caller, slug: str, text: str, *, if_match: str, comment: str = "") -> CourseRecord:
@@ -283,10 +252,11 @@ def _editing() -> Iterator[None]:
 async def _to_write(house: House, caller: Caller, slug: str) -> Written:
     await house.read_files()
     house.require(caller, Verb.WRITE, slug)
-    file = next((one.file for one in house.catalog.snapshot.loaded if one.course.course == slug), None)
+    loaded = next((one for one in house.catalog.snapshot.loaded if one.course.course == slug), None)
     written = await house.store.coursebook.get(slug)
-    if file is not None:
-        raise Exists(Sentence(words.FILE_COURSE.template, file=Path(file).name), kind="read-only")
+    if loaded is not None:
+        template = words.FILE_COURSE if origin_of(house, loaded) == FILE else words.HUBS_COURSE
+        raise Exists(Sentence(template.template, file=Path(loaded.file).name), kind="read-only")
     if written is None:
         raise Missing(Sentence(words.NO_COURSE.template, course=slug))
     return written
@@ -328,7 +298,7 @@ def _good(found: Loaded | tuple[Flaw, ...]) -> Loaded:
 
 async def _saved(house: House, caller: Caller, saved: Written) -> CourseRecord:
     await house.changed()
-    return await _of_row(house, caller, saved)
+    return await of_row(house, caller, saved)
 
 
 async def _done(house: House, slug: str, work: Awaitable[T]) -> T:
@@ -344,53 +314,3 @@ async def _done(house: House, slug: str, work: Awaitable[T]) -> T:
         raise Missing(exc.message) from exc
     except ValueError as exc:
         raise Problem(Sentence("A short name has 1 to 40 of a-z, 0-9 and -, and begins with a letter.")) from exc
-
-
-async def _of_row(
-    house: House, caller: Caller, written: Written, *, at_least: Standing = Standing.NONE
-) -> CourseRecord:
-    found = await house.parsed(written)
-    course = found.course if isinstance(found, Loaded) else None
-    role = standing(caller, house.groups(written.slug))
-    return CourseRecord(
-        slug=written.slug,
-        title=dict(course.title) if course else {"en": written.slug},
-        summary=dict(course.summary or {}) if course else {},
-        origin=WRITTEN,
-        state=written.state.value,
-        text=written.text,
-        course=course,
-        flaws=found if not isinstance(found, Loaded) else (),
-        etag=written.etag,
-        revision=written.revision,
-        changed_by=written.changed_by,
-        changed_at=written.changed_at,
-        shadowed=house.file_course(written.slug) is not None,
-        standing=at_least if role is Standing.NONE else role,
-    )
-
-
-def _of_file(house: House, caller: Caller, loaded: Loaded, *, text: str, commit: Commit | None = None) -> CourseRecord:
-    course = loaded.course
-    return CourseRecord(
-        slug=course.course,
-        title=dict(course.title),
-        summary=dict(course.summary or {}),
-        origin=FILE,
-        state=CourseState.PUBLISHED.value,
-        text=text,
-        course=course,
-        flaws=tuple(flaw for flaw in house.catalog.problems if flaw.file == loaded.file),
-        file=loaded.file,
-        commit=commit,
-        changed_by=commit.author if commit else "",
-        changed_at=commit.at if commit else None,
-        standing=standing(caller, house.groups(course.course)),
-    )
-
-
-def _text_of(file: str) -> str:
-    try:
-        return read_text(Path(file))
-    except (OSError, Unreadable):
-        return ""

@@ -19,6 +19,7 @@ from labspawner.service.console.house import House
 from labspawner.service.console.names import MAX_PEOPLE, RefusedLine
 from labspawner.service.console.problems import Exists, Invalid, Problem, Stale
 from labspawner.service.console.rights import Caller, Verb
+from labspawner.service.console.sharing import Look
 from labspawner.store.rosters import Seat, Source
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,21 @@ class Preview:
     etag: str
 
 
-async def get(house: House, caller: Caller, slug: str, *, at_most_s: float = 0.0) -> Roster:
-    """Everybody in the course, as hub and roster have them now; the hub, at most so many seconds ago."""
+async def get(house: House, caller: Caller, slug: str) -> Roster:
+    """Everybody in the course, as hub and roster have them now."""
     await house.require_course(caller, Verb.READ, slug)
-    return await _roster(house, slug, at_most_s=at_most_s)
+    return await _roster(house, slug)
+
+
+async def shown(house: House, caller: Caller, slug: str) -> Look[Roster]:
+    """The same for a page, looked for once for all who look at it within seconds."""
+    await house.require_course(caller, Verb.READ, slug)
+
+    async def look(course: str) -> Roster:
+        return await _roster(house, course)
+
+    people = house.shared("people", look, at_most_s=house.fresh.people_s, rests_on=lambda: house.of_people)
+    return await people.get(slug)
 
 
 async def preview(house: House, caller: Caller, slug: str, content: bytes | str, *, role: str = "member") -> Preview:
@@ -171,11 +183,11 @@ async def keep_in_step(house: House, slug: str, *, known: frozenset[str] | None 
 # -- below it ----------------------------------------------------------------------------------------------------------
 
 
-async def _roster(house: House, slug: str, *, at_most_s: float = 0.0) -> Roster:
+async def _roster(house: House, slug: str) -> Roster:
     groups = _groups(house, slug)
     about = await house.about()
     seats = {seat.user: seat for seat in await house.store.rosters.of(slug)}
-    asked = (house.hub.group(group, at_most_s=at_most_s) for group in groups.values())
+    asked = (house.hub.group(group) for group in groups.values())
     members = dict(zip(groups, await asyncio.gather(*asked), strict=True))
     people: dict[str, Person] = {}
     for role in _ORDER:
@@ -221,6 +233,7 @@ async def _add(
             entry(house, caller, "roster.add", course=slug, subject=name, detail={"role": role.value}) for name in names
         ]
         await house.store.rosters.put(slug, seats, audit=audit)
+        house.enrolled()
         await _leave_others(house, roster, names, role)
         if house.creates_users:
             users = await house.hub.users()
@@ -256,6 +269,7 @@ async def _remove(
         for person in gone
     ]
     await house.store.rosters.remove(slug, [person.name for person in gone], audit=audit)
+    house.enrolled()
 
 
 def _groups(house: House, slug: str) -> dict[CourseRole, str]:

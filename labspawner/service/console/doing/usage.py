@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
 from labspawner.courses import Course
 from labspawner.service.console.house import House
 from labspawner.service.console.rights import Caller, Verb
+from labspawner.store import Usage
 
 MOST_WEEKS = 30
 
@@ -41,19 +42,16 @@ async def by_week(house: House, caller: Caller, slug: str, *, weeks: int = 8) ->
     gpu = _with_gpu(await house.course(slug))
     now = house.now()
     monday = datetime.combine(now.date() - timedelta(days=now.weekday()), datetime.min.time(), tzinfo=timezone.utc)
-    found = []
-    for back in range(min(max(weeks, 1), MOST_WEEKS) - 1, -1, -1):
-        since = monday - timedelta(weeks=back)
-        found.append(await _week(house, slug, since, gpu))
-    return found
+    count = min(max(weeks, 1), MOST_WEEKS)
+    edges = [monday + timedelta(weeks=number) for number in range(1 - count, 2)]
+    found = await house.store.usage_between(house.settings.hub_id, edges, course=slug)
+    return [_week(since, uses, gpu) for since, uses in zip(edges, found, strict=False)]  # the last edge begins no week
 
 
-async def _week(house: House, slug: str, since: datetime, gpu: Mapping[str, bool]) -> Week:
+def _week(since: datetime, uses: Sequence[Usage], gpu: Mapping[str, bool]) -> Week:
     hours: dict[str, float] = defaultdict(float)
     gpu_hours: dict[str, float] = defaultdict(float)
-    for use in await house.store.usage(house.settings.hub_id, since, since + timedelta(weeks=1)):
-        if use.profile.partition("/")[0] != slug:
-            continue
+    for use in uses:
         hours[use.user] += use.seconds / 3600
         if gpu.get(use.profile, False):
             gpu_hours[use.user] += use.seconds / 3600

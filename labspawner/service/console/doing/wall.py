@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from labspawner.service.console.doing import rosters
 from labspawner.service.console.house import House
-from labspawner.service.console.rights import Caller, Verb
-
-PEOPLE_S = 5.0
-"""A wall is looked at by many, and people come and go seldom; a change made here shows at once."""
+from labspawner.service.console.rights import Caller
+from labspawner.service.console.sharing import Memo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +26,32 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wall:
-    """version: another one whenever something changed. places: by name."""
+    """version: another one whenever something changed. places: by name. memo: what was made of these places, for all who
+    look at them."""
 
     version: str
     taken_at: str
     places: tuple[Place, ...]
     lines: tuple[Mapping[str, Any], ...] = ()
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
 
 async def of(house: House, caller: Caller, slug: str) -> Wall:
-    """The course's people and servers as they are now. Raises Missing, Away."""
-    await house.require_course(caller, Verb.READ, slug)
-    roster = await rosters.get(house, caller, slug, at_most_s=PEOPLE_S)
-    state = await house.hub.ask("state", course=slug)
+    """The course's people and servers, both looked for once for all who look at the same time. Raises Missing, Away."""
+    people = await rosters.shown(house, caller, slug)
+    known = await house.facts("state", slug)
+    places, memo = known.memo.make(("wall", people.mark), lambda: (_places(people.value, known.value), Memo()))
+    return Wall(
+        version=str(known.value.get("version", "")),
+        taken_at=str(known.value.get("taken_at", "")),
+        places=places,
+        lines=tuple(known.value.get("lines", ())),
+        memo=memo,
+    )
+
+
+def _places(roster: rosters.Roster, state: Mapping[str, Any]) -> tuple[Place, ...]:
+    """Everybody of the roster with their servers, and who runs something and is not on it; by name."""
     rows: dict[str, list[Mapping[str, Any]]] = {}
     for row in state.get("servers", ()):
         rows.setdefault(str(row.get("user")), []).append(row)
@@ -60,9 +71,4 @@ async def of(house: House, caller: Caller, slug: str) -> Wall:
             )
     for user, others in rows.items():
         places.extend(Place(user=user, role="", row=row, notice=notices.get(user)) for row in others)
-    return Wall(
-        version=str(state.get("version", "")),
-        taken_at=str(state.get("taken_at", "")),
-        places=tuple(sorted(places, key=lambda place: place.user)),
-        lines=tuple(state.get("lines", ())),
-    )
+    return tuple(sorted(places, key=lambda place: place.user))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+from markupsafe import Markup
 from pydantic import ValidationError
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
@@ -34,6 +35,7 @@ from labspawner.service.console.pages.base import PageHandler
 from labspawner.service.console.pages.render import render
 from labspawner.service.console.problems import Away, Exists, Missing
 from labspawner.service.console.rights import Verb
+from labspawner.service.console.sharing import Look
 from labspawner.store import AuditRecord
 from labspawner.units import human_bytes
 
@@ -59,6 +61,8 @@ KINDS: Mapping[str, Sentence] = {
 _MOST_REASON = 300
 _DECISIONS = 100
 _UNREAD_S = 60.0
+_SHARED = frozenset({"state", "capacity"})
+"""What many look at: asked once for all of them."""
 
 
 class AdminPage(PageHandler):
@@ -77,9 +81,10 @@ class AdminPage(PageHandler):
 
     async def ask(self, what: str, kind: type[A], part: str = "") -> A:
         """What the hub answers. Raises Away where it does not, or in words that we do not know."""
-        answer = await self.house.hub.ask(what)
+        shared = self.request.method == "GET" and what in _SHARED
+        look = await self.house.facts(what) if shared else Look(await self.house.hub.ask(what))
         try:
-            return kind.model_validate(answer[part] if part else answer)
+            return look.memo.make(kind, lambda: kind.model_validate(look.value[part] if part else look.value))
         except (ValidationError, KeyError, TypeError) as exc:
             log.warning("the hub's answer to %s cannot be read: %s", what, exc)
             raise Away(OTHER_VERSION) from exc
@@ -314,12 +319,17 @@ class DoctorHandler(AdminPage):
             Level.WARNING: "soon",
             Level.ERROR: "urgent",
         }
-        await self.page("doctor", last=last, marks=levels, Level=Level)
+        await self.page("doctor", last=last, marks=levels, Level=Level, lang_of=lang_of)
 
     async def post(self) -> None:
         await self.house.hub.tell("doctor", {})
         await self.note("doctor.run")
         self.go("admin/doctor")
+
+
+def lang_of(said: str) -> Markup:
+    """The attribute that says that a host's own words are English, whatever the page is; nothing for words of ours."""
+    return Markup("") if isinstance(said, Sentence) and said.template != "{text}" else Markup(' lang="en"')
 
 
 async def _taken(sent: Future[None]) -> None:

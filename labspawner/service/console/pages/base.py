@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from jupyterhub.services.auth import HubOAuthCallbackHandler
@@ -20,9 +21,18 @@ class PageHandler(ConsoleHandler):
     A route is `(pattern below the prefix, handler)`, for example `(r"courses/([a-z0-9-]+)/", WallHandler)`.
     """
 
+    async def prepare(self) -> None:
+        """Let in who is logged in, and know what the top of each page says."""
+        if self.request.method in {"GET", "HEAD"}:
+            self.house.reading()
+        await super().prepare()
+        if hasattr(self, "caller"):
+            with contextlib.suppress(Problem):  # a hub that is away is said by what asks more of it
+                await self.house.about()
+
     def frame(self) -> Frame:
         """What the page stands in, for this reader."""
-        caller = getattr(self, "caller", None)
+        caller, about = getattr(self, "caller", None), self.house.last_about
         return Frame(
             language=self.language,
             prefix=self.house.prefix,
@@ -31,6 +41,9 @@ class PageHandler(ConsoleHandler):
             admin=caller.admin if caller else False,
             uri=self.request.uri or "",
             xsrf=_text(self.xsrf_token),
+            demo=about.demo,
+            bare=about.bare,
+            pretended=about.pretended,
         )
 
     async def show(self, template: str, **values: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labspawner.model import CourseRole
@@ -10,14 +10,16 @@ from labspawner.pages.i18n import pick
 from labspawner.sentences import Sentence
 from labspawner.service.console.doing import jobs, visits
 from labspawner.service.console.doing import wall as walls
-from labspawner.service.console.doing.courses import CourseRecord
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages import wall
 from labspawner.service.console.pages.kept import InstructorPage, LiveAnswer
+from labspawner.service.console.pages.render import part_for_many
 from labspawner.service.console.pages.rows import job_view, wall_rows
 from labspawner.service.console.pages.shown import can_of, texts
 from labspawner.service.console.problems import Away, Missing
 from labspawner.service.console.rights import Verb
-from labspawner.service.console.views import Can, CourseView, Published, WallRow
+from labspawner.service.console.sharing import Memo
+from labspawner.service.console.views import Activity, Can, CourseView, Published, WallRow
 
 MOST_TEXT = 500
 _VERBS = {"start": Verb.START, "stop": Verb.STOP, "extend": Verb.EXTEND, "message": Verb.MESSAGE, "reset": Verb.RESET}
@@ -54,7 +56,7 @@ class ConfirmPage(InstructorPage):
     async def post(self, slug: str) -> None:
         verb, right = verb_of(self.line("verb"))
         record = await self.record(slug, right)
-        rows, _ = await rows_of(self, slug)
+        rows, _, _ = await rows_of(self, slug)
         chosen = set(self.get_body_arguments("who", strip=False))
         await show_confirmation(self, record, verb, [row for row in rows if row.key in chosen], {})
 
@@ -73,7 +75,7 @@ class ActPage(InstructorPage):
         elif verb.key == "message":
             args["text"] = form.get("text", "").strip()[:MOST_TEXT]
         if not chosen or (verb.key == "message" and not args["text"]):
-            rows, _ = await rows_of(self, slug)
+            rows, _, _ = await rows_of(self, slug)
             picked = [row for row in rows if row.key in set(chosen)]
             wrong = {"text": NO_TEXT} if chosen else {}
             self.set_status(422)
@@ -138,25 +140,34 @@ def events_url(page: InstructorPage, slug: str) -> str:
     return page.frame().url("api", "v1", "courses", slug, "events")
 
 
-async def rows_of(page: InstructorPage, slug: str) -> tuple[list[WallRow], Sentence | None]:
-    """Everybody's row, and what is in the way of knowing more."""
+async def rows_of(page: InstructorPage, slug: str) -> tuple[Sequence[WallRow], Memo, Sentence | None]:
+    """Everybody's row, what was made of these rows already, and what is in the way of knowing more."""
     try:
         found = await walls.of(page.house, page.caller, slug)
     except Away:
         people = await page.house.store.rosters.of(slug)
-        return [WallRow(user=person.user) for person in people if person.role is CourseRole.MEMBER], AWAY
-    return wall_rows(found.places, page.language), None
+        return [WallRow(user=person.user) for person in people if person.role is CourseRole.MEMBER], Memo(), AWAY
+    language = page.language
+    rows = found.memo.make(("rows", language), lambda: tuple(wall_rows(found.places, language)))
+    return rows, found.memo, None
 
 
 async def wall_values(page: InstructorPage, slug: str, can: Can) -> dict[str, Any]:
     """Everything on the class wall."""
-    rows, trouble = await rows_of(page, slug)
+    rows, memo, trouble = await rows_of(page, slug)
     ask = page.get_query_argument
     shown = wall.Shown.of(ask("q", ""), ask("state", ""), ask("sort", ""))
+    frame = page.frame()
+
+    def values() -> dict[str, Any]:
+        states = {activity: page.say(activity.words) for activity in Activity}
+        visit_url = frame.url("courses", slug, "visit")
+        return {"seats": wall.arranged(rows, shown), "can": can, "states": states, "visit_url": visit_url}
+
     recent = [job_view(job) for job in await jobs.recent(page.house, page.caller, slug)]
     running = sum(row.activity.value == "running" for row in rows)
     return {
-        "seats": wall.arranged(rows, shown),
+        "rows": part_for_many(frame, "wall_rows.html", memo, (slug, can, shown), values),
         "counts": wall.counts(rows),
         "total": len(rows),
         "running": running,
@@ -165,7 +176,7 @@ async def wall_values(page: InstructorPage, slug: str, can: Can) -> dict[str, An
         "jobs": [job for job in recent if not job.over][:3],
         "verbs": wall.verbs(can),
         "trouble": trouble,
-        "fresh_url": page.frame().url("courses", slug, "live"),
+        "fresh_url": frame.url("courses", slug, "live"),
         "events_url": events_url(page, slug),
     }
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from labspawner.service.console.pages import questions
+
 LANGUAGES = ("en", "zh-CN")
 _VARIANT = ("provider", "cpu", "memory", "disk", "gpu.memory", "gpu.cores", "image", "template")
 _HOURS = ("days", "from", "to")
@@ -39,11 +41,12 @@ def to_fields(profile: Mapping[str, Any], course: Mapping[str, Any]) -> dict[str
                 form[f"{key}.{number}.{name}"] = _shown(_find(item, name.split(".")))
     for name, usual in USUAL.items():
         form[name] = form[name] or usual
-    return form
+    return form | questions.to_fields(profile)
 
 
-def counts(form: Mapping[str, str]) -> dict[str, int]:
-    """How many variants and rows of hours the form shows: those that there are, and an empty one."""
+def counts(form: Mapping[str, str]) -> dict[str, Any]:
+    """How many variants and rows of hours the form shows: those that there are, and an empty one. questions: the same of the
+    answers to each question."""
     found = {"variants": 0, "hours": 0}
     for name, value in form.items():
         if (match := _INDEX.match(name)) and value:
@@ -51,6 +54,7 @@ def counts(form: Mapping[str, str]) -> dict[str, int]:
     return {
         "variants": min(MOST_VARIANTS, max(1, found["variants"]) + 1),
         "hours": min(MOST_HOURS, found["hours"] + 1),
+        "questions": questions.rows(form),
     }
 
 
@@ -66,6 +70,7 @@ def merged(profile: Mapping[str, Any], posted: Mapping[str, str]) -> dict[str, A
     for key, names in (("variants", _VARIANT), ("hours", _HOURS)):
         if any(name.startswith(f"{key}.") for name in posted):
             _put(result, [key], _rows(result, key, names, posted))
+    questions.merge(result, posted)
     return result
 
 

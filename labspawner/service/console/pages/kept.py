@@ -11,7 +11,7 @@ from labspawner.sentences import Sentence
 from labspawner.service.console import words
 from labspawner.service.console.base import ConsoleHandler
 from labspawner.service.console.doing import courses
-from labspawner.service.console.doing.courses import CourseRecord
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages.base import PageHandler
 from labspawner.service.console.pages.render import render
 from labspawner.service.console.pages.shown import course_view

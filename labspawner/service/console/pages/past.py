@@ -5,6 +5,7 @@ from __future__ import annotations
 from labspawner.courses.diffing import compare
 from labspawner.service.console import views
 from labspawner.service.console.doing import courses
+from labspawner.service.console.doing.records import WRITTEN
 from labspawner.service.console.pages.kept import InstructorPage
 from labspawner.service.console.pages.shown import change_lines, diff_lines
 from labspawner.service.console.pages.writing import show_conflict
@@ -18,7 +19,8 @@ class HistoryPage(InstructorPage):
     async def get(self, slug: str) -> None:
         record = await self.record(slug)
         before = self.number("before", least=2, most=10**9, otherwise=0) or None
-        found = [] if record.origin == "file" else await courses.history(self.house, self.caller, slug, before=before)
+        kept = record.origin == WRITTEN
+        found = await courses.history(self.house, self.caller, slug, before=before) if kept else []
         rows = [
             views.RevisionRow(
                 revision=one.revision,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from labspawner.sentences import Sentence
 from labspawner.service.console import views
 from labspawner.service.console.doing import rosters
-from labspawner.service.console.doing.courses import CourseRecord
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages.kept import InstructorPage
+from labspawner.service.console.pages.render import part_for_many
 from labspawner.service.console.pages.tables import as_csv
 from labspawner.service.console.pages.wall import natural
 from labspawner.service.console.problems import Problem
@@ -29,13 +31,20 @@ class RosterPage(InstructorPage):
         await self.page(record, {"role": "member", "mode": "add"})
 
     async def page(self, record: CourseRecord, form: Mapping[str, str], trouble: Sentence | None = None) -> None:
-        roster = await rosters.get(self.house, self.caller, record.slug)
-        people = sorted(
-            (_member(person) for person in roster.people), key=lambda one: (_ROLES.index(one.role), natural(one.user))
-        )
+        look = await rosters.shown(self.house, self.caller, record.slug)
+        roster, people = look.value, look.memo.make("people", lambda: _people(look.value))
+        may_remove = self.view(record).can.roster and not roster.managed
+
+        def listed(staff: bool) -> dict[str, Any]:
+            found = [one for one in people if (one.role != "member") is staff]
+            key = (staff, may_remove)
+            rows = part_for_many(
+                self.frame(), "roster_rows.html", look.memo, key, lambda: {"people": found, "may_remove": may_remove}
+            )
+            return {"count": len(found), "rows": rows}
+
         await self.show_course(
-            "roster.html", record, "roster",
-            staff=[one for one in people if one.role != "member"], members=[one for one in people if one.role == "member"],
+            "roster.html", record, "roster", staff=listed(True), members=listed(False), may_remove=may_remove,
             managed=MANAGED if roster.managed else None, form=form, wrong={}, trouble=trouble,
         )  # fmt: skip
 
@@ -112,6 +121,12 @@ async def show_preview(page: InstructorPage, record: CourseRecord, form: Mapping
         notes=tuple(notes),
     )  # fmt: skip
     await page.show_course("roster_preview.html", record, "roster", preview=preview, form={**form, "etag": found.etag})
+
+
+def _people(roster: rosters.Roster) -> tuple[views.Member, ...]:
+    """Staff first, then as people order names."""
+    found = (_member(person) for person in roster.people)
+    return tuple(sorted(found, key=lambda one: (_ROLES.index(one.role), natural(one.user))))
 
 
 def _member(person: rosters.Person) -> views.Member:

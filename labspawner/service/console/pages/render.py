@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -18,6 +18,8 @@ from markupsafe import Markup
 
 from labspawner.pages import i18n
 from labspawner.pages.handlers import STATIC_DIR as PAGES_STATIC_DIR
+from labspawner.service.console.pages.folding import folding
+from labspawner.service.console.sharing import Memo
 
 HERE = Path(__file__).parents[1]
 STATIC_DIRS = {"own": HERE / "static", "lab": PAGES_STATIC_DIR, "hub": Path(DATA_FILES_PATH) / "static"}
@@ -38,7 +40,8 @@ class Frame:
     """What every page stands in.
 
     prefix: of this service; base_url: of the hub; both begin and end with a slash. uri: of the request, for the language
-    switch. user: empty where nobody is logged in. xsrf: for forms.
+    switch. user: empty where nobody is logged in. xsrf: for forms. demo, bare, pretended: what is said at the top, as on the
+    hub's own pages: a demo on this machine, servers without a sandbox, slices of GPUs that do not exist.
     """
 
     language: str
@@ -48,16 +51,37 @@ class Frame:
     admin: bool = False
     uri: str = ""
     xsrf: str = ""
+    demo: bool = False
+    bare: bool = False
+    pretended: bool = False
 
     def url(self, *parts: str) -> str:
         """An address of this service: `url("courses", slug, "")` is `/services/labspawner/courses/<slug>/`."""
-        return self.prefix + "/".join(quote(part, safe="@~") for part in parts)
+        return _joined(self.prefix, parts)
 
 
 def render(frame: Frame, template: str, **values: Any) -> str:
     """`template` of the folder `templates` with `values`, inside the page's frame. Everything is escaped."""
-    whole = _environment().get_template(template).render(**names(frame), **values)
-    return _UNSENDABLE.sub("\ufffd", whole)
+    whole = _environment(frame.language).get_template(template).render(**names(frame), **values)
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        return _UNSENDABLE.sub("\ufffd", whole)
+    return whole
+
+
+def part_for_many(
+    frame: Frame, template: str, memo: Memo, key: Hashable, values: Callable[[], Mapping[str, Any]]
+) -> Markup:
+    """A part of a page, made once for everybody who reads the same language and has the same `key`. It is made without the
+    reader: no name, no token and no address of a request can stand in it.
+
+    memo: kept as long as what is shown is the same. key: all that `values` depend on beside that and the language.
+    """
+    nobody = Frame(language=frame.language, prefix=frame.prefix, base_url=frame.base_url)
+    today = datetime.now().astimezone().date()  # "16:00" is said of today alone
+    whole = (template, frame.language, frame.prefix, frame.base_url, today, key)
+    return memo.make(whole, lambda: Markup(render(nobody, template, **values()).strip()))  # noqa: S704 - a template's
 
 
 def names(frame: Frame) -> dict[str, Any]:
@@ -95,9 +119,20 @@ def moment(instant: datetime | None) -> Markup:
     return i18n.html_instant(instant) if instant is not None else Markup("")
 
 
+@lru_cache(maxsize=4096)
+def _joined(prefix: str, parts: tuple[str, ...]) -> str:
+    return prefix + "/".join(quote(part, safe="@~") for part in parts)
+
+
+@lru_cache(maxsize=8)
 def asset_of(prefix: str) -> Callable[[str, str], str]:
     """`asset("own", "console.css")`: the address of a static file, which changes when the file does."""
-    return lambda where, name: f"{prefix}-/{where}/{name}?v={_digest(STATIC_DIRS[where] / name)}"
+
+    @cache
+    def asset(where: str, name: str) -> str:
+        return f"{prefix}-/{where}/{name}?v={_digest(STATIC_DIRS[where] / name)}"
+
+    return asset
 
 
 def switched(uri: str, language: str) -> str:
@@ -107,9 +142,11 @@ def switched(uri: str, language: str) -> str:
     return f"/{parts.path.lstrip('/')}?{urlencode([*query, ('lang', language)])}"
 
 
-@cache
-def _environment() -> Environment:
+@lru_cache(maxsize=len(i18n.LANGUAGES))
+def _environment(language: str) -> Environment:
+    """The templates as they are in one language."""
     return Environment(
+        extensions=[folding(language)],
         loader=FileSystemLoader(str(HERE / "templates")),
         autoescape=True,
         undefined=StrictUndefined,

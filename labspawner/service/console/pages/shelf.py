@@ -10,7 +10,7 @@ from labspawner.model import CourseState
 from labspawner.sentences import Sentence
 from labspawner.service.console import words
 from labspawner.service.console.doing import courses, links
-from labspawner.service.console.doing.courses import CourseRecord
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages import fields, mine
 from labspawner.service.console.pages.kept import InstructorPage
 from labspawner.service.console.pages.naming import slug_of

@@ -14,6 +14,7 @@ from labspawner.pages.i18n import pick
 from labspawner.pages.views import chips_for
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console import views
+from labspawner.service.console.doing.records import WRITTEN
 from labspawner.service.console.rights import Caller, CourseGroups, Standing, Verb, may
 
 ROLES: Mapping[Standing, Sentence] = {
@@ -46,7 +47,7 @@ def course_view(
     """A course as its pages' head, and as a card. record: `doing.courses.CourseRecord`."""
     commit = record.commit
     origin = None
-    if record.origin == "file":
+    if record.origin != WRITTEN:
         origin = views.Origin(
             file=record.file,
             commit=commit.short if commit else "",
@@ -59,7 +60,7 @@ def course_view(
         slug=record.slug,
         title=record.title,
         summary=record.summary or {},
-        published=views.Published.FILE if origin else views.Published(record.state),
+        published=views.Published(record.origin if origin else record.state),
         etag=record.etag or "",
         revision=record.revision or 0,
         changed_by="" if origin else record.changed_by,

@@ -11,7 +11,8 @@ from labspawner.courses.editing import NotEditable
 from labspawner.sentences import Sentence
 from labspawner.service.console import views
 from labspawner.service.console.doing import courses, links
-from labspawner.service.console.doing.courses import CourseRecord, Lint
+from labspawner.service.console.doing.courses import Lint
+from labspawner.service.console.doing.records import CourseRecord
 from labspawner.service.console.pages import fields
 from labspawner.service.console.pages.kept import InstructorPage, LiveAnswer
 from labspawner.service.console.pages.shown import problem_views, profile_row, seat_lines
@@ -236,6 +237,7 @@ def form_values(page: InstructorPage, text: str, name: str) -> dict[str, Any]:
             "readable": False,
             "variants": 1,
             "hours": 1,
+            "questions": [],
             "days": days,
             "providers": providers,
         }

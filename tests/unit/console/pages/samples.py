@@ -8,10 +8,12 @@ from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
+from labspawner.pages.i18n import translate
 from labspawner.sentences import Sentence, plain
 from labspawner.service.console import views
 from labspawner.service.console.pages import gallery, wall
-from labspawner.service.console.pages.render import Frame, render
+from labspawner.service.console.pages.render import Frame, part_for_many, render
+from labspawner.service.console.sharing import Memo
 
 EVIL = """"><script>alert(1)</script><img src=x onerror=alert(2)>'"""
 NOW = datetime(2026, 11, 22, 10, 5, tzinfo=timezone.utc)
@@ -67,6 +69,19 @@ def a_course(evil: str = "", **changes: Any) -> views.CourseView:
         "running": 12,
     }
     return views.CourseView(**{**values, **changes})
+
+
+def a_file_course(evil: str = "") -> views.CourseView:
+    """One that stands in a file of a git work tree."""
+    origin = views.Origin(
+        file="dl101.yaml", commit="1a2b3c4", subject=f"more memory{evil}", author="A. Teacher", at=NOW, changed=True
+    )
+    return a_course(evil, published=views.Published.FILE, origin=origin)
+
+
+def a_hub_course(evil: str = "") -> views.CourseView:
+    """One that stands in the hub's configuration."""
+    return a_course(evil, published=views.Published.HUB, origin=views.Origin(file="c.KubeSpawner.profile_list"))
 
 
 def a_profile(evil: str = "") -> views.ProfileRow:
@@ -167,6 +182,16 @@ def editor(evil: str = "") -> dict[str, Any]:
         "hours.0.from": "10:00",
         "hours.0.to": "12:00",
         "timezone": "Asia/Shanghai",
+        "options.0.was": "size",
+        "options.0.name": "size",
+        "options.0.title.en": f"How much memory?{evil}",
+        "options.0.default": "0",
+        "options.0.choices.0.was": "small",
+        "options.0.choices.0.name": "small",
+        "options.0.choices.0.title.zh-CN": f"小{evil}",
+        "options.0.choices.1.was": "large",
+        "options.0.choices.1.name": "large",
+        "options.0.choices.1.set.memory": "8GiB",
     }
     days = [
         ("mon", "Mon"),
@@ -185,6 +210,7 @@ def editor(evil: str = "") -> dict[str, Any]:
         "readable": True,
         "variants": 2,
         "hours": 2,
+        "questions": [3, 2],
         "days": days,
         "providers": [("local", "local"), ("gpu", "gpu")],
         **lint(evil),
@@ -331,17 +357,31 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
                 "tab": "yaml",
                 "text": TEXT + evil,
                 **lint(evil),
-                "course": a_course(
-                    evil,
-                    published=views.Published.FILE,
-                    origin=views.Origin(
-                        file="courses/dl101.yaml",
-                        commit="1a2b3c4",
-                        subject=f"more memory{evil}",
-                        author="A. Teacher",
-                        at=NOW,
-                    ),
-                ),
+                "course": a_file_course(evil),
+            },
+        ),
+        "file-profiles": (
+            "profiles.html",
+            {
+                **inside,
+                "tab": "profiles",
+                "rows": two,
+                "about": {},
+                **blank,
+                **lint(evil),
+                "course": a_file_course(evil),
+            },
+        ),
+        "hub-profiles": (
+            "profiles.html",
+            {
+                **inside,
+                "tab": "profiles",
+                "rows": two,
+                "about": {},
+                **blank,
+                **lint(evil),
+                "course": a_hub_course(evil),
             },
         ),
         "conflict": (
@@ -442,4 +482,20 @@ def pages(evil: str = "") -> Mapping[str, tuple[str, dict[str, Any]]]:
 
 def page(name: str, language: str = "en", evil: str = "") -> str:
     template, values = pages(evil)[name]
-    return render(a_frame(language), template, **values)
+    return rendered(a_frame(language), template, **values)
+
+
+def rendered(frame: Frame, template: str, **values: Any) -> str:
+    """A page whose long lists are made first, as their handlers do it."""
+    if template == "wall.html":
+        seats = values.pop("seats")
+        states = {activity: translate(activity.words, frame.language) for activity in views.Activity}
+        given = {"seats": seats, "can": values["course"].can, "states": states, "visit_url": "/visit"}
+        values["rows"] = part_for_many(frame, "wall_rows.html", Memo(), "", lambda: given)
+    elif template == "roster.html":
+        may_remove = values["may_remove"] = values["course"].can.roster and not values["managed"]
+        for name in ("staff", "members"):
+            listed = {"people": values[name], "may_remove": may_remove}
+            rows = part_for_many(frame, "roster_rows.html", Memo(), name, lambda listed=listed: listed)
+            values[name] = {"count": len(listed["people"]), "rows": rows}
+    return render(frame, template, **values)

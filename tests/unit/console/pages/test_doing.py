@@ -29,6 +29,25 @@ async def a_course(teacher: Browser, **typed: str):
     return await teacher.submit(page, "#new-form", **wish)
 
 
+# -- every page --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_the_hub_says_of_itself_stands_at_the_top_of_every_page_and_of_errors(lab, teacher):
+    lab.hub.notes = {"demo": True, "bare": False, "pretended": True}
+
+    for path in ("", "courses/py101/", "courses/py101/profiles/", "courses/no-such/"):
+        page = await teacher.get(path)
+        assert page.says("Loopback demo."), path
+        assert page.says("Pretended GPU."), path
+
+
+async def test_a_hub_that_says_nothing_of_itself_leaves_pages_as_they_are(lab, teacher):
+    page = await teacher.get("")
+
+    assert page.status == 200
+    assert not page.html.select(".lab-demo")
+
+
 # -- making ------------------------------------------------------------------------------------------------------------
 
 
@@ -383,10 +402,91 @@ async def test_a_course_is_published_taken_back_and_archived(lab, teacher):
     assert mine.html.select_one("details #course-deep-learning")
 
 
+async def test_where_the_courses_are_on_the_machine_is_told_to_administrators_alone(lab, teacher):
+    folder = str(lab.house.catalog.folder)
+
+    for path in ("profiles/", "", "yaml", "history", "roster"):
+        page = await teacher.get(f"courses/py101/{path}")
+        assert page.status == 200
+        assert folder not in page.text, path
+
+    assert (await teacher.get("courses/py101/profiles/")).says("in the file py101.yaml")
+    assert (await Browser(lab, "boss").get("courses/py101/profiles/")).says(f"in the file {folder}/py101.yaml")
+
+
+async def test_a_second_file_of_the_same_course_does_not_tell_where_the_first_is(lab, teacher):
+    folder = lab.house.catalog.folder
+    (folder / "zz.yaml").write_text((folder / "py101.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    lab.house.catalog.refresh()
+
+    assert [str(folder) in problem.message for problem in lab.house.catalog.problems] == [False]
+
+
+GIVEN = {"file": "c.KubeSpawner.profile_list", "text": text_of("profiles").replace("Deep Learning", "Profiles")}
+
+
+async def test_a_course_of_the_hubs_configuration_is_shown_and_can_only_be_copied(lab):
+    lab.hub.given = [GIVEN]
+    boss = Browser(lab, "boss")
+
+    assert (await boss.get("")).html.select_one("#course-profiles .con-tag-hub")
+    for path in ("", "profiles/", "profiles/gpu/edit", "roster", "links", "usage", "history", "yaml"):
+        page = await boss.get(f"courses/profiles/{path}")
+        assert page.status == 200, (path, page.text)
+        assert page.html.select_one("#save") is None, path
+    assert (await boss.get("courses/profiles/profiles/")).says(
+        "in c.KubeSpawner.profile_list: here it can be looked at"
+    )
+    page = await boss.get("courses/profiles/duplicate")
+    copied = await boss.submit(page, "form[action$='/duplicate']", slug="of-mine")
+    assert copied.status == 200
+    assert "/courses/of-mine/" in copied.url
+
+
+async def test_a_course_of_the_hubs_configuration_is_written_by_nobody_and_seen_by_its_staff(lab, teacher):
+    lab.hub.given = [GIVEN]
+    boss = Browser(lab, "boss")
+    page = await boss.get("courses/profiles/yaml")
+
+    fields = {**page.form("#editor"), "text": text_of("profiles"), "save": "yaml"}
+    refused = await boss.post("courses/profiles/yaml", fields)
+
+    assert refused.status == 409
+    assert refused.says("stands in the hub's configuration, in c.KubeSpawner.profile_list")
+    assert await lab.house.store.coursebook.all() == []
+    assert (await teacher.get("courses/profiles/")).status == 404
+    lab.hub.person("teacher", "instructors", "course-profiles-instructors")
+    lab.forget_who()
+    assert (await teacher.get("courses/profiles/")).status == 200
+
+
+async def test_a_hub_that_has_no_answer_leaves_its_courses_as_they_were(lab):
+    lab.hub.given = [GIVEN]
+    await lab.house.read_files()
+
+    lab.hub.away = True
+    lab.house._given_at = lab.house._read_at = float("-inf")
+    await lab.house.read_files()
+
+    assert [one.file for one in lab.house.catalog.given] == ["c.KubeSpawner.profile_list"]
+
+
+async def test_a_course_of_the_hubs_configuration_that_is_gone_is_gone_here(lab):
+    lab.hub.given = [GIVEN, {"file": "x", "text": "course: ["}]
+    await lab.house.read_files()
+
+    lab.hub.given = []
+    lab.house._given_at = lab.house._read_at = float("-inf")
+    await lab.house.read_files()
+
+    assert lab.house.catalog.given == ()
+    assert lab.house.file_course("profiles") is None
+
+
 async def test_a_file_course_is_shown_and_can_only_be_copied(lab, teacher):
     page = await teacher.get("courses/py101/yaml")
 
-    assert page.html.select_one("#file-course")
+    assert page.html.select_one("#read-only")
     assert page.html.select_one("#save") is None
     refused = await teacher.post("courses/py101/yaml", {"_xsrf": teacher.cookies["_xsrf"], "text": "x", "save": "yaml"})
     assert refused.status == 409
@@ -430,7 +530,7 @@ async def test_the_last_instructor_cannot_be_removed(lab, teacher):
     await a_course(teacher)
     page = await teacher.get("courses/deep-learning/roster")
 
-    again = await teacher.post("courses/deep-learning/roster", {**page.form("#member-teacher form"), "do": "remove"})
+    again = await teacher.post("courses/deep-learning/roster", {**page.form("#remove-form"), "who": "teacher"})
 
     assert again.status == 409
     assert again.says("last instructor")

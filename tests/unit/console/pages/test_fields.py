@@ -132,3 +132,137 @@ def test_names_that_the_form_does_not_have_change_nothing():
     }
 
     assert with_form(TEXT, "gpu", posted) == TEXT
+
+
+# -- questions on the card ---------------------------------------------------------------------------------------------
+
+COMMENTED = TEXT.replace(
+    "        choices: {small: {title: Small}, large: {title: Large, set: {memory: 8GiB}}}",
+    """        choices:
+          small: {title: Small}  # enough for most
+          # for the last exercise
+          large: {title: Large, set: {memory: 8GiB}}""",
+)
+
+
+def test_the_form_shows_questions_with_their_answers_and_room_for_one_more_of_each():
+    form = form_of()
+
+    assert form["options.0.name"] == "size"
+    assert form["options.0.title.en"] == "Size"
+    assert form["options.0.choices.1.name"] == "large"
+    assert form["options.0.choices.1.set.memory"] == "8GiB"
+    assert form["options.0.default"] == "0"
+    assert fields.counts(form)["questions"] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"options.0.title.zh-CN": "大小"}, {"title": {"en": "Size", "zh-CN": "大小"}}),
+        ({"options.0.choices.1.set.memory": "10GiB"}, {"large": {"title": "Large", "set": {"memory": "10GiB"}}}),
+        ({"options.0.choices.1.set.memory": ""}, {"large": {"title": "Large"}}),
+        ({"options.0.choices.0.set.gpu.memory": "3GiB"}, {"small": {"title": "Small", "set": {"gpu": {"memory": "3GiB"}}}}),
+        ({"options.0.default": "1"}, {"large": {"title": "Large", "set": {"memory": "8GiB"}, "default": True}}),
+        (
+            {"options.0.choices.2.name": "huge", "options.0.choices.2.title.en": "Huge", "options.0.choices.2.set.cpu": "8"},
+            {"huge": {"title": {"en": "Huge"}, "set": {"cpu": 8}}},
+        ),
+        (
+            {
+                "options.0.unlisted_choice.enabled": "true",
+                "options.0.unlisted_choice.validation_regex": "[0-9]+GiB",
+            },
+            {"unlisted_choice": {"enabled": True, "validation_regex": "[0-9]+GiB"}},
+        ),
+    ],
+)  # fmt: skip
+def test_a_question_is_changed_in_the_form_and_comments_stay(changes, found):
+    changed = with_form(COMMENTED, "gpu", {**form_of(COMMENTED), **changes})
+
+    question = data_of(changed)["options"]["size"]
+    ((key, value),) = found.items()
+    assert (question if key in question else question["choices"])[key] == value
+    assert "# the slice" in changed
+    assert "# for the last exercise" in changed
+
+
+def test_a_new_question_is_made_of_the_empty_row():
+    new = {
+        "options.1.was": "", "options.1.name": "ui", "options.1.title.en": "Interface", "options.1.default": "1",
+        "options.1.choices.0.name": "lab", "options.1.choices.0.title.en": "JupyterLab",
+        "options.1.choices.1.name": "doc", "options.1.choices.1.title.en": "Notebook",
+    }  # fmt: skip
+
+    changed = with_form(TEXT, "gpu", {**form_of(), **new})
+
+    assert data_of(changed)["options"] == {
+        **data_of(TEXT)["options"],
+        "ui": {
+            "title": {"en": "Interface"},
+            "choices": {"lab": {"title": {"en": "JupyterLab"}}, "doc": {"title": {"en": "Notebook"}, "default": True}},
+        },
+    }
+
+
+def test_a_question_or_an_answer_whose_name_is_emptied_is_taken_out():
+    without = with_form(TEXT, "gpu", {**form_of(), "options.0.choices.1.name": ""})
+    none = with_form(TEXT, "gpu", {**form_of(), "options.0.name": " "})
+
+    assert list(data_of(without)["options"]["size"]["choices"]) == ["small"]
+    assert "options" not in data_of(none)
+
+
+def test_a_renamed_answer_keeps_what_the_form_does_not_show():
+    text = TEXT.replace("set: {memory: 8GiB}", "summary: More, set: {memory: 8GiB, disk: 9GiB}")
+
+    changed = with_form(text, "gpu", {**form_of(text), "options.0.choices.1.name": "big"})
+
+    answers = data_of(changed)["options"]["size"]["choices"]
+    assert answers["big"] == {
+        "title": {"en": "Large"},
+        "summary": {"en": "More"},
+        "set": {"memory": "8GiB", "disk": "9GiB"},
+    }
+    assert "large" not in answers
+
+
+def test_of_two_answers_of_one_name_none_is_lost():
+    changed = with_form(TEXT, "gpu", {**form_of(), "options.0.choices.1.name": "small"})
+
+    assert list(data_of(changed)["options"]["size"]["choices"]) == ["small", "small-2"]
+
+
+def test_the_first_answer_can_be_the_preselected_one_again():
+    marked = with_form(TEXT, "gpu", {**form_of(), "options.0.default": "1"})
+
+    back = with_form(marked, "gpu", {**form_of(marked), "options.0.default": "0"})
+
+    assert data_of(back)["options"] == data_of(TEXT)["options"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": {"choices": {"a": None, "b": {"title": "B"}}}}, [1, 2], "x", {"size": None}]
+)
+def test_questions_that_a_form_cannot_show_stay_as_they_are(options):
+    before = {"slug": "gpu", "options": options}
+    form = {name: value for name, value in fields.to_fields(before, {}).items() if value}
+
+    merged = fields.merged(
+        before, {**form, "title.en": "New", "options.0.name": "size", "options.0.choices.0.name": "b"}
+    )
+
+    assert merged["title"] == {"en": "New"}
+    kept = merged["options"]
+    assert kept == before["options"] or kept["size"]["choices"] == before["options"]["size"]["choices"]
+
+
+def test_rows_and_numbers_that_somebody_makes_up_break_nothing():
+    made_up = {
+        "options.99.name": "x", "options.5.choices.999.name": "y", "options.5.name": "z", "options.0.default": "77",
+        "options.0.was": "nobody", "options.١.name": "x", "options.-1.name": "x", "options.0.choices.x.name": "x",
+    }  # fmt: skip
+
+    merged = fields.merged(editing.profile_as_form(TEXT, "gpu"), {**form_of(), **made_up})
+
+    assert {"size", "z", "x"} <= set(merged["options"])

@@ -6,9 +6,12 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from unit.console.pages import samples
 
-from labspawner.service.console.pages.render import Frame, render, switched
+from labspawner.pages import i18n
+from labspawner.service.console.pages.folding import folding
+from labspawner.service.console.pages.render import HERE, Frame, names, render, switched
 
 PAGES = sorted(samples.pages())
 LANGUAGES = ("en", "zh-CN")
@@ -84,7 +87,9 @@ def test_three_hundred_students_are_on_one_page():
     rows = samples.rows(count=300)
     template, values = samples.pages()["wall"]
 
-    page = BeautifulSoup(render(samples.a_frame(), template, **{**values, "seats": rows, "total": 300}), "html.parser")
+    page = BeautifulSoup(
+        samples.rendered(samples.a_frame(), template, **{**values, "seats": rows, "total": 300}), "html.parser"
+    )
 
     assert len(page.select("#wall-rows > tr")) == 300
 
@@ -94,7 +99,8 @@ def test_who_may_only_look_sees_no_button_that_changes_anything():
     course = samples.a_course(can=samples.views.Can())
 
     page = BeautifulSoup(
-        render(samples.a_frame(), template, **{**values, "course": course, "verbs": [], "jobs": []}), "html.parser"
+        samples.rendered(samples.a_frame(), template, **{**values, "course": course, "verbs": [], "jobs": []}),
+        "html.parser",
     )
 
     assert page.select("main form[method=post] button") == []
@@ -107,12 +113,27 @@ def test_an_assistant_has_no_button_to_stop_or_reset():
     assert [one.key for one in samples.wall.verbs(can)] == ["start", "extend", "message"]
 
 
-def test_a_file_course_names_its_commit_and_cannot_be_saved():
+def test_a_file_course_cannot_be_saved_and_its_tabs_lead_to_the_reason():
     page = soup("file")
 
-    assert "1a2b3c4" in page.find(id="file-course").text
     assert page.find(id="save") is None
     assert page.find("textarea", id="text").has_attr("readonly")
+    assert page.find(id="file-course") is None
+    assert page.find(id="read-only")["href"].endswith("/courses/dl101/profiles/")
+
+
+@pytest.mark.parametrize(("name", "where"), [("file-profiles", "dl101.yaml"), ("hub-profiles", "profile_list")])
+def test_where_a_course_stands_that_is_not_written_here_is_said_once_on_its_profiles(name, where):
+    page = soup(name)
+
+    assert where in page.find(id="file-course").text
+    assert page.find(id="read-only") is None
+    assert page.find(id="edit-gpu").text == "Look at it"
+    assert page.find(id="add") is None
+
+
+def test_a_file_course_names_its_commit():
+    assert "1a2b3c4" in soup("file-profiles").find(id="file-course").text
 
 
 @pytest.mark.parametrize(
@@ -125,3 +146,63 @@ def test_the_language_switch_stays_on_this_host(uri):
 
 def test_a_place_with_anything_in_it_stays_below_the_prefix():
     assert Frame(language="en").url("courses", "../../x y", "") == "/services/labspawner/courses/..%2F..%2Fx%20y/"
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ({}, []),
+        ({"demo": True}, ["Loopback demo. For trying it out, on this machine alone."]),
+        ({"demo": True, "bare": True}, ["Loopback demo. Servers are plain processes on this machine, not isolated"]),
+        ({"pretended": True}, ["Pretended GPU. There is no GPU behind the slices of this hub"]),
+        ({"demo": True, "pretended": True}, ["Loopback demo.", "Pretended GPU."]),
+    ],
+)
+def test_a_page_says_at_its_top_what_the_hubs_own_pages_say(notes, said):
+    template, values = samples.pages()["wall"]
+
+    page = BeautifulSoup(samples.rendered(samples.a_frame(**notes), template, **values), "html.parser")
+
+    found = [" ".join(note.text.split()) for note in page.select(".lab-demo")]
+    assert len(found) == len(said)
+    assert all(text.startswith(words) for text, words in zip(found, said, strict=True))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_translated_when_a_template_is_compiled_reads_as_if_it_were_translated_each_time(language):
+    """The templates once more, by an environment that knows nothing of languages."""
+    plainly = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    frame = samples.a_frame(language)
+    for name in sorted(
+        {"courses", "profiles", "edit", "yaml", "history", "links", "usage", "confirm", "error"} & set(PAGES)
+    ):
+        template, values = samples.pages(samples.EVIL)[name]
+        assert plainly.get_template(template).render(**names(frame), **values) == render(frame, template, **values)
+
+
+def test_only_a_whole_sentence_is_translated_when_a_template_is_compiled():
+    environment = Environment(extensions=[folding("zh-CN")], autoescape=True)
+    whole = """{{ t("Courses") }}|{{ t('Courses')|length }}|"""
+    source = whole + """{{ t("Courses", n=1) }}|{{ x.t("Courses") }}|{{ t(w) }}|t("Courses")"""
+
+    def t(text: str, **values: object) -> str:
+        return f"called {text} {values}"
+
+    said = environment.from_string(source).render(t=t, w="Courses", x={"t": lambda text: f"another {text}"})
+
+    folded = i18n.translate("Courses", "zh-CN")
+    assert folded != "Courses"
+    assert said.split("|") == [
+        folded,
+        str(len(folded)),
+        "called Courses {&#39;n&#39;: 1}",
+        "another Courses",
+        "called Courses {}",
+        't("Courses")',
+    ]
