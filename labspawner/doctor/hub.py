@@ -56,11 +56,11 @@ def _hub_id(
     if "hub_id" in sections.get("Labspawner", {}):
         return (ok(_HUB_ID, plain(settings.hub_id)),)
     hub_id = repr(settings.hub_id)
-    said = Sentence("c.Labspawner.hub_id is not set: this hub is {hub_id}, after its machine", hub_id=hub_id)
+    said = Sentence("c.Labspawner.hub_id is not set: this hub is {hub_id}, as its data folder says", hub_id=hub_id)
     if _IN_CLUSTER in environment:
         nobodys = Sentence(
-            "c.Labspawner.hub_id is not set: this hub is {hub_id}, after its machine, and a new pod has a new name: servers "
-            "would be nobody's",
+            "c.Labspawner.hub_id is not set: this hub is {hub_id}, as its data folder says, and a new pod may have a new "
+            "folder: servers would be nobody's",
             hub_id=hub_id,
         )
         return (error(_HUB_ID, nobodys, Sentence("set it")),)
