@@ -15,6 +15,7 @@ load_subconfig({config!r})
 from labspawner import vmdemo, wiring
 vmdemo.add_to(c, {folder!r}, {config!r})
 wiring.run_desktop(c)
+wiring.run_console(c)
 """
 
 

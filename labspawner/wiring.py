@@ -18,7 +18,7 @@ from traitlets.config import Config
 
 from labspawner import gate, inner
 from labspawner.availability import handlers as availability_handlers
-from labspawner.config import Labspawner, course_of_profile_list, open_providers
+from labspawner.config import Labspawner, Settings, course_of_profile_list, open_providers
 from labspawner.culler import role as culler_role
 from labspawner.culler import service as culler_service
 from labspawner.demo import ACCOUNTS
@@ -32,6 +32,7 @@ from labspawner.providers.local import LocalProvider
 from labspawner.providers.local.network.rundir import RunDirs, default_base
 from labspawner.proxies import PROXY, proxy_command, reach_sockets
 from labspawner.runtime import Runtime
+from labspawner.sentences import Sentence
 from labspawner.service.console import custom_scopes as console_custom_scopes
 from labspawner.service.console import role as console_role
 from labspawner.service.console import service as console_service
@@ -86,16 +87,19 @@ def _log_with_the_hub() -> None:
 
 
 def run_culler(c: Any, *, dry_run: bool = False) -> None:
-    """Add the idle culler as a managed service with the least scopes. Call it after `c.Labspawner` is set."""
+    """Add the idle culler as a managed service with the least scopes. Call it after `c.Labspawner` is set; the last call
+    counts."""
     settings = Labspawner(config=c)
-    c.JupyterHub.load_roles = [*_given(c.JupyterHub, "load_roles", []), culler_role()]
+    role = culler_role()
+    c.JupyterHub.load_roles = [*_others(c.JupyterHub, "load_roles", role), role]
     service = culler_service(
         store_url=settings.database_url,
         hub_id=settings.hub_id,
         interval_s=settings.culler_interval_s,
         dry_run=dry_run,
     )
-    c.JupyterHub.services = [*_given(c.JupyterHub, "services", []), service]
+    c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), service]
+    _told["run_culler"] = _whose(settings)
 
 
 def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
@@ -118,6 +122,7 @@ def run_desktop(c: Any, *, url: str = "", novnc_dir: str = "") -> None:
         for name, options in settings.providers.items()
     }
     _add_service(c, desktop_service(wanted, url=url), desktop_role(), desktop_user_scopes())
+    _told["run_desktop"] = _whose(settings)
     c.JupyterHub.tornado_settings = {**_given(c.JupyterHub, "tornado_settings", {}), DESKTOPS: True}
 
 
@@ -138,9 +143,19 @@ def run_console(c: Any, *, url: str = "", listen: str = "", create_users: bool =
     url = url or f"http://127.0.0.1:{_kept_port(settings.data_dir / 'console.port')}"
     service = console_service(wanted.to_environment(), url=url)
     _add_service(c, service, console_role(creates_users=create_users), console_user_scopes())
+    _told["run_console"] = _whose(settings)
     c.JupyterHub.custom_scopes = {**_given(c.JupyterHub, "custom_scopes", {}), **console_custom_scopes()}
     told = {**_given(c.JupyterHub, "tornado_settings", {}), CONSOLE: frozenset(settings.console_creators)}
     c.JupyterHub.tornado_settings = told
+
+
+_told: dict[str, tuple[str, str]] = {}
+"""What each `run_...` was told of the hub when it was last called: a later line of the file may have said something else."""
+
+
+def _whose(settings: Labspawner | Settings) -> tuple[str, str]:
+    """Which leases are this hub's, and where they are kept."""
+    return settings.hub_id, settings.database_url
 
 
 def _add_service(c: Any, service: dict[str, Any], role: dict[str, Any], of_users: list[str]) -> None:
@@ -187,11 +202,25 @@ async def _check(config: Config) -> None:
         settings = Labspawner(config=config).settings()
         course_of_profile_list(settings)
         providers = open_providers(settings)
+        check_services(settings)
     except BadConfig as exc:
         log.critical("The configuration is wrong, so the hub does not start: %s", exc)
         sys.exit(1)
     for provider in providers.values():
         await provider.close()
+
+
+def check_services(settings: Settings) -> None:
+    """Raises BadConfig where a service would look after another hub's servers than ours."""
+    late = [f"wiring.{name}(c)" for name, told in _told.items() if told != _whose(settings)]
+    if late:
+        raise BadConfig(
+            Sentence(
+                "c.Labspawner.hub_id, data_dir or database_url was changed after {calls}, which would look after another "
+                "hub's servers. Set them before, or call it again after them.",
+                calls=", ".join(late),
+            )
+        )
 
 
 async def _be_the_only_one(config: Config) -> None:

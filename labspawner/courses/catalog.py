@@ -296,6 +296,11 @@ def _is_course_file(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix in SUFFIXES
 
 
+def _beside(file: str, other: str) -> str:
+    """How `other` is called to somebody who looks at `file`: by its name, where both are in one folder."""
+    return Path(other).name if Path(other).parent == Path(file).parent else other
+
+
 def _assemble(
     files: Mapping[str, _File],
     given: Iterable[Loaded] = (),
@@ -316,7 +321,7 @@ def _assemble(
             message = Sentence(
                 "the course {slug} is already in {file}: write another short name, or remove one file",
                 slug=repr(slug),
-                file=Path(winner.file).name,
+                file=_beside(file.good.file, winner.file),
             )
             problems.append(file.good.problem(("course",), message))
     states: dict[str, CourseState] = {}

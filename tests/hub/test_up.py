@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from labspawner.hubid import kept_hub_id
 from labspawner.testing import tinyserver
 from labspawner.testing.hub import end_processes, free_ports
 from labspawner.testing.processes import lives
@@ -25,7 +26,6 @@ PASSWORD = "open-sesame-of-a-test"
 CONFIG = f"""
 c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
-c.Labspawner.hub_id = HUB_ID
 c.Labspawner.providers = {{"local": {{"min_free_disk": "1MiB"}}}}
 MORE
 """
@@ -40,8 +40,8 @@ profiles:
 class Up:
     """`labspawner up` in a folder of its own."""
 
-    def __init__(self, folder, hub_id):
-        self.folder, self.hub_id = folder, hub_id
+    def __init__(self, folder):
+        self.folder, self.hub_id = folder, kept_hub_id(folder / "data")
         self.port = free_ports(1)[0]
         self.data = folder / "data"
         self.config = folder / "config.py"
@@ -55,12 +55,11 @@ class Up:
             "LABSPAWNER_PROXY_API_PORT": str(free_ports(1)[0]),
         }
         self.running = None
-        self.data.mkdir()
         # As an earlier run left it; and two tests that start at once must not both find the usual one free.
         (self.data / "hub.port").write_text(f"{free_ports(1)[0]}\n")
 
     def write_config(self, more=""):
-        self.config.write_text(CONFIG.replace("HUB_ID", repr(self.hub_id)).replace("MORE", more))
+        self.config.write_text(CONFIG.replace("MORE", more))
 
     def words(self, *words):
         return [*LABSPAWNER, *words, "--config", str(self.config), "--data-dir", str(self.data)]
@@ -111,7 +110,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path):
-    made = Up(tmp_path, f"up-{os.urandom(4).hex()}")
+    made = Up(tmp_path)
     yield made
     if made.running is not None:
         made.end(signal.SIGTERM)

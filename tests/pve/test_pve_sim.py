@@ -21,6 +21,7 @@ from traitlets.config import Config
 from labspawner import vmdemo
 from labspawner.cli.pve_sim import course_file, pve_sim
 from labspawner.courses.loader import Loaded, read_course
+from labspawner.hubid import kept_hub_id
 from labspawner.testing.hub import end_processes, free_ports
 from labspawner.testing.processes import lives
 from labspawner.testing.waiting import eventually_sync
@@ -157,7 +158,6 @@ def test_a_taken_port_is_said_with_another_to_take():
 CONFIG = f"""
 c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
-c.Labspawner.hub_id = HUB_ID
 c.Labspawner.providers = {{"local": {{"min_free_disk": "1MiB"}}}}
 """
 
@@ -166,10 +166,10 @@ class Up:
     """`labspawner up --pve-sim 10` in a folder of its own."""
 
     def __init__(self, folder):
-        self.folder, self.data, self.hub_id = folder, folder / "data", f"sim-{os.urandom(4).hex()}"
+        self.folder, self.data, self.hub_id = folder, folder / "data", kept_hub_id(folder / "data")
         self.port, hub_port, proxy_port = free_ports(3)
         (folder / "courses").mkdir()
-        (folder / "config.py").write_text(CONFIG.replace("HUB_ID", repr(self.hub_id)))
+        (folder / "config.py").write_text(CONFIG)
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("LABSPAWNER_")},
             "LABSPAWNER_DEMO_PASSWORD": PASSWORD,

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from labspawner.hubid import kept_hub_id
 from labspawner.providers.sim import write_faults
-from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
+from labspawner.testing.hub import end_all_of, free_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -37,7 +38,6 @@ PASSWORD = "open-sesame"
 CONFIG = f"""
 c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
-c.Labspawner.hub_id = HUB_ID
 c.Spawner.environment = {{"JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
 c.JupyterHub.last_activity_interval = 1
 c.Labspawner.providers = {{"local": {{}}, "sim": {{"uses_memory": "300MiB", "uses_cpu": 0.4}}}}
@@ -98,8 +98,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "courses").mkdir()
     (folder / "courses" / "py101.yaml").write_text(COURSE, encoding="utf-8")
-    hub_id = new_hub_id()
-    (folder / "config.py").write_text(CONFIG.replace("HUB_ID", repr(hub_id)), encoding="utf-8")
+    hub_id = kept_hub_id(folder / "data")
+    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
     environment = {
         **os.environ,

@@ -15,7 +15,8 @@ import pytest
 from web import axe
 from web.steps import follow
 
-from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
+from labspawner.hubid import kept_hub_id
+from labspawner.testing.hub import end_all_of, free_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -36,7 +37,6 @@ CONFIG = f"""
 from labspawner import wiring
 c = get_config()
 load_subconfig({str(REPO / "jupyterhub_config.py")!r})
-c.Labspawner.hub_id = HUB_ID
 c.Labspawner.providers = {{"gpu": {{"kind": "sim", "hosts": [{HOST!r}], "start_s": 0.3}}}}
 c.DemoAuthenticator.allowed_users = {{"teacher", "zoe", "admin", *{STUDENTS!r}}}
 c.JupyterHub.load_groups = {{"instructors": {{"users": ["teacher", "zoe"]}}}}
@@ -106,8 +106,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One hub for all tests of this file; each makes courses of its own. Nothing of it is left."""
     folder = tmp_path_factory.mktemp("console-lab")
     (folder / "courses").mkdir()
-    hub_id = new_hub_id()
-    (folder / "config.py").write_text(CONFIG.replace("HUB_ID", repr(hub_id)), encoding="utf-8")
+    hub_id = kept_hub_id(folder / "data")
+    (folder / "config.py").write_text(CONFIG, encoding="utf-8")
     running = Lab(folder)
     try:
         running.start()

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from labspawner.hubid import kept_hub_id
 from labspawner.service.desktop import novnc
-from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
+from labspawner.testing.hub import end_all_of, free_ports
 from labspawner.testing.pve import PveDouble
 from labspawner.testing.pve.console import BACKGROUND, Screen
 from labspawner.testing.waiting import eventually_sync
@@ -37,7 +38,6 @@ CONFIG = """
 from labspawner import wiring
 c = get_config()
 load_subconfig({product!r})
-c.Labspawner.hub_id = {hub_id!r}
 c.Labspawner.providers = {{"proxmox": {provider!r}}}
 wiring.run_desktop(c)
 """
@@ -121,8 +121,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         (folder / "courses").mkdir()
         (folder / "courses" / "dl101.yaml").write_text(COURSE.format(template=pve.template), encoding="utf-8")
         product = str(REPO / "jupyterhub_config.py")
-        hub_id = new_hub_id()
-        text = CONFIG.format(product=product, hub_id=hub_id, provider=provider)
+        hub_id = kept_hub_id(folder / "data")
+        text = CONFIG.format(product=product, provider=provider)
         (folder / "config.py").write_text(text, encoding="utf-8")
         running = Lab(folder, pve)
         try:

@@ -16,8 +16,9 @@ from web.steps import end, run_cell
 
 from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.pretend import PRETEND_ENV
+from labspawner.hubid import kept_hub_id
 from labspawner.providers.local.ladder import find_sandbox
-from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
+from labspawner.testing.hub import end_all_of, free_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -49,7 +50,6 @@ profiles:
 CONFIG = """
 c = get_config()
 load_subconfig({product!r})
-c.Labspawner.hub_id = {hub_id!r}
 """
 CELLS = (
     "import pynvml\npynvml.nvmlInit()\ncard = pynvml.nvmlDeviceGetHandleByIndex(0)\n"
@@ -91,8 +91,8 @@ def product(driver: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("gpu-lab")
     (folder / "courses").mkdir()
     (folder / "courses" / "dl101.yaml").write_text(COURSE, encoding="utf-8")
-    hub_id = new_hub_id()
-    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), hub_id=hub_id)
+    hub_id = kept_hub_id(folder / "data")
+    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"))
     (folder / "config.py").write_text(text, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
     environment = {

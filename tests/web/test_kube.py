@@ -22,7 +22,8 @@ from web.steps import end
 from labspawner.errors import SetupError
 from labspawner.gpu.libvgpu import LIBRARY_ENV, find_library
 from labspawner.gpu.pretend import PRETEND_ENV, find_driver
-from labspawner.testing.hub import end_all_of, free_ports, new_hub_id
+from labspawner.hubid import kept_hub_id
+from labspawner.testing.hub import end_all_of, free_ports
 from labspawner.testing.kube import Image, KubeDouble, a_node
 from labspawner.testing.kube.real import real_cluster
 from labspawner.testing.kubelet import NodeDevices
@@ -57,7 +58,6 @@ profiles:
 CONFIG = """
 c = get_config()
 load_subconfig({product!r})
-c.Labspawner.hub_id = {hub_id!r}
 c.Labspawner.providers = {{"kubernetes": {provider!r}}}
 {more}
 """
@@ -157,8 +157,8 @@ def _up(folder: Path, cluster: Any, *, image: str, provider: dict[str, Any], mor
     course = COURSE.format(image=image, misspelt=MISSPELT, gpu=GPU if slices else "")
     (folder / "courses" / "dl101.yaml").write_text(course, encoding="utf-8")
     provider |= {"kubeconfig": str(cluster.kubeconfig(folder)), "namespace": cluster.namespace}
-    hub_id = new_hub_id()
-    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), hub_id=hub_id, provider=provider, more=more)
+    hub_id = kept_hub_id(folder / "data")
+    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), provider=provider, more=more)
     (folder / "config.py").write_text(text, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
     environment = {

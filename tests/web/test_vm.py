@@ -17,6 +17,7 @@ import pytest
 
 from labspawner import vmdemo
 from labspawner.cli.pve_sim import course_file, settings_of
+from labspawner.hubid import kept_hub_id
 from labspawner.service.desktop import novnc
 from labspawner.testing.hub import end_processes, free_ports
 from labspawner.testing.pve import PveDouble
@@ -39,7 +40,6 @@ TRY_MS = 20_000
 CONFIG = """
 c = get_config()
 load_subconfig({product!r})
-c.Labspawner.hub_id = {hub_id!r}
 c.Labspawner.providers = {{}}
 """
 # A file, and a program that does not end with its kernel, as those of a desktop do not.
@@ -98,21 +98,21 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The demo of `labspawner up --pve-sim`, with its cluster in this process, so that a test can hold it still."""
     folder = tmp_path_factory.mktemp("vm-lab")
-    hub_id = f"vm-{os.urandom(4).hex()}"
+    hub_id = kept_hub_id(folder / "data")
     try:
         with PveDouble(nodes=("pve1",), guests=Guests.real(), clock="real", pace=PACE) as pve:
-            yield from _up(folder, pve, hub_id)
+            yield from _up(folder, pve)
     finally:
         end_processes(hub_id)
 
 
-def _up(folder: Path, pve: PveDouble, hub_id: str) -> Iterator[Lab]:
+def _up(folder: Path, pve: PveDouble) -> Iterator[Lab]:
     (folder / "courses").mkdir()
     (folder / "pve-sim").mkdir()
     settings = {**settings_of(pve, ["pve1"]), "pace": DEADLINE_PACE}
     described = {"settings": settings, "template": pve.template, "course": str(course_file())}
     (folder / "pve-sim" / "cluster.json").write_text(json.dumps(described), encoding="utf-8")
-    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), hub_id=hub_id)
+    text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"))
     (folder / "config.py").write_text(text, encoding="utf-8")
     config = vmdemo.config_for(folder / "config.py", folder / "pve-sim")
     port, hub_port, proxy_port = free_ports(3)

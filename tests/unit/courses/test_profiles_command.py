@@ -45,8 +45,7 @@ def test_lint_prints_each_problem_with_its_place_and_fails(run: Run) -> None:
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
         "courses/b.yaml:7:27: unknown key 'memroy': did you mean 'memory'?",
-        "courses/c.yaml:1:9: the course 'py101' is already in courses/a.yaml: write another short name, "
-        "or remove one file",
+        "courses/c.yaml:1:9: the course 'py101' is already in a.yaml: write another short name, or remove one file",
     ]
     assert result.stderr == "2 problems\n"
 

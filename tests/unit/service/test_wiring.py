@@ -10,6 +10,7 @@ from builders import a_lease
 from traitlets.config import Config
 
 from labspawner import wiring
+from labspawner.config import Labspawner
 from labspawner.errors import BadConfig
 from labspawner.model import Handle
 from labspawner.pages.hub import DESKTOPS
@@ -186,3 +187,26 @@ def test_a_screen_is_offered_where_provider_and_profile_do(provider, settings, o
 
     assert offers_screen(provider, lease) is offered
     assert offers_screen(provider, None) is False
+
+
+def test_a_hub_id_that_is_set_after_its_services_does_not_start_a_hub_whose_culler_looks_at_another(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(wiring, "_told", {})
+    c = configured(tmp_path, {"local": {}})
+    wiring.run_culler(c)
+    wiring.run_console(c)
+    c.Labspawner.hub_id = "another-hub"
+
+    with pytest.raises(BadConfig, match=r"after wiring.run_culler\(c\), wiring.run_console\(c\)"):
+        wiring.check_services(Labspawner(config=c).settings())
+
+    wiring.run_culler(c)
+    wiring.run_console(c)
+    wiring.check_services(Labspawner(config=c).settings())
+    names = [service["name"] for service in c.JupyterHub.services]
+    assert sorted(names) == sorted(set(names))
+    commands = [" ".join(service["command"]) for service in c.JupyterHub.services if "culler" in service["name"]]
+    assert ["--hub-id=another-hub" in command for command in commands] == [True]
+    roles = [role["name"] for role in c.JupyterHub.load_roles]
+    assert sorted(roles) == sorted(set(roles))

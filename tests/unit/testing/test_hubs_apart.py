@@ -9,12 +9,12 @@ from labspawner.testing.hub import free_ports, new_hub_id
 TESTS = Path(__file__).parents[2]
 
 
-def test_every_configuration_of_a_test_that_builds_on_the_products_own_names_a_hub():
+def test_every_configuration_of_a_test_that_builds_on_the_products_own_knows_its_hub_to_end_what_it_left():
     texts = {path: path.read_text() for path in TESTS.rglob("*.py") if path != Path(__file__)}
     built = {path: text for path, text in texts.items() if "load_subconfig({" in text}
 
     assert built
-    assert [path.name for path, text in built.items() if "c.Labspawner.hub_id = " not in text] == []
+    assert [path.name for path, text in built.items() if "kept_hub_id(" not in text] == []
     assert [path.name for path, text in texts.items() if '"--config", str(REPO / "jupyterhub_config.py")' in text] == []
 
 
