@@ -210,7 +210,12 @@ def test_killed_by_9_the_command_dies_too_and_the_next_look_removes_the_slice(sh
 
 
 def test_a_signal_that_is_sent_to_us_ends_the_command_as_it_wants(shell: Shell):
-    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print('ready', flush=True); signal.pause()"
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(15, lambda *_: sys.exit(3))\n"
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(0.05)\n"  # a pause could miss a signal that comes just before it
+    )
     with shell.running("--gpu-memory", "4GiB", "--", sys.executable, "-c", code) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
