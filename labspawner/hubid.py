@@ -16,9 +16,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from labspawner.naming import ALPHABET
+
 FILE = "hub_id"
 SHAPE = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
-_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 _OLD_STORE = "labspawner.sqlite"
 _LOOK_S = 0.2
 
@@ -35,7 +36,7 @@ def kept_hub_id(data_dir: Path) -> str:
             return found
     name = machine_name()
     if not (data_dir / _OLD_STORE).exists():
-        name = f"{name[:25].strip('-')}-{''.join(secrets.choice(_ALPHABET) for _ in range(6))}"
+        name = f"{name[:25].strip('-')}-{''.join(secrets.choice(ALPHABET) for _ in range(6))}"
     draft = data_dir / f".{FILE}.{os.getpid()}.{secrets.token_hex(4)}"
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

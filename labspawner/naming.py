@@ -8,17 +8,18 @@ import secrets
 
 from labspawner.model import LeaseId
 
-_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+"""What ids are made of: nothing that is read as something else."""
 _SAFE = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?", re.ASCII)
 
 
 def new_lease_id() -> LeaseId:
     """A new random id, `l` and 15 characters: a valid DNS label, Kubernetes label, PVE tag and cgroup name."""
-    number = secrets.randbelow(len(_ALPHABET) ** 15)  # one question to the kernel, not fifteen
+    number = secrets.randbelow(len(ALPHABET) ** 15)  # one question to the kernel, not fifteen
     letters = []
     for _ in range(15):
-        number, letter = divmod(number, len(_ALPHABET))
-        letters.append(_ALPHABET[letter])
+        number, letter = divmod(number, len(ALPHABET))
+        letters.append(ALPHABET[letter])
     return LeaseId("l" + "".join(letters))
 
 
