@@ -13,7 +13,7 @@ run: $(VENV)/.run-installed
 ALONE = $(shell grep -rlE 'mark\.alone' tests --include='*.py')
 PYTEST := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 test: $(VENV)/.dev-installed
-	$(PYTEST) -n 3 --dist worksteal -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n 4 --dist worksteal -m "not alone" $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -m alone $(filter-out --cov%,$(ARGS)) $(if $(filter tests/%,$(ARGS)),,$(ALONE)) || [ $$? -eq 5 ]
 
 check: $(VENV)/.dev-installed

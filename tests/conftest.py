@@ -27,6 +27,7 @@ UNMEASURED = ("native", "web")
 MEASURED = ("native/test_run_cli.py", "native/test_watchdog.py")
 MINUTES = ("test_stories.py", "test_as_ordinary_user.py")
 """Files with tests that take minutes, which they mostly wait."""
+_BROWSER = 1
 _CHILDREN = pytest.StashKey[str]()
 """The file of settings with which children are measured; empty where nothing is measured."""
 
@@ -39,9 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, handler)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: one of them begun last would keep a single core busy while the others wait."""
+    """The longest first: one of them begun last would keep a single core busy while the others wait.
+
+    Each of n workers begins with its own n-th of the list, in order: the second with the browser.
+    """
     items.sort(key=_turn)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    browser = [item for item in items if _turn(item) == _BROWSER]
+    rest = [item for item in items if _turn(item) != _BROWSER]
+    first = len(items) // workers if workers > 1 else sum(_turn(item) < _BROWSER for item in rest)
+    items[:] = [*rest[:first], *browser, *rest[first:]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,7 +72,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _turn(item: pytest.Item) -> int:
     if item.path.name in MINUTES:
         return 0
-    return 1 if item.get_closest_marker("web") else 2 if item.get_closest_marker("hub") else 3
+    return _BROWSER if item.get_closest_marker("web") else 2 if item.get_closest_marker("hub") else 3
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

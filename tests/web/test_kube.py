@@ -4,7 +4,6 @@ pods are processes of this machine, with slices by the real node agent; with `-m
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 from kube.agentlab import SMALL, AgentLab
 from native.conftest import native  # noqa: F401 - library and pretended driver, built once for all tests
-from web.steps import end
+from web.steps import end, tried_cell
 
 from labspawner.errors import SetupError
 from labspawner.gpu.libvgpu import LIBRARY_ENV, find_library
@@ -37,7 +36,6 @@ REPO = Path(__file__).parents[2]
 PASSWORD = "open-sesame"
 USER = "student1"
 LONG_MS, LONG_S = 240_000, 60.0
-TRY_MS = 20_000
 IMAGE, MISSPELT = "lab/pytorch:2.9", "lab/pytorhc:2.9"
 GPU = "gpu: {memory: 6GiB, cores: 25%, selftest: require}, "
 COURSE = """
@@ -231,20 +229,8 @@ def run_a_cell(page: playwright.Page, code: str, look: Callable[[str], None]) ->
     assert page.evaluate(PUT, [f"/user/{USER}/api/contents/week3.ipynb", notebook]) == 201
     output = page.locator(".jp-OutputArea-output").filter(has_text="has a card of").first
 
-    def ran() -> bool:
-        """One try, from an empty page. Keys that come while a slow page still moves the focus are lost, and a cell that is
-        sent before the page has its kernel never runs; to run it twice is harmless."""
-        with contextlib.suppress(playwright.TimeoutError):
-            page.goto(f"/user/{USER}/lab/tree/week3.ipynb?reset")
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
-            page.locator(".jp-Notebook .jp-Cell .cm-content").first.click(timeout=TRY_MS)
-            page.keyboard.press("Shift+Enter")
-            output.wait_for(timeout=TRY_MS)
-            return True
-        look("again")
-        return False
-
-    eventually_sync(ran, LONG_S, "the cell has run")
+    page.goto(f"/user/{USER}/lab/tree/week3.ipynb?reset")
+    eventually_sync(lambda: tried_cell(page, 0, output) or look("again"), LONG_S, "the cell has run")
     return str(output.inner_text()).strip()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from web.steps import tried_cell
 
 from labspawner.culling.words import span
 from labspawner.model import Activity, Decision, Evidence
@@ -372,18 +373,9 @@ def test_a_forgotten_open_tab_is_warned_in_chinese_and_culled(story, hub, screen
 
 
 def begin_cell(page):
-    """Run the first cell, and see it run: keys that come while a slow page still moves the focus are lost."""
-
-    def begun():
-        for dialog in page.locator(".jp-Dialog").all():  # on a slow machine JupyterLab may ask for a kernel first
-            print(dialog.inner_text())
-            dialog.locator(".jp-mod-accept").click()
-        page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-        page.keyboard.press("Shift+Enter")
-        eventually_sync(lambda: page.locator(".jp-InputPrompt", has_text="[*]").count(), 10, "the cell runs")
-        return True
-
-    eventually_sync(begun, LONG_S, "the cell runs")
+    """Run the first cell, and see it run."""
+    runs = page.locator(".jp-InputPrompt", has_text="[*]").first
+    eventually_sync(lambda: tried_cell(page, 0, runs), LONG_S, "the cell runs")
 
 
 TRAINING = {

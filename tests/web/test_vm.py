@@ -3,7 +3,6 @@ the VM, its screen, hibernation, and the same machine again."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from web.steps import tried_cell
 
 from labspawner import vmdemo
 from labspawner.cli.pve_sim import course_file, settings_of
@@ -36,7 +36,6 @@ USER = "student1"
 PACE = 20.0  # a boot of some ten seconds takes half a one; deadlines pass slower, for a machine that is busy
 DEADLINE_PACE = 4.0
 LONG_MS, LONG_S = 240_000, 120.0
-TRY_MS = 20_000
 CONFIG = """
 c = get_config()
 load_subconfig({product!r})
@@ -179,19 +178,8 @@ def run_a_cell(page: playwright.Page, code: str) -> str:
     assert page.evaluate(PUT, [f"/user/{USER}/api/contents/week3.ipynb", notebook]) == 201
     output = page.locator(".jp-OutputArea-output").filter(has_text=re.compile(r"runs \d+")).first
 
-    def ran() -> bool:
-        """One try, from an empty page. Keys that come while a slow page still moves the focus are lost, and a cell that is
-        sent before the page has its kernel never runs; to run it twice is harmless."""
-        with contextlib.suppress(playwright.TimeoutError):
-            page.goto(f"/user/{USER}/lab/tree/week3.ipynb?reset")
-            page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
-            page.locator(".jp-Notebook .jp-Cell .cm-content").first.click(timeout=TRY_MS)
-            page.keyboard.press("Shift+Enter")
-            output.wait_for(timeout=TRY_MS)
-            return True
-        return False
-
-    eventually_sync(ran, LONG_S, "the cell has run")
+    page.goto(f"/user/{USER}/lab/tree/week3.ipynb?reset")
+    eventually_sync(lambda: tried_cell(page, 0, output), LONG_S, "the cell has run")
     return str(output.inner_text()).strip()
 
 
