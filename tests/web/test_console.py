@@ -333,6 +333,8 @@ def test_whoever_is_logged_out_while_writing_loses_nothing(window):
     page.fill("#text", written)
     playwright.expect(page.locator("#problems li")).to_have_count(0)
     kept = page.context.cookies()
+    assert {one["name"] for one in kept if one["path"].startswith("/services/") and not one["httpOnly"]} <= {"_xsrf"}
+    assert [one for one in kept if one["path"].startswith("/services/") and one["httpOnly"]]
     page.context.clear_cookies()
 
     page.click("#save")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -180,7 +181,8 @@ def build() -> Path:
     cmake = str(near) if near.is_file() else shutil.which("cmake")
     if cmake is None or not SOURCES.is_dir():
         raise click.ClickException("this needs a checkout of labspawner, a C compiler and cmake; or name a --build")
-    folder = Path(tempfile.gettempdir()) / f"labspawner-bench-native-{os.getuid()}"
+    checkout = hashlib.sha256(bytes(SOURCES.resolve())).hexdigest()[:8]  # cmake refuses the folder of another one
+    folder = Path(tempfile.gettempdir()) / f"labspawner-bench-native-{os.getuid()}-{checkout}"
     for command in (
         [cmake, "-S", str(SOURCES), "-B", str(folder), "-DLABSPAWNER_TESTS=ON"],
         [cmake, "--build", str(folder), "--parallel", "2"],

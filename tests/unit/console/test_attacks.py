@@ -197,6 +197,15 @@ async def test_a_page_that_watches_is_told_that_it_is_over(lab):
     await eventually(lambda: lab.house.streams == [], 10)
 
 
+@pytest.mark.parametrize("path", ["courses/vision", "courses/vision/profiles"])
+@pytest.mark.parametrize("query", ["", "?lang=en&next=//evil.example"])
+async def test_an_address_without_its_last_slash_leads_to_that_page_and_nowhere_else(lab, path, query):
+    answer = await lab.fetch("GET", path + query)
+
+    assert answer.code == 301
+    assert answer.headers["Location"] == f"{lab.house.prefix}{path}/{query}"
+
+
 # -- requests of somebody else's page ----------------------------------------------------------------------------------
 
 
