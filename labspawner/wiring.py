@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ from labspawner.service.serving import HUB_PID
 from labspawner.store.sqlite import tune_all_sqlite
 
 log = logging.getLogger(__name__)
+
+SERVICE_START_S = 120
 
 __all__ = ["PROXY", "proxy_command", "reach_sockets", "run_console", "run_culler", "run_desktop", "wire"]
 
@@ -162,8 +165,17 @@ def _add_service(c: Any, service: dict[str, Any], role: dict[str, Any], of_users
     """Add a managed service with its role, and what every user needs in order to use it."""
     roles = [*_others(c.JupyterHub, "load_roles", role), role]
     c.JupyterHub.load_roles = _with_user_scopes(roles, of_users)
-    told = {**service, "environment": {**service["environment"], HUB_PID: str(os.getpid())}}
+    told = {**service, **_slow_start(), "environment": {**service["environment"], HUB_PID: str(os.getpid())}}
     c.JupyterHub.services = [*_others(c.JupyterHub, "services", service), told]
+
+
+def _slow_start() -> dict[str, int]:
+    """How long the hub waits until a service answers before it gives up itself: on a busy machine 30 s are too short.
+
+    JupyterHub 5 waits 10 s, and refuses the setting.
+    """
+    major = int(metadata.version("jupyterhub").partition(".")[0])
+    return {"timeout": SERVICE_START_S} if major >= 6 else {}
 
 
 def _others(section: Any, key: str, mine: dict[str, Any]) -> list[dict[str, Any]]:

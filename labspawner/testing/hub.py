@@ -239,8 +239,13 @@ class RealHub:
 
     def stop_server(self, user: str, *, name: str = "") -> None:
         """Stop a server, or cancel its start, and wait until nothing is left of it."""
-        answer = self.api.call("DELETE", server_path(user, name))
-        assert answer.status in {202, 204}, answer.text
+
+        def asked() -> bool:
+            answer = self.api.call("DELETE", server_path(user, name))
+            assert answer.status in {202, 204}, answer.text  # 500: it gives a cancelled start no more than a second
+            return True
+
+        eventually_sync(asked, what=f"the server {name!r} of {user} is being stopped")
         self.wait_gone(user, name=name)
 
     def servers(self, user: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ profiles:
         choices:
           lab: {title: JupyterLab, default: true}
           simple: {title: {en: Simple, zh-CN: 简洁}, set: {settings: {default_url: /doc}}}
-    idle: {after: 45s, action: stop}
+    idle: {after: 90s, action: stop}
     limits: {max_age: 8h}
   - slug: slow
     title: {en: A slow start, zh-CN: 慢速启动}

@@ -32,13 +32,32 @@ def follow(page: Any, link: Any) -> None:
         link.click()
 
 
+def stop(page: Any) -> None:
+    """Click on Stop, and on the question before it where something runs, while the page renders itself anew."""
+    question = page.locator("details.lab-confirm:not([open]) summary")
+
+    def clicked() -> bool:
+        with contextlib.suppress(playwright.TimeoutError):
+            if question.count():
+                question.click(timeout=TRY_MS)
+            page.locator("#lab-stop").click(timeout=TRY_MS)
+            return True
+        return False
+
+    eventually_sync(clicked, 60, "Stop was clicked")
+
+
 def end(page: Any) -> None:
     """End whatever runs, as the button on the home page does, and wait until it can be started again."""
-    page.goto("/hub/home")
-    page.evaluate(_STOP)
-    eventually_sync(
-        lambda: page.goto("/hub/home") and page.locator("a#start[href*='/spawn']").count(), 60, "it has stopped"
-    )
+
+    def ended() -> bool:
+        page.goto("/hub/home")
+        if page.locator("a#start[href*='/spawn/']").count():  # not spawn-pending, the link of what is starting
+            return True
+        page.evaluate(_STOP)  # once more: a start that is just done cannot be cancelled
+        return False
+
+    eventually_sync(ended, 60, "it has stopped")
 
 
 def run_cell(page: Any, number: int, output: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from web import steps
 
 from labspawner.hubid import kept_hub_id
 from labspawner.service.desktop import novnc
@@ -254,9 +255,7 @@ def test_a_desktop_is_seen_used_lost_and_shared(
     lab.pace(1000.0)
     student.goto("/hub/home")
     look(student, "home")
-    if student.locator("details.lab-confirm summary").count():
-        student.click("details.lab-confirm summary")
-    student.click("#lab-stop")
+    steps.stop(student)
     phone.locator("#start").wait_for()
     look(phone, "off-zh-390")
     assert phone.locator("#start").get_attribute("href") == "/hub/spawn/student1"

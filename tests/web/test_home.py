@@ -322,7 +322,7 @@ def test_a_server_is_watched_stopped_and_started_again_without_leaving_the_page(
     page.locator("section[data-state=running]").wait_for()
     assert page.locator("section.lab-server h2").inner_text() == "A quick start"
     assert "Python Basics" in page.locator(".lab-of").inner_text()
-    page.locator(".lab-end", has_text="45 min").wait_for()
+    page.locator(".lab-end", has_text=re.compile(r"\b4\d min")).wait_for()  # less with each minute of a slow page
     page.locator(".lab-meter", has_text="Memory").wait_for()
     page.locator(".lab-meter", has_text="of 1 core").wait_for()
     page.screenshot(path=screenshots / "home-real-en-1280-light.png", full_page=True)

@@ -96,7 +96,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHub]:
         courses={"py101.yaml": COURSE},
         groups={"course-py101": ["writer", "reader", "trainer", "builder", "holder", "remover"]},
         providers={"local": {"min_free_disk": "1MiB", "unix_sockets": reach_sockets(command)}},
-        settings={"culler_interval_s": 1, "usage_interval_s": 1},
+        # Reports so often that a warning is known with most of its time to go.
+        settings={"culler_interval_s": 1, "usage_interval_s": 1, "report_every_s": 5},
         culler="on",
         config=CONFIG.format(command=command, port=port) + at_noon(),
     )
@@ -116,13 +117,18 @@ class Story:
         self._browser = browser
         self._contexts: list[Any] = []
         assert hub.ask(user, {"profile": f"py101/{profile}"}).status in {201, 202}
-        # Held before it is ready: a limit of seconds must not end what nobody has seen yet.
-        eventually_sync(lambda: self._server.call("POST", "/hub/labspawner/hold", {"seconds": HELD_S}).status == 200)
+        self.keep()
         hub.wait_ready(user)
         token = hub.api.call("POST", f"/hub/api/users/{user}/tokens", {"scopes": [f"access:servers!user={user}"]})
         self.files = Client(self.base, {"Authorization": f"token {token.json()['token']}"})
         for plugin, settings in QUIET_LAB.items():
             self.send(f"lab/api/settings/{plugin}", {"raw": json.dumps(settings)})
+
+    def keep(self) -> None:
+        """Hold the server before it is ready: a limit of seconds must not end what nobody has seen yet."""
+        eventually_sync(
+            lambda: self._server.call("POST", "/hub/labspawner/hold", {"seconds": HELD_S}).status == 200, LONG_S
+        )
 
     @property
     def _server(self) -> Client:
@@ -171,6 +177,7 @@ class Story:
                 return True
             if time.monotonic() - typed_at > AGAIN_S:
                 page.locator(".jp-Terminal .xterm-helper-textarea").focus()
+                page.keyboard.press("Control+c")  # half a command may have come, and still be running
                 page.keyboard.press("Control+u")
                 page.keyboard.type(f"{command}\n")
                 typed_at = time.monotonic()
@@ -208,6 +215,12 @@ class Story:
         """What the hub knows of the server's use and of the student's wishes."""
         lease = self.hub.lease(self.user)
         return self.hub.with_store(lambda store: store.standings([lease.id]))[lease.id].evidence
+
+    def watched(self) -> bool:
+        """Whether the culler knows how the server is watched; what the hub knows is written for it seconds later."""
+        lease = self.hub.lease(self.user)
+        found = self.hub.with_store(lambda store: store.standings([lease.id])).get(lease.id)
+        return found is not None and found.evidence.expected and found.evidence.host is not None
 
     def outlives(self, begin: datetime, length: timedelta) -> None:
         """The server runs, without a break, until `length` after `begin`."""
@@ -278,11 +291,16 @@ def was_told(page: Any, text: str) -> None:
 
 
 def write(page: Any, text: str) -> datetime:
-    """Type at the end of the open document; when that began."""
+    """Write at the end of the open document; when that began. What comes while a slow page moves the focus is lost."""
     began = utcnow()
-    page.locator(".cm-content").click()
-    page.keyboard.press("Control+End")
-    page.keyboard.type(text)
+
+    def written() -> bool:
+        page.locator(".cm-content").click()
+        page.keyboard.press("Control+End")
+        page.keyboard.insert_text(text)  # at once, so never half of it
+        return text.strip() in page.locator(".cm-content").inner_text()
+
+    eventually_sync(written, LONG_S, f"{text!r} is in the document")
     return began
 
 
@@ -399,7 +417,6 @@ def test_a_training_run_with_a_closed_tab_lives_through_three_times_its_limit(st
     trainer = story("trainer", "silent")
     trainer.put("train.ipynb", json.dumps(TRAINING))
     page = trainer.lab("train.ipynb")
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     begin_cell(page)
     trainer.wait_until_known(works)
     trainer.close_all()
@@ -420,7 +437,7 @@ def test_a_training_run_with_a_closed_tab_lives_through_three_times_its_limit(st
 
 def test_a_command_in_a_terminal_is_work_until_it_ends(story, screenshots):
     builder = story("builder", "silent")
-    builder.types("echo > begun; tail -f /dev/null --pid=$$", lambda: on_disk(builder.hub, "builder", "begun"))
+    builder.types("{ echo > begun; tail -f /dev/null --pid=$$; }", lambda: on_disk(builder.hub, "builder", "begun"))
     builder.wait_until_known(works)
     builder.close_all()
 
@@ -439,7 +456,7 @@ def test_a_command_in_a_terminal_is_work_until_it_ends(story, screenshots):
 def test_hold_in_a_terminal_keeps_an_idle_server_and_no_longer(story, screenshots):
     holder = story("holder", "silent")
     page = holder.types(
-        "test -e asked || { touch asked; labspawner hold 2h > said.txt 2>&1; }",
+        "test -e asked || { labspawner hold 2h > said.txt 2>&1 && touch asked; }",
         lambda: "until" in on_disk(holder.hub, "holder", "said.txt"),
     )
     held = utcnow()
@@ -470,7 +487,11 @@ def test_a_server_whose_student_removed_the_extension_is_judged_by_its_host_and_
     )
     remover.close_all()
     hub.stop_server("remover")
-    hub.start_server("remover", "py101/silent")
+    assert hub.ask("remover", {"profile": "py101/silent"}).status in {201, 202}
+    remover.keep()
+    hub.wait_ready("remover")
+    eventually_sync(remover.watched, LONG_S, "the culler knows that it should report, and what its host sees")
+    remover.hold(0)
 
     reason = remover.wait_until_culled()
 

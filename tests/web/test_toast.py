@@ -58,7 +58,7 @@ def open_file(chromium, lab, hub):
         contexts.append(context)
         page = context.new_page()
         page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("pageerror", lambda error: page.problems.append(error.stack or str(error)))
         page.goto(f"{server.url}{BASE}lab/tree/notes.txt?reset&token={SECRET}")
         page.wait_for_selector(".cm-content", timeout=LONG_MS)
         page.locator(".cm-content").click()
@@ -86,9 +86,15 @@ def asked_again(page, times: int) -> None:
 
 
 def write(page, text: str) -> None:
-    page.locator(".cm-content").click()
-    page.keyboard.press("Control+End")
-    page.keyboard.type(text)
+    """At the end of the open document. What comes while a slow page moves the focus is lost: so it is looked at."""
+
+    def written() -> bool:
+        page.locator(".cm-content").click()
+        page.keyboard.press("Control+End")
+        page.keyboard.insert_text(text)  # at once, so never half of it
+        return text.strip() in page.locator(".cm-content").inner_text()
+
+    eventually_sync(written, 60, f"{text!r} is in the document")
 
 
 def on_disk(server: JupyterServer) -> str:
@@ -117,7 +123,7 @@ def test_a_warning_says_when_and_why_and_extend_reaches_the_hub(open_file, hub, 
     assert re.search(r"stops at \d\d:\d\d \(in [67] min\): idle for 18 min; this profile's limit is 20 min\.", said)
     assert len(hub.all("extend")) == before + 1
     assert hub.left_today == 2
-    assert not page.problems
+    assert not [problem for problem in page.problems if "@labspawner" in problem]  # JupyterLab's own are not ours
     page.wait_for_function("!document.body.innerText.includes('Your server stops at')")
 
 
@@ -224,8 +230,12 @@ def test_after_the_end_the_page_says_why_and_nothing_else(open_file, hub, tmp_pa
         hub.end_in(110, MARKS_S)
         toast(page, "Your server stops at").wait_for(timeout=LONG_MS)
         hub.end_in(0, MARKS_S)
-        heard = len(hub.reports())
-        eventually_sync(lambda: len(hub.reports()) > heard + 1, 40, "the server has heard of its end")
+
+        def heard() -> bool:
+            answer = server.client().call("GET", f"{BASE}labspawner/status").json()["answer"]
+            return answer is not None and answer["verdict"] == "cull"
+
+        eventually_sync(heard, 40, "the server has heard of its end")
         asked_again(page, 2)
 
     page.locator(".jp-Dialog").wait_for(timeout=LONG_MS)
@@ -242,6 +252,7 @@ def test_where_no_labspawner_hub_started_the_server_nothing_is_asked(chromium, t
         tmp_path, hub_url="", app="jupyterlab", extra={"LABSPAWNER_LEASE_ID": "", "JUPYTERHUB_API_TOKEN": ""}
     ) as server:
         page = chromium.new_page()
+        page.set_default_timeout(LONG_MS)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{server.url}{BASE}lab?reset&token={SECRET}")

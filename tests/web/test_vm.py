@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from web.steps import tried_cell
+from web import steps
 
 from labspawner import vmdemo
 from labspawner.cli.pve_sim import course_file, settings_of
@@ -179,7 +179,7 @@ def run_a_cell(page: playwright.Page, code: str) -> str:
     output = page.locator(".jp-OutputArea-output").filter(has_text=re.compile(r"runs \d+")).first
 
     page.goto(f"/user/{USER}/lab/tree/week3.ipynb?reset")
-    eventually_sync(lambda: tried_cell(page, 0, output), LONG_S, "the cell has run")
+    eventually_sync(lambda: steps.tried_cell(page, 0, output), LONG_S, "the cell has run")
     return str(output.inner_text()).strip()
 
 
@@ -202,9 +202,7 @@ def open_desktop(page: playwright.Page, look: Callable[[playwright.Page, str], N
 
 def stop(page: playwright.Page) -> None:
     page.goto("/hub/home")
-    if page.locator("details.lab-confirm summary").count():
-        page.click("details.lab-confirm summary")
-    page.click("#lab-stop")
+    steps.stop(page)
     page.locator(".lab-server[data-state=parked]").wait_for()
 
 
@@ -262,7 +260,9 @@ def test_a_student_works_in_a_vm_and_finds_the_same_one_after_it_was_hibernated(
     chinese.goto("/hub/home")
     look(chinese, "home-zh-390")
     if novnc.find() is not None:
+        lab.pve.set_pace(1.0)  # the ticket of a console is good for ten seconds of the cluster's time
         open_desktop(page, look)
+        lab.pve.set_pace(PACE)
 
     # It hibernates ...
     stop(page)

@@ -110,6 +110,16 @@ def test_the_process_is_told_of_providers_with_screens_alone(installed, tmp_path
     assert "s3cret" not in repr(told)
 
 
+@pytest.mark.parametrize(("version", "timeout"), [("6.1.1", 120), ("7.0.0b1", 120), ("5.3.0", None)])
+def test_the_hub_gives_a_slow_service_time_where_it_can_be_told(installed, tmp_path, monkeypatch, version, timeout):
+    monkeypatch.setattr(wiring.metadata, "version", {"jupyterhub": version}.__getitem__)
+    c = configured(tmp_path, {"vms": {}})
+
+    wiring.run_desktop(c, url="http://127.0.0.1:4711")
+
+    assert c.JupyterHub.services[0].get("timeout") == timeout
+
+
 def test_the_port_is_kept_because_routes_of_servers_name_it(installed, tmp_path):
     first, second = configured(tmp_path, {"vms": {}}), configured(tmp_path, {"vms": {}})
 

@@ -106,7 +106,8 @@ async function connect() {
 function refused(answer) {
   const code = answer.code || "";
   if (answer.status === 401 || code === "forged") return loggedOut();
-  if (answer.status === 403) return finish(answer.message);
+  // Without a code it is the hub's, which may have no way to us yet after it was started anew.
+  if (answer.status === 403 && code) return finish(answer.message);
   if (code === "viewer") return finish(answer.message);
   if (code === "off") return off(answer.message);
   again(answer.message || words.lost);
@@ -119,7 +120,7 @@ async function ended(code) {
   const now = await ask("state");
   if (now.status === 200) told(now);
   if (now.status === 401) return loggedOut();
-  if (now.status === 403) return finish(now.message);
+  if (now.status === 403 && now.code) return finish(now.message);
   if (now.status === 200 && !now.can_open) return off(now.message);
   again(code === -1 ? words.password : now.status === 200 && code === END.HOST ? now.message : now.message || words.lost);
 }
