@@ -102,15 +102,27 @@ static void settle(void)
                 slice_settle(pids, have_nvml() ? list_all(pids, 2 * MOST_PROCESSES) : -1);
 }
 
+/* Whether the slice holds no more than it may but for what the dead owe, a debt that may be paid between two looks. */
+static bool is_within(unsigned device)
+{
+        uint64_t before = slice_owed(device);
+        struct slice_room room = slice_room(device);
+        uint64_t after = slice_owed(device);
+
+        return room.used <= room.limit + (before > after ? before : after);
+}
+
 /* Where the whole slice holds more than it may (its limit shrank, or something no hook sees has grown), the process that
  * holds most ends, and only itself: nobody ends another one's process. */
 static void end_offender(unsigned device)
 {
         struct slice_process offender;
-        struct slice_room room = slice_room(device);
 
-        if (!slice_settings_now()->oom_killer || room.used <= room.limit + slice_owed(device) || slice_offender(device, &offender) < 0 || !offender.own)
+        /* Twice: who died a moment ago counts like the living until slice_offender() has looked, and owes afterwards. */
+        if (!slice_settings_now()->oom_killer || is_within(device) || slice_offender(device, &offender) < 0 ||
+            !offender.own || is_within(device))
                 return;
+        struct slice_room room = slice_room(device);
         slice_log(1, "this slice holds %llu MiB of %llu MiB, and this process %llu MiB of it: it is ended (ACTIVE_OOM_KILLER)",
                   (unsigned long long)(room.used >> 20), (unsigned long long)(room.limit >> 20),
                   (unsigned long long)(offender.used_bytes >> 20));

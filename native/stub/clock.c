@@ -32,15 +32,13 @@ static void add_busy(struct stub_busy *busy, uint64_t start, uint64_t ns)
 
 uint64_t stub_busy_within(const struct stub_busy *busy, uint64_t now, uint64_t window_ns)
 {
-        uint64_t last = now / STUB_BUCKET_NS;
-        uint64_t first = (now > window_ns ? now - window_ns : 0) / STUB_BUCKET_NS + 1;
-        uint64_t sum = 0;
+        uint64_t from = now > window_ns ? now - window_ns : 0, sum = 0;
 
-        for (uint64_t id = first; id <= last; id++) {
+        for (uint64_t id = from / STUB_BUCKET_NS; id <= now / STUB_BUCKET_NS; id++) {
                 uint32_t i = id % STUB_BUCKETS;
+                uint64_t ns = busy->id[i] == id ? busy->ns[i] : 0, room = (id + 1) * STUB_BUCKET_NS - from;
 
-                if (busy->id[i] == id)
-                        sum += busy->ns[i];
+                sum += ns < room ? ns : room;   /* of the oldest tenth at most what lies in the window */
         }
         return sum < window_ns ? sum : window_ns;
 }

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from native.hook_guests import GUEST, MIB, Slice, make_slice, run
 
+from labspawner.gpu.folder import LIMITS_ENV
 from labspawner.testing.waiting import eventually_sync
 
 LIMIT = 1024 * MIB
 OUT_OF_MEMORY, NO_DEVICE = 2, 100
+STRACE = shutil.which("strace")
+INSIDE = ("LD_PRELOAD", LIMITS_ENV)
 CARD = 24564 * MIB
 
 
@@ -250,3 +257,34 @@ def test_the_oom_killer_ends_the_process_that_holds_most_of_its_own_slice_and_no
         assert small.poll() is None
         for process in (small, large):
             process.kill()
+
+
+@pytest.mark.skipif(STRACE is None, reason="strace is not installed (Debian: apt-get install strace)")
+def test_the_oom_killer_takes_nobody_for_alive_who_has_just_died(native, stub_state, tmp_path):
+    a_slice = make_slice(native, stub_state, tmp_path / "slice", LIMIT, oom_killer=True)
+    words = [sys.executable, GUEST, "holds"]
+    # Each look for the dead begins by opening the region: this one's begins late, after the other has died.
+    late = [STRACE, "-f", "-qq", "-o", tmp_path / "trace", "-P", a_slice.folder.region, "-e", "trace=openat"]
+    late += ["-e", "inject=openat:delay_enter=60000", "env", *(f"{name}={a_slice.inside[name]}" for name in INSIDE)]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
+    with (
+        subprocess.Popen([*late, *words, str(300 * MIB)], env=a_slice.bare, **options) as small,
+        subprocess.Popen([*words, str(600 * MIB)], env=a_slice.inside, **options) as large,
+    ):
+        try:
+            if small.stdout.readline() != b"holding\n":
+                pytest.skip("strace may trace nothing here")
+            assert large.stdout.readline() == b"holding\n"
+            a_slice.resize(500 * MIB)
+            small.stdin.close()
+            time.sleep(0.09)
+            large.stdin.close()
+
+            eventually_sync(lambda: large.poll() is not None, 20, "the largest process has ended")
+            eventually_sync(lambda: a_slice.used_bytes() < 400 * MIB, 20, "what it held is given back")
+            time.sleep(0.3)
+            assert small.poll() is None
+        finally:
+            for process in (small, large):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)

@@ -138,7 +138,7 @@ def _hub(count: int) -> Iterator[str]:
     process = context.Process(target=_serve, args=(count, theirs), daemon=True)
     process.start()
     try:
-        if not ours.poll(60):
+        if not ours.poll(300):
             raise click.ClickException("The simulated hub did not start.")
         yield f"http://127.0.0.1:{ours.recv()}/hub/api"
     finally:

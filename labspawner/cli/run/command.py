@@ -33,7 +33,7 @@ from labspawner.units import parse_bytes, parse_percent
 OUR_FAILURE = 125
 """What we end with when it is we who failed, as env(1) and timeout(1) do; the command's own status is its own."""
 
-_TRIAL_S = 20.0
+_TRIAL_S = 60.0
 SANDBOX = ("auto", "require", "none")
 
 

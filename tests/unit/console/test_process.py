@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from jupyterhub.services.auth import HubOAuth
-from tornado.httpclient import AsyncHTTPClient
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from traitlets.config import Config
 
 from labspawner.config import Labspawner
@@ -55,8 +55,9 @@ async def serving(folder: Path, url: str) -> AsyncIterator[asyncio.Event]:
 async def answers(port: int) -> bool:
     client = AsyncHTTPClient(force_instance=True)
     try:
-        with suppress(OSError):
-            return (await client.fetch(f"http://127.0.0.1:{port}{PATH}", raise_error=False)).code == 200
+        with suppress(OSError, HTTPClientError):
+            url = f"http://127.0.0.1:{port}{PATH}"
+            return (await client.fetch(url, raise_error=False, connect_timeout=240, request_timeout=240)).code == 200
         return False
     finally:
         client.close()

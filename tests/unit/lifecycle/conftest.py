@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from builders import NOW
 
-from labspawner.lifecycle import Engine, EngineSettings, Order, Variant
+from labspawner.lifecycle import Engine, EngineSettings, Order, Variant, admission
+from labspawner.lifecycle import engine as lifecycle_engine
 from labspawner.model import (
     Capacity,
     Checkpoint,
@@ -209,9 +210,13 @@ async def open_sim(tmp_path: Path) -> AsyncIterator[OpenSim]:
 
 
 @pytest.fixture
-async def open_engine(store_url: str, clock: Clock) -> AsyncIterator[OpenEngine]:
+async def open_engine(
+    store_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[OpenEngine]:
     """Makes engines on the same store, each with its own providers; nothing is remembered between listings."""
     made: list[Engine] = []
+    for room in (admission, lifecycle_engine):  # a busy machine is no provider that does not answer
+        monkeypatch.setattr(room, "PATIENCE_S", 60.0)
 
     def open_one(*providers: Provider, servers: Any = None, **settings: Any) -> Engine:
         times = {

@@ -173,7 +173,7 @@ async def test_a_launch_that_ignores_cancellation_is_rolled_back_without_it(
                     yield Checkpoint(provider.handle(request.lease_id))
 
     provider.on_launch = deaf
-    engine = open_engine(provider, let_go_s=0.05)
+    engine = open_engine(provider, let_go_s=0.05 if goes_on == "waits" else 60.0)
     with launching(engine, an_order(), reported.append) as start:
         await eventually(lambda: provider.things)
 

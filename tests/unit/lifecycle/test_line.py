@@ -38,7 +38,7 @@ class Words(list[str]):
 
 
 def waiting(user: str, **changes: Any) -> Any:
-    return an_order(user=user, **{"wait_s": 30.0, **changes})
+    return an_order(user=user, **{"wait_s": 300.0, **changes})
 
 
 @pytest.fixture
