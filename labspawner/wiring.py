@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
+import random
 import socket
 import sys
 from collections.abc import Iterable
@@ -196,11 +198,31 @@ def _kept_port(file: Path) -> int:
     try:
         return int(file.read_text())
     except (OSError, ValueError):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
+        port = _free_port()
         file.write_text(f"{port}\n")
         return port
+
+
+_OWN_PORTS = range(12_000, 20_000)
+_PORTS_TRIED = 50
+
+
+def _free_port() -> int:
+    """A port of loopback that is free, where possible below those that the kernel gives to anybody who connects: it has to
+    be free again whenever the hub is started again."""
+    try:
+        end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        end = 0
+    below = [port for port in _OWN_PORTS if port < end]
+    for port in random.sample(below, min(len(below), _PORTS_TRIED)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def _given(section: Any, key: str, otherwise: Any) -> Any:

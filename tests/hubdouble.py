@@ -77,8 +77,12 @@ class HubDouble:
         }
 
     def hear(self, what: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Take a request, as the hub's handlers do."""
+        """Take a request, as the hub's handlers do; it is heard when what it changes has changed."""
+        answer = self._take(what, body)
         self.heard.append((what, body))
+        return answer
+
+    def _take(self, what: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if self.status != 200:
             return self.status, {}
         if what in {"extend", "hold"} and self.refuse:

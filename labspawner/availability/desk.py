@@ -125,6 +125,7 @@ class Availability:
         self._looked_at = float("-inf")
         self._rang = -1
         self._looking: asyncio.Task[Picture] | None = None
+        self._looking_rang = -1
         self._extra: dict[Question, float] = {}
         self._known_ends: tuple[float, dict[str, list[End]]] = (float("-inf"), {})
         self._watchers = 0
@@ -142,14 +143,14 @@ class Availability:
     async def look(self) -> Picture:
         """What is free now: as it was at most a second ago, unless something happened in this hub since."""
         now = asyncio.get_running_loop().time()
+        rang = self._engine.room_changed.rang
         picture = self._picture
-        if (
-            picture is not None
-            and now - self._looked_at < self._fresh_s
-            and self._rang == self._engine.room_changed.rang
-        ):
+        if picture is not None and now - self._looked_at < self._fresh_s and self._rang == rang:
             return picture
+        if self._looking is not None and not self._looking.done() and self._looking_rang != rang:
+            await asyncio.wait({self._looking})  # it began before what has been heard of since
         if self._looking is None or self._looking.done():
+            self._looking_rang = self._engine.room_changed.rang
             self._looking = asyncio.get_running_loop().create_task(self._look())
         return await asyncio.shield(self._looking)
 

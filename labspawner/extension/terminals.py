@@ -83,10 +83,15 @@ def command_line(group: int) -> str | None:
     if not words:
         return "…"
     program = words[0].rsplit("/", 1)[-1].lstrip("-")
-    if program in _SHELLS and all(word.startswith("-") and "c" not in word for word in words[1:]):
+    if program in _SHELLS and all(_gives_no_command(word) for word in words[1:]):
         return None
     text = _SECRET.sub(r"\g<1>…", " ".join([program, *words[1:]]))
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def _gives_no_command(word: str) -> bool:
+    """Whether this word of a shell's is an option that gives it nothing to run: not `-c`, nor fish's `--command=make`."""
+    return not word.startswith("--command") if word.startswith("--") else word.startswith("-") and "c" not in word
 
 
 def begun(pid: int) -> datetime | None:

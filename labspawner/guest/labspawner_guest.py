@@ -42,6 +42,7 @@ MAX_LOG_LINES = 1000
 SEARCH_PATH = ("/opt/labspawner/bin", "/opt/jupyterhub/bin", "/opt/conda/bin", "/usr/local/bin", "/usr/bin", "/bin")
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 STOP_S = 20.0
+KILL_S = 10.0  # from SIGKILL until the kernel has buried everybody
 ASK_S = 3.0
 CALL_HOME_FOR_S = 600.0
 USER_DATA = "/var/lib/cloud/instance/user-data.txt"
@@ -423,6 +424,9 @@ class Own:
         if self._pid() is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
+            until = time.monotonic() + KILL_S
+            while _any_lives_in(pid) and time.monotonic() < until:  # the server itself, too, which has the port
+                time.sleep(0.02)
         write(self._exit_file, b"0")  # it ended because it was told to
 
     def _pid(self) -> int | None:
@@ -465,6 +469,16 @@ def _began(pid: int) -> int | None:
     except (OSError, TypeError, ValueError):
         return None
     return None if words[0] in (b"Z", b"X") else int(words[19])
+
+
+def _any_lives_in(group: int) -> bool:
+    """Whether a process of this process group is there, and not dead."""
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path, "rb") as source:
+            words = source.read().rpartition(b")")[2].split()
+            if words[0] not in (b"Z", b"X") and int(words[2]) == group:
+                return True
+    return False
 
 
 def _signal(pid: int, number: int) -> None:

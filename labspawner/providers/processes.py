@@ -389,7 +389,7 @@ class _Ladder:
 
     def __init__(self, *, grace_s: float, now: float) -> None:
         self._kill_at = now + grace_s
-        self._give_up_at = now + grace_s + KILL_S
+        self._give_up_at: float | None = None
         self._told: set[Identity] = set()
         self._first: set[Identity] | None = None
         self.killing = False
@@ -398,10 +398,12 @@ class _Ladder:
         self, living: set[Identity], *, roots: set[Identity], now: float
     ) -> list[tuple[Identity, signal.Signals]] | None:
         """The signals to send now; None when there is nothing more to try."""
-        if now >= self._give_up_at:
+        if self._give_up_at is not None and now >= self._give_up_at:
             return None
         self.killing = now >= self._kill_at
         if self.killing:
+            if self._give_up_at is None:  # counted from the first SIGKILL: the walk before it may take long
+                self._give_up_at = now + KILL_S
             return [(identity, signal.SIGKILL) for identity in sorted(living)]
         if self._first is None:
             self._first = {min(roots or living, key=lambda identity: (identity[1], identity[0]))}

@@ -35,7 +35,7 @@ from labspawner.testing.web import Answer, Client
 
 T = TypeVar("T")
 START_S = 60.0
-STOP_S = 120.0
+STOP_S = 360.0
 WORKERS = 32
 PORTS = range(21000, 30000)  # below what the kernel gives to others, so that a port is still free after a restart
 
@@ -80,6 +80,7 @@ class RealHub:
         usual = f"sqlite:///{folder / 'data' / 'labspawner.sqlite'}"
         self.store_url = str((settings or {}).get("database_url") or usual)
         (folder / "courses").mkdir(parents=True, exist_ok=True)
+        keep_ports(folder / "data")
         for name, text in courses.items():
             self.write_course(name, text)
         info = folder / "site" / "labspawner_testing-0.dist-info"
@@ -147,7 +148,7 @@ class RealHub:
         """SIGTERM, as an orderly restart does it."""
         self._end(signal.SIGTERM)
 
-    def wait_for_death(self, deadline_s: float = 120.0) -> int:
+    def wait_for_death(self, deadline_s: float = STOP_S) -> int:
         """Returns when the hub has died by itself: its exit code, negative for a signal."""
         assert self.process is not None
         code = self.process.wait(timeout=deadline_s)
@@ -239,6 +240,11 @@ class RealHub:
 
     def stop_server(self, user: str, *, name: str = "") -> None:
         """Stop a server, or cancel its start, and wait until nothing is left of it."""
+        self.cancel(user, name=name)
+        self.wait_gone(user, name=name)
+
+    def cancel(self, user: str, *, name: str = "") -> None:
+        """Ask that a server be stopped, or its start cancelled, until JupyterHub agrees."""
 
         def asked() -> bool:
             answer = self.api.call("DELETE", server_path(user, name))
@@ -246,7 +252,6 @@ class RealHub:
             return True
 
         eventually_sync(asked, what=f"the server {name!r} of {user} is being stopped")
-        self.wait_gone(user, name=name)
 
     def servers(self, user: str) -> dict[str, Any]:
         """JupyterHub's models of the user's active servers, by name."""
@@ -348,6 +353,15 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             break
     return found
+
+
+def keep_ports(data_dir: Path) -> None:
+    """Write down where the services of a hub listen, unless an earlier run did: it finds a port for each that is free
+    now, and that anybody may have taken when the service begins."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, port in zip(("console.port", "desktop.port"), free_ports(2), strict=True):
+        if not (data_dir / name).exists():
+            (data_dir / name).write_text(f"{port}\n")
 
 
 @functools.cache

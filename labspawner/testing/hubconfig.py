@@ -14,6 +14,7 @@ from jupyterhub.proxy import Proxy
 
 from labspawner import wiring
 from labspawner.errors import ProviderUnavailable
+from labspawner.lifecycle import admission, engine
 from labspawner.model import (
     Capacity,
     Checkpoint,
@@ -75,10 +76,13 @@ def configure(c: Any, spec: Mapping[str, Any]) -> None:
     c.JupyterHub.load_roles = [{"name": "tester", "services": ["tester"], "scopes": ADMIN_SCOPES}]
     c.JupyterHub.allow_named_servers = True
     c.JupyterHub.cleanup_servers = False
+    c.JupyterHub.init_spawners_timeout = 600  # after 10 s it would answer while it still asks which servers run
     c.JupyterHub.db_url = f"sqlite:///{folder / 'jupyterhub.sqlite'}"
     c.JupyterHub.cookie_secret_file = str(folder / "cookie_secret")
     c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.tests.mocksu"]
     c.Spawner.poll_interval = 1
+    for room in (admission, engine):
+        vars(room)["PATIENCE_S"] = 60.0  # a busy machine is no host that does not answer
     settings = {"hub_id": spec["hub_id"], "data_dir": str(folder / "data"), "courses_dir": str(folder / "courses")}
     c.Labspawner.update({**FAST, **settings, "providers": _lazy(spec["providers"]), **spec["settings"]})
     if spec["culler"] is not None:

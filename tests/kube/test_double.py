@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,12 @@ from pathlib import Path
 import pytest
 from kube.asking import Watching, a_pod, ask, is_ready
 
+from labspawner.testing.hub import free_ports
 from labspawner.testing.kube import KubeDouble, a_node
+from labspawner.testing.kube.images import Image
+from labspawner.testing.kube.running import Start
+from labspawner.testing.kube.still import StillRunner
+from labspawner.testing.kube.world import World
 from labspawner.testing.waiting import eventually_sync
 
 # What KubeSpawner asks of the API for one start, poll, stop and delete_forever, as recorded; lists and watches aside.
@@ -55,6 +62,23 @@ def test_a_storm_of_pods_is_ready_and_gone_again(new_double: Callable[..., KubeD
 
         eventually_sync(lambda: watching.kinds.count("DELETED") == 200, 30.0)
     assert double.requests.writes("pods") == 201
+
+
+async def test_still_pods_that_are_closed_in_any_turn_of_the_loop_answer_no_more() -> None:
+    for turns in range(6):
+        runner, (port,) = StillRunner(World()), free_ports(1)
+        address = runner.address()
+        container = {"ports": [{"containerPort": port}]}
+        runner.start(Start({}, container, Image(), address, {}, 0))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        await runner.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+        with socket.socket() as probe:
+            assert probe.connect_ex((address, port)) != 0, turns
 
 
 def test_it_runs_as_a_program(tmp_path: Path) -> None:

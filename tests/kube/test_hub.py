@@ -162,4 +162,4 @@ def test_nothing_is_lost_while_the_api_server_is_away(new_hub: NewHub, still: Ku
     assert hub.lease("ann") == lease
     assert hub.servers("ann")[""]["ready"]
     assert pods_of(still, hub)[lease.id] == pods[lease.id]
-    assert all_is_held(still, hub)
+    eventually_sync(lambda: all_is_held(still, hub), LONG_S, "every lease has its pod")

@@ -106,7 +106,7 @@ async def test_an_api_server_that_goes_away_in_the_middle_of_a_start_costs_no_st
     new_double: Any, open_provider: OpenProvider
 ):
     slow = new_double(runs="still", pace=Pace(start_s=1.0))
-    provider = open_provider(slow)
+    provider = open_provider(slow, patience_s=500.0)
     start = asyncio.create_task(follow(provider, a_request(slow)))
     await eventually(lambda: slow.pods() and slow.pods()[0]["spec"].get("nodeName"))
 
@@ -137,8 +137,9 @@ async def test_a_start_that_the_api_server_never_confirms_is_unavailable_and_wha
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
 async def test_passing_errors_of_the_server_cost_a_start_nothing(
-    provider: KubernetesProvider, still: KubeDouble, status: int
+    open_provider: OpenProvider, still: KubeDouble, status: int
 ):
+    provider = open_provider(patience_s=500.0)
     await provider.capacity()
     still.faults.refuse("create", "pods", status, times=2)
 
@@ -146,7 +147,8 @@ async def test_passing_errors_of_the_server_cost_a_start_nothing(
     assert len(still.pods()) == 1
 
 
-async def test_a_stop_gets_through_passing_errors(provider: KubernetesProvider, still: KubeDouble):
+async def test_a_stop_gets_through_passing_errors(open_provider: OpenProvider, still: KubeDouble):
+    provider = open_provider(patience_s=500.0)
     started = await follow(provider, a_request(still))
     still.faults.refuse("delete", "pods", 500, times=2)
 

@@ -99,6 +99,33 @@ async def test_a_list_that_fails_is_told_to_all_who_asked_and_the_copy_is_doubte
     assert reflector.current
 
 
+async def test_who_asks_while_a_list_is_under_way_hears_of_the_next_one_and_not_of_its_failure(
+    claims: Any, api: Api, monkeypatch: pytest.MonkeyPatch
+):
+    reflector = claims()
+    await reflector.settle()
+    under_way, end = asyncio.Event(), asyncio.Event()
+    answers = api.call
+
+    async def fails(*_words: Any, **_more: Any) -> Any:
+        monkeypatch.setattr(api, "call", answers)
+        under_way.set()
+        await end.wait()
+        raise ApiSilent("away")
+
+    monkeypatch.setattr(api, "call", fails)
+    before = asyncio.create_task(reflector.refresh())
+    await under_way.wait()
+    during = [asyncio.create_task(reflector.refresh()) for _ in range(3)]
+    await asyncio.sleep(0)
+    end.set()
+
+    with pytest.raises(ApiSilent, match="away"):
+        await before
+    await asyncio.gather(*during)
+    assert reflector.current
+
+
 async def test_what_comes_changes_and_goes_is_known_without_a_list(claims: Any, still: KubeDouble):
     reflector = claims()
     await reflector.settle()

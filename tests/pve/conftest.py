@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
+from labspawner.providers.proxmox import reserving
 from labspawner.testing.pve import PveDouble
+
+
+@pytest.fixture(autouse=True)
+def _patient_knocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses of a double answer or refuse: silence is only a machine under load."""
+    monkeypatch.setattr(reserving, "_KNOCK_S", 60.0)
 
 
 @pytest.fixture

@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
 from pve.atthehub import HUB_ID, Hub
 from pve.providers import a_request, follow
 
+from labspawner.providers.proxmox.diagnosis.probing import answering
 from labspawner.testing.pve import PveDouble
 from labspawner.testing.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def _patient_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses of a double answer or refuse: silence is only a machine under load."""
+    assert answering.__kwdefaults__
+    monkeypatch.setitem(answering.__kwdefaults__, "within_s", 60.0)
 
 
 def examined(hub: Hub):

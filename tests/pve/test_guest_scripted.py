@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 
 import pytest
 
 from labspawner.guest import HELPER
 from labspawner.testing import tinyserver
+from labspawner.testing.hub import free_ports
+from labspawner.testing.pve.clock import Clock
 from labspawner.testing.pve.guest import Guests
+from labspawner.testing.pve.guest.still import StillServer
 from labspawner.testing.pve.seams import GuestFault, NoSuchProgram
 from labspawner.testing.waiting import eventually
 
@@ -46,6 +51,24 @@ async def test_an_agent_that_never_comes_never_comes(lab):
         await host.clock.sleep(600)
 
         assert not await host.guests.ping(vm)
+
+
+async def test_a_server_that_is_stopped_in_any_turn_of_the_loop_listens_no_more():
+    clock, (port,) = Clock(), free_ports(1)
+    environment = {"JUPYTERHUB_SERVICE_URL": f"http://127.0.0.1:{port}/"}
+    for turns in range(20):
+        server = StillServer(["lab"], environment, address="127.0.0.1", version="5", clock=clock)
+        server.start(0.0, lambda: None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        server.stop()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+        assert not server.listening
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, turns
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,11 @@ async def test_building_and_closing_it_asks_nothing_and_writes_nothing(pve: PveD
     assert list((tmp_path / "data").iterdir()) == []
 
 
-async def test_a_start_asks_the_cluster_no_more_than_25_times(provider: ProxmoxProvider, pve: PveDouble) -> None:
+async def test_a_start_asks_the_cluster_no_more_than_25_times(
+    open_provider: OpenProvider, pve: PveDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("labspawner.providers.proxmox.pace._HURRY", 0.01)  # no listing gets old on a slow machine
+    provider = open_provider()
     await follow(provider, a_request(pve, user="warm-up"))
     pve.requests.clear()
 

@@ -38,7 +38,7 @@ async def test_nothing_is_lost_or_leaked_while_everything_breaks(new_pve, tmp_pa
 
 @pytest.fixture
 def hub(pve: PveDouble, tmp_path: Path) -> Hub:
-    return Hub(pve, tmp_path, provider={**IMPATIENT, "cool_down": "1h"})
+    return Hub(pve, tmp_path, provider={"cool_down": "1h"})
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_trial_boots_a_clone_looks_inside_and_leaves_nothing(pve, hub):
 )
 def test_a_trial_that_fails_says_why_and_leaves_nothing(new_pve, tmp_path, behaviour, words):
     pve = new_pve(guests=Guests.scripted(**behaviour))
-    hub = Hub(pve, tmp_path, provider={"boot_timeout_s": 20})
+    hub = Hub(pve, tmp_path, provider={"boot_timeout_s": 20} if behaviour == {"agent": False} else {})
 
     said = hub.run("vm", "template", "check", "lab-template", "--boot")
 

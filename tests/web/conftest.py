@@ -15,7 +15,7 @@ import pytest
 
 from labspawner.hubid import kept_hub_id
 from labspawner.providers.sim import write_faults
-from labspawner.testing.hub import end_all_of, free_ports
+from labspawner.testing.hub import end_all_of, free_ports, keep_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -101,6 +101,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     hub_id = kept_hub_id(folder / "data")
     (folder / "config.py").write_text(CONFIG, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
+    keep_ports(folder / "data")
     environment = {
         **os.environ,
         "LABSPAWNER_DEMO_PASSWORD": PASSWORD,

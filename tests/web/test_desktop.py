@@ -15,7 +15,7 @@ from web import steps
 
 from labspawner.hubid import kept_hub_id
 from labspawner.service.desktop import novnc
-from labspawner.testing.hub import end_all_of, free_ports
+from labspawner.testing.hub import end_all_of, free_ports, keep_ports
 from labspawner.testing.pve import PveDouble
 from labspawner.testing.pve.console import BACKGROUND, Screen
 from labspawner.testing.waiting import eventually_sync
@@ -58,6 +58,7 @@ class Lab:
     def __init__(self, folder: Path, pve: PveDouble) -> None:
         self.folder, self.pve = folder, pve
         self._port, self._hub_port, self._proxy_port = free_ports(3)
+        keep_ports(folder / "data")
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -18,7 +18,7 @@ from labspawner.gpu.libvgpu import LIBRARY_ENV
 from labspawner.gpu.pretend import PRETEND_ENV
 from labspawner.hubid import kept_hub_id
 from labspawner.providers.local.ladder import find_sandbox
-from labspawner.testing.hub import end_all_of, free_ports
+from labspawner.testing.hub import end_all_of, free_ports, keep_ports
 from labspawner.testing.waiting import eventually_sync
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -95,6 +95,7 @@ def product(driver: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"))
     (folder / "config.py").write_text(text, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
+    keep_ports(folder / "data")
     environment = {
         **os.environ,
         **driver,

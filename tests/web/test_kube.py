@@ -22,7 +22,7 @@ from labspawner.errors import SetupError
 from labspawner.gpu.libvgpu import LIBRARY_ENV, find_library
 from labspawner.gpu.pretend import PRETEND_ENV, find_driver
 from labspawner.hubid import kept_hub_id
-from labspawner.testing.hub import end_all_of, free_ports
+from labspawner.testing.hub import end_all_of, free_ports, keep_ports
 from labspawner.testing.kube import Image, KubeDouble, a_node
 from labspawner.testing.kube.real import real_cluster
 from labspawner.testing.kubelet import NodeDevices
@@ -159,6 +159,7 @@ def _up(folder: Path, cluster: Any, *, image: str, provider: dict[str, Any], mor
     text = CONFIG.format(product=str(REPO / "jupyterhub_config.py"), provider=provider, more=more)
     (folder / "config.py").write_text(text, encoding="utf-8")
     port, hub_port, proxy_port = free_ports(3)
+    keep_ports(folder / "data")
     environment = {
         **os.environ,
         "LABSPAWNER_DEMO_PASSWORD": PASSWORD,

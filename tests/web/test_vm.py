@@ -19,7 +19,7 @@ from labspawner import vmdemo
 from labspawner.cli.pve_sim import course_file, settings_of
 from labspawner.hubid import kept_hub_id
 from labspawner.service.desktop import novnc
-from labspawner.testing.hub import end_processes, free_ports
+from labspawner.testing.hub import end_processes, free_ports, keep_ports
 from labspawner.testing.pve import PveDouble
 from labspawner.testing.pve.console import BACKGROUND
 from labspawner.testing.pve.guest import Guests
@@ -115,6 +115,7 @@ def _up(folder: Path, pve: PveDouble) -> Iterator[Lab]:
     (folder / "config.py").write_text(text, encoding="utf-8")
     config = vmdemo.config_for(folder / "config.py", folder / "pve-sim")
     port, hub_port, proxy_port = free_ports(3)
+    keep_ports(folder / "data")
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("LABSPAWNER_")},
         "LABSPAWNER_DEMO_PASSWORD": PASSWORD,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -73,6 +75,17 @@ def _environment_of(child: Spawner, request: LaunchRequest, marks: Mapping[str, 
 def _listen_url(child: Spawner) -> str:
     ip = child.ip or "0.0.0.0"  # noqa: S104 - JupyterHub's own meaning of an empty address; the child decides
     return f"http://{f'[{ip}]' if ':' in ip else ip}:{child.port}"
+
+
+def port_was_taken(child: Spawner) -> bool:
+    """Whether somebody else has the port on this machine at which `child`, which runs no more, was to listen."""
+    with socket.socket(socket.AF_INET6 if ":" in child.ip else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((child.ip, child.port))
+        except OSError as exc:
+            return exc.errno == errno.EADDRINUSE
+    return False
 
 
 def state_of(child: Spawner) -> dict[str, Json]:

@@ -16,7 +16,7 @@ from jupyterhub.utils import maybe_future
 from traitlets import TraitError
 
 from labspawner.deadlines import within
-from labspawner.errors import BadConfig, LabError, ProviderUnavailable
+from labspawner.errors import BadConfig, LabError, ProviderUnavailable, StartFailed
 from labspawner.model import (
     Activity,
     Capacity,
@@ -95,21 +95,30 @@ class AdapterProvider:
         try:
             yield Checkpoint(self._handle(lease_id, identity, state))
             yield Progress(10, Sentence("Starting your server"))
-            self._launches.go_on(lease_id)
             self._children[lease_id] = child
-            start = self._starts[lease_id] = asyncio.ensure_future(_started(child))
-            while not start.done():
-                await asyncio.wait([start], timeout=_LOOK_EVERY_S)
-                if (now := children.state_of(child)) != state:
-                    state = now
-                    yield Checkpoint(self._handle(lease_id, identity, state))
-                if not start.done() and time.monotonic() >= deadline:
-                    raise explain.too_slow(request.ready_timeout_s)
-            self._launches.go_on(lease_id)  # a release cancels the start, which must not look like our caller's doing
-            url = start.result()
-            self.host.expire()
-            yield Progress(50, Sentence("Waiting for it to answer"))
-            await self._until_ready(child, url + request.base_url + "api", deadline, request.ready_timeout_s)
+            for again in (isinstance(child, LocalProcessSpawner) and not child.port, False):
+                self._launches.go_on(lease_id)
+                start = self._starts[lease_id] = asyncio.ensure_future(_started(child))
+                while not start.done():
+                    await asyncio.wait([start], timeout=_LOOK_EVERY_S)
+                    if (now := children.state_of(child)) != state:
+                        state = now
+                        yield Checkpoint(self._handle(lease_id, identity, state))
+                    if not start.done() and time.monotonic() >= deadline:
+                        raise explain.too_slow(request.ready_timeout_s)
+                # A release cancels the start, which must not look like our caller's doing.
+                self._launches.go_on(lease_id)
+                url = start.result()
+                self.host.expire()
+                yield Progress(50, Sentence("Waiting for it to answer"))
+                try:
+                    await self._until_ready(child, url + request.base_url + "api", deadline, request.ready_timeout_s)
+                    break
+                except StartFailed:
+                    if not (again and child.pid == 0 and children.port_was_taken(child)):
+                        raise  # else once more, on another port
+                    log.warning("port taken, trying another lease=%s port=%s", lease_id, child.port)
+                    child.port = 0
             if (now := children.state_of(child)) != state:
                 yield Checkpoint(self._handle(lease_id, identity, now))
         except BaseException as exc:

@@ -72,7 +72,8 @@ class Reflector(Generic[V]):
         self._versions: dict[str, str] = {}
         self._version: str | None = None
         self._current = False
-        self._asked: asyncio.Future[None] | None = None
+        self._asked: asyncio.Future[None] | None = None  # of the next list
+        self._awaited: asyncio.Future[None] | None = None  # of the list that is under way
         self._runner: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._wake: asyncio.Event | None = None
@@ -138,7 +139,7 @@ class Reflector(Generic[V]):
         if runner is not None:
             await let_go(runner)
         self._current, self._version = False, None
-        self._answer(ApiSilent(f"{self.path}: closed"))
+        self._answer_all(ApiSilent(f"{self.path}: closed"))
 
     # -- at work
 
@@ -184,7 +185,7 @@ class Reflector(Generic[V]):
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
         finally:
             self._current = False
-            self._answer(ApiSilent(f"{self.path}: closed"))
+            self._answer_all(ApiSilent(f"{self.path}: closed"))
 
     def _lose(self, exc: ApiRefused | ApiSilent) -> None:
         level = log.info if self._current else log.debug
@@ -194,13 +195,19 @@ class Reflector(Generic[V]):
         self._answer(exc)
 
     def _answer(self, exc: Exception | None = None) -> None:
-        """Tell those who asked for a list."""
-        asked, self._asked = self._asked, None
-        if asked is not None and not asked.done():
+        """Tell those who asked before the list that was made. Who asked during it has the next one."""
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None and not awaited.done():
             if exc is None:
-                asked.set_result(None)
+                awaited.set_result(None)
             else:
-                asked.set_exception(exc)
+                awaited.set_exception(exc)
+
+    def _answer_all(self, exc: Exception) -> None:
+        """Tell all who asked: there is no next list."""
+        self._answer(exc)
+        self._awaited, self._asked = self._asked, None
+        self._answer(exc)
 
     async def _rest(self, seconds: float) -> None:
         """Wait, or until somebody asks."""
@@ -215,12 +222,8 @@ class Reflector(Generic[V]):
 
     async def _list(self) -> None:
         """Replace the copy by a list of now, page by page, so that no page holds up the event loop."""
-        asked, self._asked = self._asked, None
-        try:
-            found, version = await self._pages()
-        except BaseException:
-            self._asked = self._merge(asked)
-            raise
+        self._awaited, self._asked = self._asked, None
+        found, version = await self._pages()
         self.lists += 1
         names = {*self._objects, *found}
         self._objects = {key: value for key, (value, _) in found.items()}
@@ -230,16 +233,7 @@ class Reflector(Generic[V]):
         self._heard_at = self._listed_at = asyncio.get_running_loop().time()
         for name in names:
             self._changed(name)
-        if asked is not None and not asked.done():
-            asked.set_result(None)
-
-    def _merge(self, asked: asyncio.Future[None] | None) -> asyncio.Future[None] | None:
-        """Who asked before the list and who asked during it hear of its failure alike."""
-        later = self._asked
-        if asked is None or later is None:
-            return asked or later
-        later.add_done_callback(lambda done: _pass_on(done, asked))
-        return later
+        self._answer()
 
     async def _pages(self) -> tuple[dict[str, tuple[V, str]], str]:
         found: dict[str, tuple[V, str]] = {}
@@ -336,17 +330,6 @@ class Reflector(Generic[V]):
         else:
             self._objects[key], self._versions[key] = value, version
         self._changed(key)
-
-
-def _pass_on(done: asyncio.Future[None], other: asyncio.Future[None]) -> None:
-    if other.done():
-        return
-    if done.cancelled():
-        other.cancel()
-    elif (error := done.exception()) is not None:
-        other.set_exception(error)
-    else:
-        other.set_result(None)
 
 
 def _version(obj: Obj) -> str:

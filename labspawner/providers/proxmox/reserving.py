@@ -33,7 +33,7 @@ DISKS_LEFT = "disks are left of it: "
 _TAKEN_BY = "somebody else took it"
 _ADDRESS_TRIES = 8
 _FOREIGN_FOR = timedelta(hours=1)
-_KNOCK_S = 0.3
+_KNOCK_S = 1.0
 _KNOCK_PORTS = (22, 3389)
 
 

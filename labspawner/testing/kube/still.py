@@ -60,6 +60,7 @@ class StillRunner:
         self._servers: dict[int, asyncio.Server | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[asyncio.WriteTransport] = set()
+        self._closed = False
         _Answerer.answer = _answer()
 
     def address(self) -> str:
@@ -80,13 +81,20 @@ class StillRunner:
         return StillContainer(self._world.pace.stop_s)
 
     async def _serve(self, port: int, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        self._servers[port] = await loop.create_server(lambda: _Answerer(self._open), sock=listener, backlog=512)
+        if self._closed:
+            listener.close()
+            return
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Answerer(self._open), sock=listener, backlog=512, start_serving=False
+        )
+        self._servers[port] = server  # before the first turn of the loop, in which all may be closed
+        await server.start_serving()
 
     def forget(self, uid: str) -> None:
         """Nothing was kept."""
 
     async def close(self) -> None:
+        self._closed = True
         for server in self._servers.values():
             if server is not None:
                 server.close()

@@ -72,7 +72,7 @@ class KubeletDouble:
         self._lock = threading.RLock()
         self._admission = threading.Lock()  # a kubelet admits one pod after the other
         self._servers: list[Any] = []
-        self._hung_up: list[Plugin] = []
+        self._plugins: set[Plugin] = set()  # all that registered; their threads may still speak
 
     def __enter__(self) -> KubeletDouble:
         self.start()
@@ -97,14 +97,15 @@ class KubeletDouble:
     def stop(self) -> None:
         """End as with SIGTERM: sockets of plugins stay, the streams end, pods run on."""
         with self._lock:
-            plugins = [one.plugin for one in self._resources.values() if one.plugin is not None] + self._hung_up
-            self._hung_up = []
+            plugins, self._plugins = self._plugins, set()
+            lost = [name for name, one in self._resources.items() if one.plugin is not None]
             for one in self._resources.values():
                 one.plugin = None
                 one.devices = dict.fromkeys(one.devices, wire.UNHEALTHY)
         for plugin in plugins:
             plugin.close()
-            self._tell(plugin.resource)
+        for resource in lost:
+            self._tell(resource)
         while self._servers:
             server, threads = self._servers.pop()
             server.stop(None).wait()
@@ -146,9 +147,8 @@ class KubeletDouble:
         self._note(Call("GetDevicePluginOptions", request.resource_name, request.endpoint))
         with self._lock:
             resource = self._resources.setdefault(request.resource_name, _Resource())
-            if resource.plugin is not None:  # the newest wins; its stream stays open, and nobody listens
-                self._hung_up.append(resource.plugin)
-            resource.plugin = plugin
+            resource.plugin = plugin  # the newest wins; the stream of an older one stays open, and nobody listens
+            self._plugins.add(plugin)
             plugin.follow()
         self._note(Call("Register", request.resource_name, request.endpoint))
         return wire.Empty()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import socket
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jupyterhub.spawner
 import psutil
 import pytest
 import pytest_asyncio
@@ -22,6 +24,7 @@ from labspawner.naming import new_lease_id
 from labspawner.providers.adapter import AdapterProvider
 from labspawner.providers.contract import ProviderContext
 from labspawner.testing import tinyserver
+from labspawner.testing.hub import free_ports
 from labspawner.testing.waiting import eventually
 
 Open = Callable[..., AdapterProvider]
@@ -79,6 +82,49 @@ async def test_the_server_gets_the_requests_environment_and_nothing_of_the_hubs(
         *("USER", "HOME", "SHELL", "LC_CTYPE", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"),
     }
     assert seen["HOME"] == f"{tmp_path}/student1"
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The ports that JupyterHub chooses next; somebody has the first of them."""
+    ports = free_ports(2)
+    with socket.socket() as somebody:
+        somebody.bind(("127.0.0.1", ports[0]))
+        monkeypatch.setattr(jupyterhub.spawner, "random_port", lambda: ports.pop(0))
+        yield ports
+
+
+async def test_a_server_whose_port_was_taken_is_started_once_more_on_another(
+    open_provider: Open, taken: list[int]
+) -> None:
+    _, other = taken
+    provider, request = open_provider(), a_request(command=tinyserver.command())
+
+    handle, url = await start(provider, request)
+
+    assert url == f"http://127.0.0.1:{other}"
+    assert await provider.observe([handle]) == {handle.lease_id: ServerState.RUNNING}
+
+
+async def test_a_port_that_was_taken_twice_or_is_the_administrators_fails_the_start(
+    open_provider: Open, taken: list[int], tmp_path: Path
+) -> None:
+    config = {"home_dir_template": f"{tmp_path}/{{username}}"}
+    first, _ = taken
+    taken[1] = first
+    for provider in (open_provider(), open_provider(config={**config, "port": first})):
+        with pytest.raises(StartFailed, match="exit_status=1"):
+            await start(provider, a_request(command=tinyserver.command()))
+        assert await provider.owned() == []
+
+
+async def test_a_server_that_dies_by_itself_is_not_started_again(open_provider: Open, tmp_path: Path) -> None:
+    command = ("/bin/sh", "-c", f"echo began >> {tmp_path}/starts; exit 3")
+
+    with pytest.raises(StartFailed, match="exit_status=3"):
+        await start(open_provider(), a_request(command=command))
+
+    assert (tmp_path / "starts").read_text() == "began\n"
 
 
 async def test_a_start_cancelled_after_its_process_began_leaves_neither_process_nor_zombie(

@@ -46,6 +46,30 @@ async def test_what_changed_in_this_hub_is_seen_by_the_next_who_looks(desk: Avai
     assert (await desk.look()).version != before.version
 
 
+async def test_who_asks_after_a_change_is_not_told_what_an_earlier_look_saw(
+    desk: Availability, rooms: Rooms, monkeypatch
+):
+    seen, go_on, ask = asyncio.Event(), asyncio.Event(), rooms.rooms
+
+    async def slowly(*asked):
+        found = await ask(*asked)
+        seen.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(rooms, "rooms", slowly)
+    early = asyncio.create_task(desk.of(STUDENT))
+    await seen.wait()
+    rooms.set("lab", Room(free=0, total=9))
+    late = [asyncio.create_task(desk.of(STUDENT)) for _ in range(30)]
+    await asyncio.sleep(0)
+    go_on.set()
+
+    assert (await early)["py101/base"].free_now == 5
+    assert {answer["py101/base"].free_now for answer in await asyncio.gather(*late)} == {0}
+    assert rooms.asked == ["lab", "lab"]
+
+
 async def test_a_look_that_finds_nothing_new_has_the_old_version(desk: Availability, rooms: Rooms):
     before = await desk.look()
     rooms.room_changed.ring()

@@ -240,7 +240,7 @@ def test_a_terminal_shows_its_foreground_and_when_somebody_typed(shell):
     assert (before.foreground, before.since) == (None, None)
 
     os.write(shell.fd, b"sleep 300\n")
-    at_work = eventually_sync(lambda: next((t for t in terminals.look(shell) if t.foreground), None))
+    at_work = eventually_sync(lambda: next((t for t in terminals.look(shell) if t.foreground == "sleep 300"), None))
     os.write(shell.fd, b"\x03")
     eventually_sync(lambda: not terminals.look(shell)[0].foreground)
 
@@ -270,8 +270,11 @@ def test_what_is_no_terminal_was_never_typed_in():
         (["/bin/bash"], None),
         (["-bash"], None),
         (["bash", "-il"], None),
+        (["bash", "--norc"], None),
+        (["bash", "--norc", "-c", "make"], "bash --norc -c make"),
         (["bash", "-c", "make"], "bash -c make"),
         (["sh", "run.sh"], "sh run.sh"),
+        (["fish", "--command=make"], "fish --command=make"),
         (["curl", "--token=abcdef", "x"], "curl --token=… x"),
         (["mysql", "--password", "abcdef"], "mysql --password …"),
         (["echo", "x" * 500], "echo " + "x" * 114 + "…"),

@@ -210,9 +210,7 @@ async def open_sim(tmp_path: Path) -> AsyncIterator[OpenSim]:
 
 
 @pytest.fixture
-async def open_engine(
-    store_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[OpenEngine]:
+async def open_engine(store_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OpenEngine]:
     """Makes engines on the same store, each with its own providers; nothing is remembered between listings."""
     made: list[Engine] = []
     for room in (admission, lifecycle_engine):  # a busy machine is no provider that does not answer

@@ -269,7 +269,7 @@ def test_only_loopback_is_there_and_no_socket_of_the_host(box: Callable[..., Box
 def test_the_end_of_the_pipe_ends_all_inside_also_what_left_its_parents(box: Callable[..., Box]) -> None:
     one = box()
     one.run("(setsid sleep 1000 >/dev/null 2>&1 &)")
-    assert one.run("ps -e -o comm= | grep -c sleep").stdout == "1\n"
+    eventually_sync(lambda: one.run("ps -e -o comm= | grep -c sleep").stdout == "1\n", 10, "it sleeps")
 
     one.close()
 

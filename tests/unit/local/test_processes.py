@@ -57,6 +57,14 @@ def test_without_grace_nobody_is_asked() -> None:
     assert _Ladder(grace_s=0, now=0).next({MAIN}, roots={MAIN}, now=0) == [(MAIN, KILL)]
 
 
+def test_it_gives_up_some_time_after_the_first_kill_however_late_that_is() -> None:
+    ladder, late = _Ladder(grace_s=0, now=0), 10 * processes.KILL_S
+
+    assert ladder.next({MAIN}, roots={MAIN}, now=late) == [(MAIN, KILL)]
+    assert ladder.next({MAIN}, roots={MAIN}, now=late + processes.KILL_S - 1) == [(MAIN, KILL)]
+    assert ladder.next({MAIN}, roots={MAIN}, now=late + processes.KILL_S) is None
+
+
 def test_a_child_that_shed_the_mark_has_its_parents() -> None:
     marked = a_process(10, port=4711)
     shed = a_process(11, parent=10, lease_id=LeaseId(""), hub_id="", provider="", user="")

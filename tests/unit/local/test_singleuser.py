@@ -87,7 +87,7 @@ def single_user(hub_api: str, **changes: str) -> LaunchRequest:
         "JUPYTERHUB_OAUTH_CALLBACK_URL": "/user/student1/oauth_callback",
         **changes,
     }
-    return a_request(command=("jupyterhub-singleuser",), environment=environment, ready_timeout_s=90.0)
+    return a_request(command=("jupyterhub-singleuser",), environment=environment, ready_timeout_s=600.0)
 
 
 @pytest.mark.parametrize("path", ["of the hub's environment", "without it"])

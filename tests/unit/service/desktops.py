@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import ssl
+import unittest.mock
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -27,9 +28,10 @@ from labspawner.model import Handle, Lease, Phase, ServerState
 from labspawner.providers.contract import ConsoleTicket
 from labspawner.sentences import Sentence
 from labspawner.service.desktop.app import make_application
-from labspawner.service.desktop.house import House
+from labspawner.service.desktop.house import House, Tickets
 from labspawner.service.desktop.hub import Hub
 from labspawner.service.desktop.screens import Screens
+from labspawner.service.desktop.upstream import connect
 from labspawner.store import Store
 from labspawner.testing.kube.tls import Authority
 from labspawner.testing.waiting import eventually
@@ -306,10 +308,13 @@ async def a_desktop(
         now=clock,
         watch_s=watch_s,
     )  # fmt: skip
+    house.tickets = Tickets(lambda: 0.0)  # none grows old: on a busy machine a browser may come late
     port = serve(make_application(house, cookie_secret=b"0" * 32))
     desktop = Desktop(house, hub, host, vms, store, clock, f"http://127.0.0.1:{port}", lease)
+    patient = unittest.mock.patch.dict(connect.__kwdefaults__, within_s=120.0)  # a host may be as busy
     try:
-        yield desktop
+        with patient:
+            yield desktop
     finally:
         for socket in desktop.sockets:
             socket.close()

@@ -29,7 +29,7 @@ from labspawner.sentences import Sentence
 log = getLogger(__name__)
 
 TREE = "labspawner"
-EMPTY_S = 5.0  # from SIGKILL until the kernel has buried everybody; longer only in uninterruptible sleep
+EMPTY_S = 30.0  # from SIGKILL until the kernel has buried everybody; longer only in uninterruptible sleep
 _LOOK_EVERY_S = 0.01
 _TRIES = 10
 _BUSY = {errno.EBUSY, errno.ENOTEMPTY}

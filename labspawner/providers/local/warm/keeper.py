@@ -30,7 +30,7 @@ from .talk import Talk
 
 # Says when it is inside, then lives until its stdin ends. A shell that waits, as process 1, buries the orphans it inherits.
 _HOLDER = "echo; exec >/dev/null 2>&1; cat; exit 0"
-_SANDBOX_S = 10.0
+_SANDBOX_S = 60.0
 _AFTERMATH_S = 5.0
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 

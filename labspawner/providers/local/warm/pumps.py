@@ -26,7 +26,7 @@ from typing import Any
 from . import linux
 from .mover import Mover
 
-EGRESS_READY_S = 10.0
+EGRESS_READY_S = 60.0
 TAP = "tap0"
 
 _NS_GET_USERNS = 0xB701

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import socket
 import sys
@@ -39,8 +40,11 @@ Loader: TypeAlias = tuple[tuple[str, str], ...]
 
 _LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")
 _LOOK_EVERY_S = 2.0
-_START_S = 30.0
+_START_S = 180.0
 _ROLLBACK_S = 10.0
+AGAIN_S, COLD_AGAIN_S = 30.0, 1.0
+"""From a failure that may pass, as where no more processes can be made, to the next try; without the cold one no server
+starts at all."""
 
 
 class Zygotes:
@@ -191,15 +195,17 @@ class Zygotes:
         """See to it that a zygote is there, or on its way, or refused for a reason that still holds."""
         if self._closed or (slot.making is not None and not slot.making.done()):
             return
-        if slot.making is None or slot.stale or (slot.child is not None and not slot.child.alive):
+        died = slot.child is not None and not slot.child.alive
+        again = time.monotonic() - slot.failed_at >= (AGAIN_S if warm else COLD_AGAIN_S)
+        if slot.making is None or slot.stale or died or again:
             slot.making = asyncio.ensure_future(self._make(slot, warm=warm))
 
     async def _make(self, slot: _Slot, *, warm: bool) -> None:
-        old, slot.child, slot.stale = slot.child, None, False
-        if old is not None:
-            await old.end()
+        old, slot.child, slot.stale, slot.failed_at = slot.child, None, False, math.inf
         began = time.monotonic()
         try:
+            if old is not None:
+                await old.end()
             if warm and slot.interpreter != sys.executable and os.geteuid() == 0:
                 reason = await asyncio.to_thread(distrust, slot.interpreter, uid=os.geteuid())
                 if reason is not None:
@@ -214,6 +220,9 @@ class Zygotes:
         except Refused as exc:
             slot.reason, slot.watched = str(exc), exc.watched
             log.info("no zygote interpreter=%s: %s", slot.interpreter, exc)
+        except Exception as exc:  # no thread for it, for one; nobody awaits this task's result, and starts go on
+            slot.reason, slot.watched = f"{type(exc).__name__}: {exc}", {}
+            log.exception("no zygote interpreter=%s", slot.interpreter)
         else:
             slot.reason, slot.watched = None, slot.child.watched
             if warm:
@@ -225,7 +234,9 @@ class Zygotes:
                     took,
                     "".join(f" {name}={value}" for name, value in slot.loader),
                 )
-        slot.looked_at = time.monotonic()
+        slot.used_at = slot.looked_at = time.monotonic()
+        if slot.child is None and not slot.watched:
+            slot.failed_at = slot.looked_at
 
     async def _tidy_up(self) -> None:
         while True:
@@ -285,6 +296,7 @@ class _Slot:
         self.reason: str | None = None
         self.watched: Watched = {}
         self.stale = False
+        self.failed_at = math.inf  # when it could not be made, for a reason that no change of `watched` will end
         self.used_at = self.looked_at = time.monotonic()
 
 

@@ -128,8 +128,10 @@ class StillServer:
             self.log += f"OSError: {self.address}:{self.port}: {error.strerror}\n"
             self._ended(1)
             return
-        server = await asyncio.get_running_loop().create_server(lambda: _Answerer(self), sock=listener)
-        self._listening = server
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Answerer(self), sock=listener, start_serving=False)
+        self._listening = server  # before the first turn of the loop, in which it may be stopped
+        await server.start_serving()
         if not self._may_listen():  # any more
             self._silence()
             return

@@ -22,10 +22,10 @@ from labspawner.providers.local.network.address import Address, at_port, at_sock
 from labspawner.providers.local.network.egress import denied, find_egress, host_addresses
 from labspawner.providers.local.network.plan import network_plan
 from labspawner.providers.processes import marks, walk
-from labspawner.testing.hub import free_ports
+from labspawner.testing.hub import free_ports, new_hub_id
 from labspawner.testing.waiting import eventually_sync
 
-HUB_ID = "t-network"
+HUB_ID = new_hub_id()
 
 
 @pytest.fixture(params=["as the hub's user", "as nobody"])

@@ -130,7 +130,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 async def bench(site: Path) -> AsyncIterator[Bench]:
     home = Path(tempfile.mkdtemp(prefix="labspawner-test-"))
     home.chmod(0o777)
-    bench = Bench(Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(site)}), home, site)
+    bench = Bench(Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(site)}, wait_s=300.0), home, site)
     await bench.zygotes.open()
     yield bench
     await bench.close()

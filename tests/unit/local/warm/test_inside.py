@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +62,10 @@ async def test_a_killed_keeper_takes_all_that_is_inside_along(bench: Bench, sand
     )
     started = await bench.start(script, **sandbox())
     await eventually((bench.home / "up").exists, 10.0, bench.log())
-    inside = os.stat(f"/proc/{started.server_pid}/ns/pid").st_ino
+    with _namespace_of(started.server_pid) as inside:
+        kill(started.keeper[0])
 
-    kill(started.keeper[0])
-
-    await eventually(lambda: not _in_namespace(inside))
+        await eventually(lambda: not _in_namespace(inside))
     assert started.exit_status() == -signal.SIGKILL
 
 
@@ -72,13 +73,12 @@ async def test_what_a_server_leaves_behind_ends_with_it(bench: Bench, sandbox: S
     script = "import subprocess; subprocess.Popen(['setsid', 'sleep', '603']); " + SLEEP
     started = await bench.start(script, **sandbox())
     await eventually((bench.home / "up").exists, 10.0, bench.log())
-    inside = os.stat(f"/proc/{started.server_pid}/ns/pid").st_ino
+    with _namespace_of(started.server_pid) as inside:
+        kill(started.keeper[0], signal.SIGTERM)
 
-    kill(started.keeper[0], signal.SIGTERM)
-
-    assert await bench.end_of(started) == -signal.SIGTERM
-    await eventually(lambda: not alive(started.keeper[0]))
-    assert not _in_namespace(inside)
+        assert await bench.end_of(started) == -signal.SIGTERM
+        await eventually(lambda: not alive(started.keeper[0]))
+        await eventually(lambda: not _in_namespace(inside))
 
 
 async def test_a_keeper_of_an_account_has_the_accounts_rights_only(bench: Bench, sandbox: Sandbox) -> None:
@@ -108,12 +108,17 @@ async def test_the_zygote_stays_outside(bench: Bench, sandbox: Sandbox) -> None:
 
 
 async def test_a_command_that_is_not_there_leaves_no_sandbox(bench: Bench, sandbox: Sandbox) -> None:
-    before = set(_sandboxes())
+    name = secrets.token_hex(8)  # of this sandbox alone, among those of other tests at this moment
+    order = sandbox()
+    order["sandbox"] = tuple(name if word == "lab" else word for word in order["sandbox"])
+    await bench.start(SLEEP, **order)
+    before = _sandboxes(name)
+    assert before
 
     with pytest.raises(FileNotFoundError):
-        await bench.start("", argv=("no-such-command",), **sandbox())
+        await bench.start("", argv=("no-such-command",), **order)
 
-    await eventually(lambda: set(_sandboxes()) <= before)
+    await eventually(lambda: _sandboxes(name) <= before)
 
 
 def test_an_ordinary_user_needs_no_rights(tmp_path: Path) -> None:
@@ -169,6 +174,16 @@ def test_an_ordinary_user_needs_no_rights(tmp_path: Path) -> None:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def _namespace_of(pid: int) -> Iterator[int]:
+    """The inode number of the pid namespace of `pid`; open, so that the kernel gives the number to no other one."""
+    descriptor = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY)
+    try:
+        yield os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
+
+
 def _in_namespace(number: int) -> list[int]:
     found = []
     for pid in psutil.pids():
@@ -180,5 +195,9 @@ def _in_namespace(number: int) -> list[int]:
     return found
 
 
-def _sandboxes() -> list[int]:
-    return [process.pid for process in psutil.process_iter(["name"]) if process.info["name"] == "bwrap"]
+def _sandboxes(name: str) -> set[int]:
+    """The bubblewraps of sandboxes whose host name is `name`, whoever is their parent by now."""
+    found = psutil.process_iter(["name", "cmdline"])
+    return {
+        process.pid for process in found if process.info["name"] == "bwrap" and name in (process.info["cmdline"] or ())
+    }

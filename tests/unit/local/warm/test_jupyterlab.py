@@ -86,7 +86,7 @@ def answers(port: int, user: str) -> bool:
 async def test_two_students_have_each_their_own_server_out_of_one_zygote(tmp_path: Path, hub_api: str) -> None:
     if os.environ.get("PYTHONPATH"):
         pytest.skip("PYTHONPATH is set, and is not what this is about")
-    zygotes = Zygotes({"PATH": os.environ["PATH"]}, wait_s=90.0)
+    zygotes = Zygotes({"PATH": os.environ["PATH"]}, wait_s=600.0)
     await zygotes.open()
     started = {}
     for user, port in zip(("ann", "bob"), free_ports(2), strict=True):

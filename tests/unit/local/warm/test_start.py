@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import psutil
 import pytest
 
 from labspawner.errors import ProviderUnavailable, SetupError
-from labspawner.providers.local.warm import Zygotes
+from labspawner.providers.local.warm import Zygotes, child, zygotes
+from labspawner.providers.local.warm.child import _popen
 from labspawner.providers.processes import walk
 from labspawner.testing.processes import alive
 from labspawner.testing.waiting import eventually
@@ -225,7 +227,7 @@ async def test_an_interpreter_that_cannot_be_a_zygote_is_said_once_and_started_e
 ) -> None:
     (bench.site / "jupyterhub" / "singleuser.py").write_text("raise RuntimeError('broken')")
     await bench.zygotes.close()
-    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)})
+    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}, wait_s=300.0)
 
     statuses = [await bench.run("") for _ in range(2)]
 
@@ -238,7 +240,7 @@ async def test_threads_after_the_import_make_an_interpreter_no_zygote(bench: Ben
     text = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
     (bench.site / "jupyterhub" / "__init__.py").write_text(text)
     await bench.zygotes.close()
-    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)})
+    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}, wait_s=300.0)
 
     assert "1 thread(s)" in str(await bench.zygotes.ready())
 
@@ -258,7 +260,8 @@ async def test_a_changed_environment_has_a_new_zygote(bench: Bench, monkeypatch:
 
 async def test_a_foreign_interpreter_has_its_own_zygote_until_it_is_idle(bench: Bench, tmp_path: Path) -> None:
     await bench.zygotes.close()
-    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}, idle_s=0.2)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}
+    bench.zygotes = Zygotes(environment, wait_s=300.0, idle_s=2.0)
     await bench.zygotes.open()
     folder = tmp_path / "env" / "bin"
     folder.mkdir(parents=True)
@@ -275,14 +278,89 @@ async def test_a_foreign_interpreter_has_its_own_zygote_until_it_is_idle(bench: 
 
 async def test_a_server_that_runs_no_zygote_program_is_unavailable(bench: Bench, monkeypatch: Any) -> None:
     await bench.zygotes.close()
-    zygotes = Zygotes({"PATH": os.environ["PATH"]})
-    monkeypatch.setattr(zygotes._cold, "interpreter", "/no/such/python")
+    without = Zygotes({"PATH": os.environ["PATH"]})
+    monkeypatch.setattr(without._cold, "interpreter", "/no/such/python")
     order = bench.order("", argv=("true",))
 
     with pytest.raises(ProviderUnavailable):
-        await zygotes.start(order)
+        await without.start(order)
     os.close(order.output_fd)
-    await zygotes.close()
+    await without.close()
+
+
+@dataclass
+class Making:
+    """Each try to make a zygote, and whether it was a warm one. fails: raised instead, for the kind that `warm` says."""
+
+    warm: bool
+    fails: Exception | None = None
+    tries: list[bool] = field(default_factory=list)
+
+    def __call__(self, interpreter: str, settings: Any, environment: Any, control: int, warm: bool) -> Any:
+        self.tries.append(warm)
+        if self.fails is not None and warm == self.warm:
+            raise self.fails
+        return _popen(interpreter, settings, environment, control, warm)
+
+
+FAILURES = [OSError(errno.EAGAIN, "no room for a process"), RuntimeError("can't start new thread")]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["refused by the system", "an accident in the hub"])
+async def test_an_interpreter_whose_zygote_failed_once_has_one_later_and_not_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    await bench.zygotes.close()
+    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}, wait_s=300.0)
+    making = Making(warm=True, fails=failure)
+    monkeypatch.setattr(child, "_popen", making)
+    monkeypatch.setattr(zygotes, "AGAIN_S", 3600.0)
+    before = [(await bench.start(SLEEP)).warm for _ in range(2)]
+    tried, making.fails = making.tries.count(True), None
+    still = (await bench.start(SLEEP)).warm
+
+    monkeypatch.setattr(zygotes, "AGAIN_S", 0.0)
+    after = (await bench.start(SLEEP)).warm
+
+    assert (before, still, after) == ([False, False], False, True)
+    assert (tried, making.tries.count(True)) == (1, 2)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["refused by the system", "an accident in the hub"])
+async def test_the_program_that_starts_servers_failed_once_and_starts_them_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    await bench.zygotes.close()
+    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}, wait_s=300.0)
+    making = Making(warm=False, fails=failure)
+    monkeypatch.setattr(child, "_popen", making)
+    monkeypatch.setattr(zygotes, "COLD_AGAIN_S", 3600.0)
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable):
+            await bench.start("", argv=("true",))
+    tried, making.fails = len(making.tries), None
+
+    monkeypatch.setattr(zygotes, "COLD_AGAIN_S", 0.0)
+    started = await bench.start("", argv=("true",))
+
+    assert await bench.end_of(started) == 0
+    assert (tried, len(making.tries)) == (1, 2)
+
+
+async def test_what_an_interpreter_said_itself_holds_until_its_environment_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.site / "jupyterhub" / "singleuser.py").write_text("raise RuntimeError('broken')")
+    await bench.zygotes.close()
+    bench.zygotes = Zygotes({"PATH": os.environ["PATH"], "PYTHONPATH": str(bench.site)}, wait_s=300.0)
+    making = Making(warm=True)
+    monkeypatch.setattr(child, "_popen", making)
+    monkeypatch.setattr(zygotes, "AGAIN_S", 0.0)
+
+    for _ in range(2):
+        await bench.run("")
+
+    assert making.tries.count(True) == 1
 
 
 async def test_memory_is_told_own_and_shared(bench: Bench) -> None:
