@@ -93,10 +93,11 @@ def test_a_busy_loop_gets_no_more_than_its_share_of_each_period(groups: Groups, 
     member(group.inside_files, "sh", "-c", "while :; do :; done")
 
     eventually_sync(lambda: (seen := periods_of(group))[0] >= 10 and seen[1] > 0, 60)
-    used_s = group.usage().cpu_s
-    if used_s is not None:
-        # On a busy machine, what was used too much in one period is paid back some later. Unlimited, it is ten times as much.
-        assert used_s <= 3 * 0.1 * (periods_of(group)[0] + 3) * PERIOD_US / 1e6
+    if group.usage().cpu_s is not None:
+        # What a stalled machine let it use too much in one period is paid back in some later. Unlimited, it never is.
+        eventually_sync(
+            lambda: group.usage().cpu_s <= 0.1 * (periods_of(group)[0] + 3) * PERIOD_US / 1e6, 20, "its share, no more"
+        )
 
 
 def periods_of(group) -> tuple[int, int]:
