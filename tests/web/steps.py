@@ -60,6 +60,18 @@ def end(page: Any) -> None:
     eventually_sync(ended, 60, "it has stopped")
 
 
+def write(page: Any, text: str) -> None:
+    """Write at the end of the open document. What comes while a slow page moves the focus is lost: so it is looked at."""
+
+    def written() -> bool:
+        page.locator(".cm-content").click()
+        page.keyboard.press("Control+End")
+        page.keyboard.insert_text(text)  # at once, so never half of it
+        return text.strip() in page.locator(".cm-content").inner_text()
+
+    eventually_sync(written, 60, f"{text!r} is in the document")
+
+
 def run_cell(page: Any, number: int, output: Any) -> None:
     """Run a cell of the notebook that is open, counted from 0, and wait for what it prints."""
     eventually_sync(lambda: tried_cell(page, number, output), 60, f"cell {number} has printed")

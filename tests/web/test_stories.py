@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from web.steps import tried_cell
+from web import steps
 
 from labspawner.culling.words import span
 from labspawner.model import Activity, Decision, Evidence
@@ -291,16 +291,9 @@ def was_told(page: Any, text: str) -> None:
 
 
 def write(page: Any, text: str) -> datetime:
-    """Write at the end of the open document; when that began. What comes while a slow page moves the focus is lost."""
+    """Write at the end of the open document; when that began."""
     began = utcnow()
-
-    def written() -> bool:
-        page.locator(".cm-content").click()
-        page.keyboard.press("Control+End")
-        page.keyboard.insert_text(text)  # at once, so never half of it
-        return text.strip() in page.locator(".cm-content").inner_text()
-
-    eventually_sync(written, LONG_S, f"{text!r} is in the document")
+    steps.write(page, text)
     return began
 
 
@@ -393,7 +386,7 @@ def test_a_forgotten_open_tab_is_warned_in_chinese_and_culled(story, hub, screen
 def begin_cell(page):
     """Run the first cell, and see it run."""
     runs = page.locator(".jp-InputPrompt", has_text="[*]").first
-    eventually_sync(lambda: tried_cell(page, 0, runs), LONG_S, "the cell runs")
+    eventually_sync(lambda: steps.tried_cell(page, 0, runs), LONG_S, "the cell runs")
 
 
 TRAINING = {

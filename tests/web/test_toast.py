@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hubdouble import HubDouble, a_hub
 from jupyterserver import BASE, SECRET, JupyterServer, a_jupyter_server
+from web.steps import write
 
 from labspawner.testing.waiting import eventually_sync
 
@@ -83,18 +84,6 @@ def asked_again(page, times: int) -> None:
     for _ in range(times):
         with page.expect_response(re.compile(r"/labspawner/status"), timeout=LONG_MS):
             pass
-
-
-def write(page, text: str) -> None:
-    """At the end of the open document. What comes while a slow page moves the focus is lost: so it is looked at."""
-
-    def written() -> bool:
-        page.locator(".cm-content").click()
-        page.keyboard.press("Control+End")
-        page.keyboard.insert_text(text)  # at once, so never half of it
-        return text.strip() in page.locator(".cm-content").inner_text()
-
-    eventually_sync(written, 60, f"{text!r} is in the document")
 
 
 def on_disk(server: JupyterServer) -> str:
